@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The only door to BLAS. C (M, N) += op(A) op(B), inner size K, all dense and row-major; the two
+// letters say which operand is transposed in memory, so a call reads like the formula beside it.
+// One thread per call: two threads would change the order of sums on some cores.
+//
+// Debian 12's OpenBLAS falls back to its SSE3 kernels (core "Prescott") on CPUs it does not know,
+// 4 to 6 times slower (OpenMathLib/OpenBLAS issue 4267). gemm_core names what it picked,
+// gemm_core_wanted what this CPU should run; the daemon re-executes itself once when they differ.
+#pragma once
+
+void gemm_nt(int M, int N, int K, const float *A, const float *B, float *C); // A (M, K), B (N, K)
+void gemm_tn(int M, int N, int K, const float *A, const float *B, float *C); // A (K, M), B (K, N)
+void gemm_nn(int M, int N, int K, const float *A, const float *B, float *C); // A (M, K), B (K, N)
+
+// Call once, before the first product and before threads: one BLAS thread.
+void gemm_init(void);
+const char *gemm_core(void);
+// NULL when the core that was picked is right for this CPU, else the OPENBLAS_CORETYPE to set.
+const char *gemm_core_wanted(void);
+const char *gemm_library(void); // for example "OpenBLAS 0.3.21"
