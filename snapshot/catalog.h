@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A root directory of generations: which are there, which is the newest that is whole, which may
+// go. A generation counts only by its manifest: it must parse, name the directory's number, and
+// every file must be there with its size. LATEST is a hint for readers; what it says is checked,
+// and without it the directories are tried from the newest down.
+//
+// A catalog holds an exclusive flock on <root>/.lock, so two writers never share a root. Readers
+// need no catalog; while they map a generation they may hold flock(LOCK_SH) on its manifest.json,
+// and retention leaves it alone.
+//
+// One thread owns a catalog. Functions return 0 or -errno, and then catalog_error has the sentence.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct catalog;
+struct storage;
+
+// Creates root (not its parents) when missing, takes the lock (-EBUSY when another process has
+// it) and removes what a crash left: .tmp-* and half-removed generations. storage NULL: the disk.
+int catalog_open(struct catalog **c, struct storage *storage, const char *root, char *error,
+                 size_t error_size);
+void catalog_close(struct catalog *c);
+const char *catalog_error(const struct catalog *c);
+
+// All generation numbers, ascending, whole or not. *generations is the catalog's until the next
+// call. Returns how many, or -errno.
+int catalog_list(struct catalog *c, const uint64_t **generations);
+// The newest whole generation. -ENOENT when there is none.
+int catalog_newest(struct catalog *c, uint64_t *generation);
+// 0 when the generation is whole by its manifest (data checksums are tt_verify's), else -errno.
+int catalog_check(struct catalog *c, uint64_t generation);
+// A number for the next generation: now_ms, or one more than the largest that is there.
+int catalog_next(struct catalog *c, uint64_t now_ms, uint64_t *generation);
+// Removes generations until the newest keep >= 1 whole ones are left. Never removes the one that
+// LATEST names, the newest whole one, or one that a reader has locked. Returns how many went.
+int catalog_retain(struct catalog *c, int keep);
+// The path of a generation: <root>/<generation>.
+void catalog_path(const struct catalog *c, uint64_t generation, char *path, size_t size);

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Writes files at the speed of the disk, one file at a time, from a ring of 1 MiB blocks that the
+// caller fills. The only unit that knows io_uring. O_DIRECT, so that neither the page cache that
+// serving lives on nor a later fsync pays for it; where the file system refuses that, buffered.
+//
+// Where the kernel refuses io_uring (seccomp in containers, kernel.io_uring_disabled, memory
+// limits), pwrite takes its place; engine_backend and engine_reason say so.
+//
+// One thread owns an engine. Its memory, 16 MiB of huge pages, is taken and touched in engine_open
+// and never again. Functions return 0 or -errno, and then engine_error has the sentence. After an
+// error nothing is in flight any more; the file must be abandoned, and the engine is as new.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct engine;
+struct storage;
+
+enum { ENGINE_BLOCK = 1 << 20, ENGINE_BLOCKS = 16 };
+
+enum engine_backend { ENGINE_AUTO, ENGINE_URING, ENGINE_PWRITE };
+
+struct engine_options {
+    struct storage *storage;     // NULL: the disk. Any other: pwrite through it
+    enum engine_backend backend; // ENGINE_URING fails where ENGINE_AUTO falls back
+    int depth;                   // blocks in flight, 1..ENGINE_BLOCKS; 0: 8
+};
+
+int engine_open(struct engine **e, const struct engine_options *options, char *error,
+                size_t error_size);
+void engine_close(struct engine *e);
+
+const char *engine_backend(const struct engine *e); // "io_uring" or "pwrite"
+const char *engine_reason(const struct engine *e);  // why not io_uring; "" when it is
+const char *engine_error(const struct engine *e);
+struct storage *engine_storage(const struct engine *e);
+uint64_t engine_bytes_written(const struct engine *e); // in all, for metrics
+
+// Creates name in the directory, which must not have it, with blocks for size bytes.
+int engine_file_open(struct engine *e, int directory, const char *name, uint64_t size);
+// A block of ENGINE_BLOCK bytes to fill; waits for one to come free. The same until it is put.
+// NULL after an error.
+void *engine_block_get(struct engine *e);
+// Writes the first n bytes of the block after those put before. n is ENGINE_BLOCK but for the last
+// block of the file, whose rest is overwritten.
+int engine_block_put(struct engine *e, size_t n);
+// Waits for all blocks, cuts the file to its size and syncs it: durable but for its name.
+int engine_file_close(struct engine *e);
+// Waits for what is in flight and closes; removing the file is the caller's.
+void engine_file_abandon(struct engine *e);
