@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The kernels, compiled once for each instruction set with KERNELS_NAME and KERNELS_LABEL given.
+//
+// A block is 16 floats, in as many registers as the set needs; lane k of a block always goes to
+// partial sum k, and sum_lanes adds the 16 in one fixed tree. The last, incomplete block is padded
+// with the neutral element and takes the same path. So the register width changes no bit.
+#include "model/kernels.h"
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define REGISTER_BYTES 64
+#elif defined(__AVX2__)
+#define REGISTER_BYTES 32
+#else
+#define REGISTER_BYTES 16
+#endif
+
+enum { LANES = 16, WIDTH = REGISTER_BYTES / 4, PARTS = LANES / WIDTH };
+
+typedef float vec __attribute__((vector_size(REGISTER_BYTES)));
+typedef float vec_unaligned __attribute__((vector_size(REGISTER_BYTES), aligned(4), may_alias));
+typedef float quarter __attribute__((vector_size(16), aligned(4), may_alias));
+typedef int32_t iquarter __attribute__((vector_size(16)));
+typedef int32_t ivec __attribute__((vector_size(REGISTER_BYTES)));
+
+struct block {
+    vec part[PARTS];
+};
+
+// Loops over the parts of a block have a constant length and vanish.
+#define EACH_PART(p)                                                                               \
+    int p = 0;                                                                                     \
+    p < PARTS;                                                                                     \
+    p++
+
+static inline void block_load(struct block *b, const float *x)
+{
+    for (EACH_PART(p))
+        b->part[p] = *(const vec_unaligned *)(x + p * WIDTH);
+}
+
+static inline void block_store(const struct block *b, float *x)
+{
+    for (EACH_PART(p))
+        *(vec_unaligned *)(x + p * WIDTH) = b->part[p];
+}
+
+// The first n < 16 floats of x, then the padding.
+static inline void block_load_tail(struct block *b, const float *x, size_t n, float padding)
+{
+    float lanes[LANES];
+    for (int i = 0; i < LANES; i++)
+        lanes[i] = padding;
+    memcpy(lanes, x, n * sizeof *x);
+    block_load(b, lanes);
+}
+
+static inline void block_store_tail(const struct block *b, float *x, size_t n)
+{
+    float lanes[LANES];
+    block_store(b, lanes);
+    memcpy(x, lanes, n * sizeof *x);
+}
+
+// Lanes 8 apart are added first, then 4, 2 and 1. In quarters of 4 floats whatever the set: every
+// set has registers for those, and a wide store forwards to narrow loads.
+static inline float sum_lanes(const struct block *b)
+{
+    float lanes[LANES];
+    block_store(b, lanes);
+    const quarter *q = (const quarter *)lanes;
+    quarter s = (q[0] + q[2]) + (q[1] + q[3]);
+    s += __builtin_shuffle(s, (iquarter){2, 3, 0, 1});
+    return s[0] + s[1];
+}
+
+static inline vec vec_all(float a)
+{
+    return a - (vec){0};
+}
+
+// Where the mask is all ones a, where it is zero b.
+static inline vec vec_select(ivec mask, vec a, vec b)
+{
+    return (vec)((mask & (ivec)a) | (~mask & (ivec)b));
+}
+
+static float dot(size_t n, const float *x, const float *y)
+{
+    struct block sum = {0}, a, b;
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        block_load(&a, x + i);
+        block_load(&b, y + i);
+        for (EACH_PART(p))
+            sum.part[p] += a.part[p] * b.part[p];
+    }
+    if (i < n) {
+        block_load_tail(&a, x + i, n - i, 0);
+        block_load_tail(&b, y + i, n - i, 0);
+        for (EACH_PART(p))
+            sum.part[p] += a.part[p] * b.part[p];
+    }
+    return sum_lanes(&sum);
+}
+
+// No sum, hence no order to keep: the compiler is left to vectorise these as it likes.
+static void axpy(size_t n, float a, const float *x, float *y)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] += a * x[i];
+}
+
+static void axpy2(size_t n, float a, const float *x, float b, const float *z, float *y)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = (y[i] + a * x[i]) + b * z[i];
+}
+
+static void scale(size_t n, float a, float *x)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] *= a;
+}
+
+// exp(t) = 2^k exp(r), k = round(t / ln 2), r = t - k ln 2 in [-0.35, 0.35], the latter by the
+// Taylor-like polynomial of Cephes' expf (degree 7, error below 1 ulp). ln 2 is taken away in two
+// parts (Cody and Waite): k times the first is exact, so r loses nothing. A NaN stays a NaN.
+static inline vec vec_exp(vec t)
+{
+    // Adding 1.5 * 2^23 leaves the rounded integer in the low mantissa bits: no conversion needed.
+    const vec rounder = vec_all(0x1.8p23f);
+    const ivec below = t<vec_all(-87.0f), above = t> vec_all(88.0f);
+    t = vec_select(below, vec_all(-87.0f), t);
+    t = vec_select(above, vec_all(88.0f), t);
+
+    const vec shifted = t * 0x1.715476p0f + rounder;
+    const vec k = shifted - rounder;
+    const vec r = (t - k * 0.693359375f) - k * -2.12194440e-4f;
+
+    vec e = vec_all(1.9875691500e-4f);
+    e = e * r + 1.3981999507e-3f;
+    e = e * r + 8.3334519073e-3f;
+    e = e * r + 4.1665795894e-2f;
+    e = e * r + 1.6666665459e-1f;
+    e = e * r + 5.0000001201e-1f;
+    e = (e * (r * r) + r) + 1.0f;
+
+    // k + 127 moved into the exponent field. Unsigned would be cleaner, but the sum is positive.
+    const ivec power = ((ivec)shifted - (ivec)rounder + 127) << 23;
+    e = e * (vec)power;
+    e = vec_select(below, vec_all(0), e);
+    return vec_select(above, vec_all(INFINITY), e);
+}
+
+static float exp_shifted(size_t n, float shift, float *x)
+{
+    struct block sum = {0}, b;
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        block_load(&b, x + i);
+        for (EACH_PART(p)) {
+            b.part[p] = vec_exp(b.part[p] - shift);
+            sum.part[p] += b.part[p];
+        }
+        block_store(&b, x + i);
+    }
+    if (i < n) {
+        // Far below zero whatever the shift, so that the padding adds nothing to the sum.
+        block_load_tail(&b, x + i, n - i, -INFINITY);
+        for (EACH_PART(p)) {
+            b.part[p] = vec_exp(b.part[p] - shift);
+            sum.part[p] += b.part[p];
+        }
+        block_store_tail(&b, x + i, n - i);
+    }
+    return sum_lanes(&sum);
+}
+
+// A NaN is never larger, so it is passed over; sums downstream still see it.
+static float max(size_t n, const float *x)
+{
+    struct block largest, b;
+    size_t i = 0;
+    for (EACH_PART(p))
+        largest.part[p] = vec_all(-INFINITY);
+    for (; i + LANES <= n; i += LANES) {
+        block_load(&b, x + i);
+        for (EACH_PART(p))
+            largest.part[p] = vec_select(b.part[p] > largest.part[p], b.part[p], largest.part[p]);
+    }
+    if (i < n) {
+        block_load_tail(&b, x + i, n - i, -INFINITY);
+        for (EACH_PART(p))
+            largest.part[p] = vec_select(b.part[p] > largest.part[p], b.part[p], largest.part[p]);
+    }
+    float lanes[LANES];
+    block_store(&largest, lanes);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int k = 0; k < half; k++)
+            lanes[k] = lanes[k + half] > lanes[k] ? lanes[k + half] : lanes[k];
+    return lanes[0];
+}
+
+static void rowwise_adagrad(size_t n, float rate, float l2, float epsilon, const float *gradient,
+                            float *row, float *G)
+{
+    struct block sum = {0}, g, r;
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        block_load(&g, gradient + i);
+        block_load(&r, row + i);
+        for (EACH_PART(p)) {
+            const vec total = g.part[p] + l2 * r.part[p];
+            sum.part[p] += total * total;
+        }
+    }
+    if (i < n) {
+        block_load_tail(&g, gradient + i, n - i, 0);
+        block_load_tail(&r, row + i, n - i, 0);
+        for (EACH_PART(p)) {
+            const vec total = g.part[p] + l2 * r.part[p];
+            sum.part[p] += total * total;
+        }
+    }
+    if (n == 0)
+        return;
+    *G += sum_lanes(&sum) / (float)n;
+    // 0 / 0 for a gradient that was always zero and no epsilon: such a row stays where it is.
+    const float divisor = sqrtf(*G) + epsilon;
+    const float step = divisor == 0 ? 0 : rate / divisor;
+    for (i = 0; i < n; i++)
+        row[i] -= step * (gradient[i] + l2 * row[i]);
+}
+
+// Round to nearest even by integer arithmetic alone, because the conversion instructions are not
+// in every set. A NaN keeps its sign and the top of its payload and becomes quiet, as F16C does.
+static inline ivec vec_half(vec x)
+{
+    const ivec bits = (ivec)x;
+    const ivec sign = (bits >> 16) & 0x8000;
+    const ivec magnitude = bits & 0x7fffffff;
+
+    // 2^-14 and up: rebase the exponent, add half a unit (less one when the last bit is even).
+    const ivec odd = (magnitude >> 13) & 1;
+    const ivec normal = (magnitude - (112 << 23) + 0xfff + odd) >> 13;
+    // Below, the adder rounds: beside 0.5 the unit of a float is that of a subnormal half, 2^-24.
+    const ivec subnormal = (ivec)((vec)magnitude + 0.5f) - (126 << 23);
+    const ivec nan = 0x7e00 | ((magnitude >> 13) & 0x3ff);
+
+    const ivec is_subnormal = magnitude < (113 << 23);
+    const ivec is_infinite = magnitude >= (143 << 23); // 65536 and up; 65520 rounds to infinity
+    const ivec is_nan = magnitude > (255 << 23);
+    ivec half = (is_subnormal & subnormal) | (~is_subnormal & normal);
+    half = (is_infinite & 0x7c00) | (~is_infinite & half);
+    half = (is_nan & nan) | (~is_nan & half);
+    return sign | half;
+}
+
+static void to_half(size_t n, const float *x, unsigned short *y)
+{
+    struct block b;
+    int32_t half[LANES];
+    for (size_t i = 0; i < n; i += LANES) {
+        const size_t count = n - i < LANES ? n - i : LANES;
+        if (count == LANES)
+            block_load(&b, x + i);
+        else
+            block_load_tail(&b, x + i, count, 0);
+        for (EACH_PART(p))
+            b.part[p] = (vec)vec_half(b.part[p]);
+        memcpy(half, &b, sizeof half);
+        if (count == LANES)
+            for (int k = 0; k < LANES; k++)
+                y[i + k] = (unsigned short)half[k];
+        else
+            for (size_t k = 0; k < count; k++)
+                y[i + k] = (unsigned short)half[k];
+    }
+}
+
+extern const struct kernels KERNELS_NAME;
+const struct kernels KERNELS_NAME = {
+    .name = KERNELS_LABEL,
+    .dot = dot,
+    .axpy = axpy,
+    .axpy2 = axpy2,
+    .exp_shifted = exp_shifted,
+    .max = max,
+    .scale = scale,
+    .rowwise_adagrad = rowwise_adagrad,
+    .to_half = to_half,
+};
