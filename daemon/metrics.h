@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the process counts and measures, in the text format that Prometheus reads. One table of
+// rows, METRICS below; adding a metric is adding a row. A test walks the table and applies
+// promtool's naming rules: twotower_ in front, base units, plural, _total on counters and nowhere
+// else.
+//
+//     metrics_add(METRIC_STEPS, 1);                                 a counter without labels
+//     metrics_add_of(METRIC_RECORDS, TOPIC_ITEMS, n);               with one: the label's index
+//     metrics_add_of2(METRIC_RECORDS_REJECTED, topic, reason, 1);   with two
+//     metrics_set(METRIC_EVENT_TIME_LAG, 0.8);                      a gauge
+//     metrics_observe(METRIC_STEP_DURATION, seconds);               a histogram
+//
+// Labels are fixed sets known at compile time (metrics.c), so that a series is an index and
+// counting is one atomic addition. Three sets are filled in at start: partitions, build identity,
+// I/O backend. No label ever carries the id of a user or an item.
+//
+// Any thread may count and render at any time. A gauge appears once it has been set; a counter and
+// a histogram are there from the start, at 0. Nothing can fail: a wrong index is an assert.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "pipeline/decode.h"
+#include "pipeline/event.h"
+
+// METRIC_COUNTER_US counts microseconds and is shown in seconds.
+enum metric_type { METRIC_COUNTER, METRIC_COUNTER_US, METRIC_GAUGE, METRIC_HISTOGRAM };
+
+// How a record ends, exactly one way each: in = the sum of these + what is still pending.
+enum metric_outcome {
+    BY_OUTCOME_JOINED,    // became part of an example
+    BY_OUTCOME_APPLIED,   // items and scores: took effect on their own
+    BY_OUTCOME_EXPIRED,   // its window closed before its counterpart came
+    BY_OUTCOME_LATE,      // behind the watermark by more than the lateness
+    BY_OUTCOME_DUPLICATE, // seen before
+    BY_OUTCOME_ORPHAN,    // names an impression nobody sent
+    BY_OUTCOME_REJECTED,  // not an event: see twotower_records_rejected_total
+    BY_OUTCOMES
+};
+enum metric_label_example { BY_EXAMPLE_POSITIVE, BY_EXAMPLE_NEGATIVE, BY_EXAMPLE_LABELS };
+enum metric_skip { BY_SKIP_NOT_FINITE, BY_SKIP_TOO_LARGE, BY_SKIPS };
+enum metric_cutoff { BY_CUTOFF_10, BY_CUTOFF_100, BY_CUTOFFS };
+enum metric_table { BY_TABLE_ITEMS, BY_TABLE_USERS, BY_TABLES };
+enum metric_stage { BY_STAGE_INGEST, BY_STAGE_TRAIN, BY_STAGE_EVALUATE, BY_STAGE_WRITE, BY_STAGES };
+
+enum { METRIC_PARTITIONS_MAX = 1024 };
+
+// Sets of labels and how many series each has. "topic,reason" is two labels.
+#define METRIC_LABELS(X)                                                                           \
+    X(NONE, 1)                                                                                     \
+    X(TOPIC, TOPICS)                                                                               \
+    X(TOPIC_OUTCOME, TOPICS *BY_OUTCOMES)                                                          \
+    X(TOPIC_REASON, TOPICS *REJECTS)                                                               \
+    X(PARTITION, METRIC_PARTITIONS_MAX)                                                            \
+    X(EXAMPLE, BY_EXAMPLE_LABELS)                                                                  \
+    X(SKIP, BY_SKIPS)                                                                              \
+    X(CUTOFF, BY_CUTOFFS)                                                                          \
+    X(TABLE, BY_TABLES)                                                                            \
+    X(STAGE, BY_STAGES)                                                                            \
+    X(BUILD, 1)                                                                                    \
+    X(BACKEND, 1)
+
+// Symbol, name without "twotower_", type, labels, what it means.
+#define METRICS(X)                                                                                 \
+    /* identity */                                                                                 \
+    X(BUILD_INFO, "build_info", GAUGE, BUILD, "Build and machine identity; always 1.")             \
+    X(IO_BACKEND_INFO, "io_backend_info", GAUGE, BACKEND,                                          \
+      "How snapshots and checkpoints are written; always 1.")                                      \
+    X(START_TIME, "start_time_seconds", GAUGE, NONE, "Unix time at which the process started.")    \
+    X(READY, "ready", GAUGE, NONE, "1 when every readiness check passes, else 0.")                 \
+    X(LOG_SUPPRESSED, "log_lines_suppressed_total", COUNTER, NONE,                                 \
+      "Log lines held back by the limit of their place in the source.")                            \
+    /* intake */                                                                                   \
+    X(RECORDS, "records_total", COUNTER, TOPIC, "Records taken from the source.")                  \
+    X(RECORD_BYTES, "record_bytes_total", COUNTER, TOPIC, "Bytes of keys and values taken.")       \
+    X(OUTCOMES, "record_outcomes_total", COUNTER, TOPIC_OUTCOME,                                   \
+      "How records ended, one way each: records_total = the sum of these + records_pending.")      \
+    X(RECORDS_REJECTED, "records_rejected_total", COUNTER, TOPIC_REASON,                           \
+      "Records that are not events, by reason; kept in the dead-letter file.")                     \
+    X(DEAD_LETTERS_DROPPED, "dead_letters_dropped_total", COUNTER, NONE,                           \
+      "Rejected records that were counted but not kept, the dead-letter file being full.")         \
+    X(DEAD_LETTER_BYTES, "dead_letter_bytes", GAUGE, NONE, "Size of the dead-letter file.")        \
+    X(OFFSET_GAPS, "offset_gaps_total", COUNTER, NONE,                                             \
+      "Offsets that were skipped without a control record or compaction to explain it.")           \
+    X(SOURCE_ERRORS, "source_errors_total", COUNTER, NONE, "Errors that the source reported.")     \
+    X(PARTITION_LAG, "consumer_lag_records", GAUGE, PARTITION,                                     \
+      "Records between the position and the end of the partition.")                                \
+    X(EVENT_TIME_LAG, "event_time_lag_seconds", GAUGE, NONE,                                       \
+      "Now minus the event time of the newest record that was applied.")                           \
+    X(WATERMARK, "watermark_timestamp_seconds", GAUGE, NONE,                                       \
+      "Event time before which nothing more is expected.")                                         \
+    X(SLICES, "slices_total", COUNTER, NONE, "Slices cut and applied.")                            \
+    X(SLICE_LOG_BYTES, "slice_log_bytes", GAUGE, NONE, "Size of the slice log.")                   \
+    /* join */                                                                                     \
+    X(PENDING, "records_pending", GAUGE, TOPIC, "Records that wait in the join.")                  \
+    X(JOIN_BYTES, "join_bytes", GAUGE, NONE, "Memory that the join holds.")                        \
+    X(LABEL_DELAY, "label_delay_seconds", HISTOGRAM, NONE,                                         \
+      "Event time between an impression and the engagement joined to it.")                         \
+    /* training */                                                                                 \
+    X(EXAMPLES, "examples_total", COUNTER, EXAMPLE, "Examples learned, by label.")                 \
+    X(STEPS, "steps_total", COUNTER, NONE, "Batches learned.")                                     \
+    X(STEPS_SKIPPED, "steps_skipped_total", COUNTER, SKIP, "Batches not learned, by reason.")      \
+    X(STEP_DURATION, "step_duration_seconds", HISTOGRAM, NONE, "Wall time of one training step.")  \
+    X(LOSS, "loss", GAUGE, NONE, "Mean loss of an example, decaying over recent batches.")         \
+    X(QUEUE_BATCHES, "queue_batches", GAUGE, NONE, "Batches that wait for the trainer.")           \
+    X(STAGE_BUSY, "stage_busy_seconds_total", COUNTER_US, STAGE,                                   \
+      "Time that a stage has worked, not waited.")                                                 \
+    /* quality, measured before an example is learned */                                           \
+    X(EVALUATED, "evaluated_examples_total", COUNTER, NONE,                                        \
+      "Examples scored over the whole corpus before they were learned.")                           \
+    X(RECALL, "recall_ratio", GAUGE, CUTOFF, "Recall of the model, decaying.")                     \
+    X(POPULARITY_RECALL, "popularity_recall_ratio", GAUGE, CUTOFF,                                 \
+      "Recall of decayed popularity under the same protocol.")                                     \
+    X(NDCG, "ndcg_ratio", GAUGE, CUTOFF, "NDCG of the model, decaying.")                           \
+    X(POPULARITY_NDCG, "popularity_ndcg_ratio", GAUGE, CUTOFF, "NDCG of decayed popularity.")      \
+    X(LOG_LOSS, "log_loss", GAUGE, NONE, "Log loss of the model over the corpus, decaying.")       \
+    X(POPULARITY_LOG_LOSS, "popularity_log_loss", GAUGE, NONE, "Log loss of decayed popularity.")  \
+    /* tables */                                                                                   \
+    X(TABLE_ROWS, "table_rows", GAUGE, TABLE, "Rows in use.")                                      \
+    X(TABLE_BYTES, "table_bytes", GAUGE, TABLE, "Memory of a table.")                              \
+    X(TABLE_ADMITTED, "table_rows_admitted_total", COUNTER, TABLE,                                 \
+      "Ids that were seen often enough to get a row.")                                             \
+    X(TABLE_EXPIRED, "table_rows_expired_total", COUNTER, TABLE,                                   \
+      "Rows given back after their time to live.")                                                 \
+    X(TABLE_REFUSED, "table_rows_refused_total", COUNTER, TABLE,                                   \
+      "Ids that got no row because the table was full.")                                           \
+    /* checkpoints */                                                                              \
+    X(CHECKPOINTS, "checkpoints_total", COUNTER, NONE, "Checkpoints made durable.")                \
+    X(CHECKPOINT_FAILURES, "checkpoint_failures_total", COUNTER, NONE, "Checkpoints that failed.") \
+    X(CHECKPOINT_TIME, "checkpoint_timestamp_seconds", GAUGE, NONE,                                \
+      "Unix time of the last durable checkpoint.")                                                 \
+    X(CHECKPOINT_BYTES, "checkpoint_bytes", GAUGE, NONE, "Size of the last checkpoint.")           \
+    X(CHECKPOINT_DURATION, "checkpoint_duration_seconds", HISTOGRAM, NONE,                         \
+      "Time from the cut of a checkpoint until it was durable.")                                   \
+    /* snapshots */                                                                                \
+    X(SNAPSHOTS, "snapshots_total", COUNTER, NONE, "Snapshots published.")                         \
+    X(SNAPSHOT_FAILURES, "snapshot_failures_total", COUNTER, NONE,                                 \
+      "Snapshots that could not be published.")                                                    \
+    X(SNAPSHOT_GENERATION, "snapshot_generation", GAUGE, NONE, "The last published generation.")   \
+    X(SNAPSHOT_TIME, "snapshot_timestamp_seconds", GAUGE, NONE,                                    \
+      "Unix time of the last publication.")                                                        \
+    X(SNAPSHOT_BYTES, "snapshot_bytes", GAUGE, NONE, "Size of the last published snapshot.")       \
+    X(SNAPSHOT_DURATION, "snapshot_duration_seconds", HISTOGRAM, NONE,                             \
+      "Time from the cut of a snapshot until it was published.")                                   \
+    X(TRAINER_WAIT_MAX, "trainer_wait_max_seconds", GAUGE, NONE,                                   \
+      "Longest that the trainer stood still for the last snapshot or checkpoint.")
+
+enum metric {
+#define METRIC_SYMBOL(symbol, name, type, labels, help) METRIC_##symbol,
+    METRICS(METRIC_SYMBOL)
+#undef METRIC_SYMBOL
+        METRIC_COUNT
+};
+
+struct metric_row {
+    const char *name; // whole: "twotower_steps_total"
+    enum metric_type type;
+    int series;         // how many the labels make
+    const char *labels; // names, separated by commas; "" without
+    const char *help;
+};
+extern const struct metric_row metric_rows[METRIC_COUNT];
+
+void metrics_add(enum metric m, uint64_t n);
+void metrics_add_of(enum metric m, int label, uint64_t n);
+void metrics_add_of2(enum metric m, int first, int second, uint64_t n);
+void metrics_set(enum metric m, double value);
+void metrics_set_of(enum metric m, int label, double value);
+void metrics_observe(enum metric m, double seconds);
+
+// The value of a counter, in its own unit; tests and the status line read it.
+uint64_t metrics_count(enum metric m, int series);
+
+// Fill in the sets of labels that are known only at start. Each may be called again; texts are
+// copied. Partitions beyond METRIC_PARTITIONS_MAX are left out.
+struct source_partition;
+void metrics_partitions(int n, const struct source_partition *partitions);
+void metrics_build_info(const char *version, const char *blas, const char *core,
+                        const char *kernels);
+void metrics_io_backend(const char *backend);
+
+// All metrics as text. Returns a malloc'ed buffer, the caller frees it; NULL when memory is short.
+char *metrics_text(size_t *size);
+// Everything back to nothing, for tests.
+void metrics_reset(void);
