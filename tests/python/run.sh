@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Runs every tests/python/test_*.py with the Python of tests/python/venv.sh. Each prints `ok SENTENCE`,
-# `FAIL SENTENCE: why` or `skip SENTENCE: reason`; one that ends badly or silently has failed.
+# Runs every tests/python/test_*.py with the Python of tests/python/venv.sh, by the rules of
+# tests/support/verdicts.sh.
 set -uo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../.." || exit 70
+. tests/support/verdicts.sh
 export TWOTOWER=${TWOTOWER:-$PWD/build/release/twotower}
 export TWOTOWER_DATA=${TWOTOWER_DATA:-$PWD/../shared/data}
 python=$(bash tests/python/venv.sh) || {
@@ -14,22 +15,9 @@ python=$(bash tests/python/venv.sh) || {
     exit 1
 }
 
-failed=0
+status=0
 for test in "$here"/test_*.py; do
     name=$(basename "$test" .py)
-    name=${name#test_}
-    out=build/python.$name.out status=0
-    timeout --kill-after=10 300 "$python" "$test" </dev/null >"$out" 2>&1 || status=$?
-    sed -E "s#^(ok|FAIL|skip) #\1 python/$name #" "$out"
-    bad=$(grep -c '^FAIL ' "$out")
-    if [ "$bad" -eq 0 ] && [ "$status" -ne 0 ]; then
-        echo "FAIL python/$name: ended with status $status"
-        tail -n 40 "$out"
-        bad=1
-    elif ! grep -qE '^(ok|FAIL|skip) ' "$out"; then
-        echo "FAIL python/$name: it tried nothing"
-        bad=1
-    fi
-    failed=$((failed + bad))
+    verdicts "${name#test_}" 300 "$python" "$test" || status=1
 done
-[ "$failed" -eq 0 ]
+exit "$status"
