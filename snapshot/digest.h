@@ -4,9 +4,9 @@
 // metrics, lineage or golden.json. Two runs that learned the same have the same digest.
 //
 // The hash is over, for every file of the manifest but those with role "golden", in the order of
-// their names (strcmp): name, a zero byte, dtype in lower case, a zero byte, the number of
-// dimensions and each dimension as u64 little-endian, then the raw bytes of the data (without the
-// safetensors header, which repeats the generation's number).
+// their names (strcmp): name, a zero byte, dtype as safetensors spells it, a zero byte, the number
+// of dimensions and each dimension as u64 little-endian, then the raw bytes of the data (without
+// the safetensors header, which repeats the generation's number).
 #pragma once
 
 #include <stddef.h>

@@ -35,13 +35,14 @@ void engine_close(struct engine *e);
 const char *engine_backend(const struct engine *e); // "io_uring" or "pwrite"
 const char *engine_reason(const struct engine *e);  // why not io_uring; "" when it is
 const char *engine_error(const struct engine *e);
+int engine_status(const struct engine *e); // 0, or the -errno of the open file's first error
 struct storage *engine_storage(const struct engine *e);
 uint64_t engine_bytes_written(const struct engine *e); // in all, for metrics
 
 // Creates name in the directory, which must not have it, with blocks for size bytes.
 int engine_file_open(struct engine *e, int directory, const char *name, uint64_t size);
 // A block of ENGINE_BLOCK bytes to fill; waits for one to come free. The same until it is put.
-// NULL after an error.
+// NULL after an error, which engine_status then gives.
 void *engine_block_get(struct engine *e);
 // Writes the first n bytes of the block after those put before. n is ENGINE_BLOCK but for the last
 // block of the file, whose rest is overwritten.

@@ -26,6 +26,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <xxhash.h>
 
 struct writer;
 
@@ -62,6 +63,12 @@ static inline uint64_t id_index_home(uint64_t key, uint64_t seed, uint64_t n_buc
     return (uint64_t)(((wide)id_index_fmix64(key ^ seed) * n_buckets) >> 64);
 }
 
+// The key of an id of ID_INDEX_HASHES.
+static inline uint64_t id_index_key(int kind, const void *bytes, size_t size)
+{
+    return XXH3_64bits_withSeed(bytes, size, (XXH64_hash_t)kind);
+}
+
 struct id_index {
     uint64_t n, n_buckets, seed, n_added;
     enum id_index_keys keys;
@@ -72,6 +79,5 @@ struct id_index {
 int id_index_open(struct id_index *x, enum id_index_keys keys, uint64_t n, uint64_t seed);
 void id_index_close(struct id_index *x);
 void id_index_add(struct id_index *x, uint64_t key, uint32_t row); // at most n times
-uint64_t id_index_key(int kind, const void *bytes, size_t size);   // of ID_INDEX_HASHES
 // Appends the file <file> through the writer.
 int id_index_write(const struct id_index *x, struct writer *w, const char *file, const char *role);

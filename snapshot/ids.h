@@ -2,7 +2,7 @@
 //
 // The columns of a table whose rows have names: ids, an index from id to row, strings.
 //
-// Ids are strings or non-negative integers. When every id of a table is an integer:
+// Ids are strings or integers of 64 bits. When every id of a table is an integer of at least 0:
 //
 //     <table>_ids.safetensors        "ids"     U64 [N]      role <table>_ids
 // else, in the layout of Arrow's LargeUtf8 with a kind beside it:
@@ -21,21 +21,24 @@
 
 struct writer;
 
-enum id_kind { ID_STRING = 0, ID_INTEGER = 1 };
+enum ids_kind { IDS_STRING, IDS_INTEGER };
 
-struct id {
-    enum id_kind kind;
-    uint64_t integer;  // of ID_INTEGER
-    const char *bytes; // of ID_STRING: size bytes, not terminated
+struct ids_entry {
+    enum ids_kind kind;
+    uint64_t integer;  // of IDS_INTEGER; two's complement when negative
+    uint8_t negative;  // of IDS_INTEGER
+    const char *bytes; // of IDS_STRING: size bytes, not terminated
     size_t size;
 };
 
-// Gives the id of a row. Called for every row in order, up to four times over.
-typedef void ids_get_fn(void *arg, uint64_t row, struct id *id);
-// Gives the string of a row, size 0 when there is none. Called for every row in order, twice over.
+// Gives the id of a row. Called for every row in order, several times over.
+typedef void ids_get_fn(void *arg, uint64_t row, struct ids_entry *id);
+// Gives the string of a row, size 0 when there is none. Called for every row in order, several
+// times over.
 typedef void strings_get_fn(void *arg, uint64_t row, const char **bytes, size_t *size);
 
-// Writes the ids of n < 2^32 - 1 rows and their index. Needs 19 bytes of memory a row meanwhile.
+// Writes the ids of n < 2^32 - 1 rows and their index. Needs 19 bytes of memory a row meanwhile
+// (-ENOMEM, without a sentence).
 // No two rows have the same id. 0 or -errno, as the writer.
 int ids_write(struct writer *w, const char *table, uint64_t n, ids_get_fn *get, void *arg);
 // Writes a string column of n rows, for instance titles: name "item_titles".

@@ -51,8 +51,15 @@ struct storage {
 // The disk. Has no state: one for the process, any thread.
 extern struct storage storage_disk;
 
+enum { STORAGE_TRIES = 8 }; // how often in a row EINTR or EAGAIN is taken for an answer
+
+// Writes all n bytes, over short writes and interruptions.
+int storage_write_all(struct storage *s, int handle, const void *bytes, size_t n, uint64_t offset);
 // Opens, writes all n bytes, syncs and closes a small file. It must not exist.
 int storage_put(struct storage *s, int directory, const char *name, const void *bytes, size_t n);
+// Removes a directory and the files in it (not deeper). Goes on after errors; the first is
+// returned.
+int storage_remove_directory(struct storage *s, int directory, const char *name);
 // Reads a whole file of at most size_max bytes into memory that the caller frees; a zero byte
 // follows the content. -EFBIG when it is longer.
 int storage_get(struct storage *s, int directory, const char *name, size_t size_max, char **bytes,

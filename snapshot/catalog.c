@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "snapshot/catalog.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+
+#include "snapshot/manifest.h"
+#include "snapshot/storage.h"
+
+static const char manifest_name[] = "manifest.json";
+
+struct catalog {
+    struct storage *storage;
+    char *path;
+    int root, lock; // handles, -1: none
+    uint64_t *generations;
+    size_t n, n_max;
+    char error[1024];
+};
+
+static int fail(struct catalog *c, int rc, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+static int fail(struct catalog *c, int rc, const char *format, ...)
+{
+    const int used = snprintf(c->error, sizeof c->error, "%s: ", c->path);
+    va_list args;
+    va_start(args, format);
+    if (used >= 0 && (size_t)used < sizeof c->error)
+        vsnprintf(c->error + used, sizeof c->error - (size_t)used, format, args);
+    va_end(args);
+    return rc;
+}
+
+const char *catalog_error(const struct catalog *c)
+{
+    return c->error;
+}
+
+void catalog_path(const struct catalog *c, uint64_t generation, char *path, size_t size)
+{
+    snprintf(path, size, "%s/%" PRIu64, c->path, generation);
+}
+
+static void generation_name(uint64_t generation, char name[32])
+{
+    snprintf(name, 32, "%" PRIu64, generation);
+}
+
+static int ascending(const void *a, const void *b)
+{
+    const uint64_t *left = a, *right = b;
+    return (*left > *right) - (*left < *right);
+}
+
+static int list_generation(void *arg, const char *name)
+{
+    struct catalog *c = arg;
+    uint64_t generation;
+    if (!generation_parse(name, &generation))
+        return 0;
+    if (c->n == c->n_max) {
+        const size_t n_max = c->n_max ? 2 * c->n_max : 16;
+        uint64_t *grown = realloc(c->generations, n_max * sizeof *grown);
+        if (!grown)
+            return -ENOMEM;
+        c->generations = grown;
+        c->n_max = n_max;
+    }
+    c->generations[c->n++] = generation;
+    return 0;
+}
+
+int catalog_list(struct catalog *c, const uint64_t **generations)
+{
+    c->n = 0;
+    const int rc = c->storage->ops->list(c->storage, c->root, list_generation, c);
+    if (rc < 0)
+        return fail(c, rc, "cannot list: %s", strerror(-rc));
+    if (c->n > 0)
+        qsort(c->generations, c->n, sizeof *c->generations, ascending);
+    *generations = c->generations;
+    return (int)c->n;
+}
+
+// Removes a generation so that at no moment it looks whole and is not: the manifest first, and
+// durably. A reader's shared lock on the manifest is respected: -EBUSY.
+static int remove_generation(struct catalog *c, uint64_t generation)
+{
+    const struct storage_ops *ops = c->storage->ops;
+    char name[32];
+    generation_name(generation, name);
+    const int directory = ops->open(c->storage, c->root, name, O_RDONLY | O_DIRECTORY, 0);
+    if (directory < 0)
+        return fail(c, directory, "%s: cannot open: %s", name, strerror(-directory));
+    int rc = 0;
+    const int manifest = ops->open(c->storage, directory, manifest_name, O_RDONLY | O_NONBLOCK, 0);
+    if (manifest >= 0) {
+        rc = ops->lock(c->storage, manifest, LOCK_EX | LOCK_NB);
+        if (rc == -EWOULDBLOCK) {
+            rc = fail(c, -EBUSY, "%s: a reader holds it", name);
+            goto close;
+        }
+        rc = ops->remove(c->storage, directory, manifest_name, false);
+        if (rc == 0)
+            rc = ops->sync(c->storage, directory);
+        if (rc < 0) {
+            rc = fail(c, rc, "%s: cannot remove the manifest: %s", name, strerror(-rc));
+            goto close;
+        }
+    }
+    rc = storage_remove_directory(c->storage, c->root, name);
+    if (rc < 0)
+        rc = fail(c, rc, "%s: cannot remove: %s", name, strerror(-rc));
+close:
+    if (manifest >= 0)
+        ops->close(c->storage, manifest);
+    ops->close(c->storage, directory);
+    return rc;
+}
+
+static int remove_leftover(void *arg, const char *name)
+{
+    struct catalog *c = arg;
+    const struct storage_ops *ops = c->storage->ops;
+    if (strncmp(name, ".tmp-", 5) == 0) {
+        int rc = storage_remove_directory(c->storage, c->root, name);
+        if (rc == -ENOTDIR)
+            rc = ops->remove(c->storage, c->root, name, false);
+        return rc < 0 ? fail(c, rc, "cannot remove the leftover %s: %s", name, strerror(-rc)) : 0;
+    }
+    // A generation without a manifest is one that retention did not finish removing.
+    uint64_t generation;
+    if (!generation_parse(name, &generation))
+        return 0;
+    const int directory = ops->open(c->storage, c->root, name, O_RDONLY | O_DIRECTORY, 0);
+    if (directory < 0)
+        return 0;
+    const int manifest = ops->open(c->storage, directory, manifest_name, O_RDONLY | O_NONBLOCK, 0);
+    if (manifest >= 0)
+        ops->close(c->storage, manifest);
+    ops->close(c->storage, directory);
+    return manifest == -ENOENT ? remove_generation(c, generation) : 0;
+}
+
+static int open_root(struct catalog *c)
+{
+    const struct storage_ops *ops = c->storage->ops;
+    int rc = ops->make_directory(c->storage, STORAGE_CWD, c->path);
+    if (rc < 0 && rc != -EEXIST)
+        return fail(c, rc, "cannot make the directory: %s", strerror(-rc));
+    rc = ops->open(c->storage, STORAGE_CWD, c->path, O_RDONLY | O_DIRECTORY, 0);
+    if (rc < 0)
+        return fail(c, rc, "cannot open the directory: %s", strerror(-rc));
+    c->root = rc;
+    rc = ops->open(c->storage, c->root, ".lock", O_RDWR | O_CREAT | O_NOFOLLOW, 0666);
+    if (rc < 0)
+        return fail(c, rc, "cannot open .lock: %s", strerror(-rc));
+    c->lock = rc;
+    rc = ops->lock(c->storage, c->lock, LOCK_EX | LOCK_NB);
+    if (rc == -EWOULDBLOCK)
+        return fail(c, -EBUSY, "another process writes here (it holds .lock)");
+    if (rc < 0)
+        return fail(c, rc, "cannot lock .lock: %s", strerror(-rc));
+    return ops->list(c->storage, c->root, remove_leftover, c);
+}
+
+int catalog_open(struct catalog **catalog, struct storage *storage, const char *root, char *error,
+                 size_t error_size)
+{
+    *catalog = NULL;
+    struct catalog *c = calloc(1, sizeof *c);
+    if (!c || !(c->path = strdup(root))) {
+        free(c);
+        snprintf(error, error_size, "out of memory");
+        return -ENOMEM;
+    }
+    c->storage = storage ? storage : &storage_disk;
+    c->root = c->lock = -1;
+    const int rc = open_root(c);
+    if (rc < 0) {
+        snprintf(error, error_size, "%s", c->error);
+        catalog_close(c);
+        return rc;
+    }
+    *catalog = c;
+    return 0;
+}
+
+void catalog_close(struct catalog *c)
+{
+    if (c->lock >= 0)
+        c->storage->ops->close(c->storage, c->lock);
+    if (c->root >= 0)
+        c->storage->ops->close(c->storage, c->root);
+    free(c->generations);
+    free(c->path);
+    free(c);
+}
+
+static int check_files(struct catalog *c, int directory, const char *name, const struct manifest *m)
+{
+    const struct storage_ops *ops = c->storage->ops;
+    for (size_t i = 0; i < m->n_files; i++) {
+        const struct manifest_file *f = &m->files[i];
+        const int handle =
+            ops->open(c->storage, directory, f->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
+        if (handle < 0)
+            return fail(c, handle, "%s/%s: cannot open: %s", name, f->name, strerror(-handle));
+        uint64_t size;
+        const int rc = ops->size(c->storage, handle, &size);
+        ops->close(c->storage, handle);
+        if (rc < 0)
+            return fail(c, rc, "%s/%s: cannot tell the size: %s", name, f->name, strerror(-rc));
+        if (size != f->size)
+            return fail(c, -EBADMSG, "%s/%s: %" PRIu64 " bytes where the manifest says %" PRIu64,
+                        name, f->name, size, f->size);
+    }
+    return 0;
+}
+
+int catalog_check(struct catalog *c, uint64_t generation)
+{
+    const struct storage_ops *ops = c->storage->ops;
+    char name[32], sentence[512];
+    generation_name(generation, name);
+    const int directory = ops->open(c->storage, c->root, name, O_RDONLY | O_DIRECTORY, 0);
+    if (directory < 0)
+        return fail(c, directory, "%s: cannot open: %s", name, strerror(-directory));
+    char *text = NULL;
+    size_t n;
+    struct manifest m;
+    int rc = storage_get(c->storage, directory, manifest_name, MANIFEST_SIZE_MAX, &text, &n);
+    if (rc < 0) {
+        rc = fail(c, rc, "%s: cannot read manifest.json: %s", name, strerror(-rc));
+        goto close;
+    }
+    rc = manifest_parse(&m, text, n, sentence, sizeof sentence);
+    if (rc < 0) {
+        rc = fail(c, rc, "%s: %s", name, sentence);
+        goto close;
+    }
+    if (m.generation == generation)
+        rc = check_files(c, directory, name, &m);
+    else
+        rc = fail(c, -EBADMSG, "%s: the manifest is that of %" PRIu64, name, m.generation);
+    manifest_free(&m);
+close:
+    free(text);
+    ops->close(c->storage, directory);
+    return rc;
+}
+
+int catalog_newest(struct catalog *c, uint64_t *generation)
+{
+    const uint64_t *generations;
+    const int n = catalog_list(c, &generations);
+    if (n < 0)
+        return n;
+    for (int i = n; i-- > 0;) {
+        if (catalog_check(c, generations[i]) == 0) {
+            *generation = generations[i];
+            return 0;
+        }
+    }
+    // With directories there, the sentence is about the last that was refused.
+    return n > 0 ? -ENOENT : fail(c, -ENOENT, "no generation is here");
+}
+
+int catalog_next(struct catalog *c, uint64_t now_ms, uint64_t *generation)
+{
+    const uint64_t *generations;
+    const int n = catalog_list(c, &generations);
+    if (n < 0)
+        return n;
+    *generation = now_ms > 0 ? now_ms : 1;
+    if (n > 0 && *generation <= generations[n - 1])
+        *generation = generations[n - 1] + 1;
+    if (*generation > MANIFEST_INTEGER_MAX)
+        return fail(c, -EOVERFLOW, "%" PRIu64 " leaves no number for the next generation",
+                    *generation - 1);
+    return 0;
+}
+
+static uint64_t latest(struct catalog *c)
+{
+    char *text;
+    size_t n;
+    uint64_t generation = 0;
+    uint32_t crc;
+    if (storage_get(c->storage, c->root, "LATEST", LATEST_SIZE_MAX, &text, &n) < 0)
+        return 0;
+    if (!latest_parse(text, n, &generation, &crc))
+        generation = 0;
+    free(text);
+    return generation;
+}
+
+int catalog_retain(struct catalog *c, int keep)
+{
+    assert(keep >= 1);
+    const uint64_t *generations;
+    const int n = catalog_list(c, &generations);
+    if (n < 0)
+        return n;
+    const uint64_t named = latest(c);
+    int i = n;
+    // What is damaged is not counted, and stays beside newer whole ones until it is older than all
+    // that are kept: somebody may want to see it.
+    for (int whole = 0; i > 0 && whole < keep;)
+        whole += catalog_check(c, generations[--i]) == 0;
+    c->error[0] = '\0';
+    int removed = 0, failed = 0;
+    while (i-- > 0) {
+        if (generations[i] == named)
+            continue;
+        const int rc = remove_generation(c, generations[i]);
+        if (rc == 0)
+            removed++;
+        else if (rc != -EBUSY)
+            failed = rc;
+    }
+    return failed < 0 ? failed : removed;
+}
