@@ -6,26 +6,14 @@
 
 #include <stdint.h>
 
+#include "model/id.h"
+
 // In the order in which events of equal time are applied: an item is known before it is scored, a
 // score and its impression come before the engagement.
 enum topic { TOPIC_ITEMS, TOPIC_SCORES, TOPIC_IMPRESSIONS, TOPIC_ENGAGEMENTS, TOPICS };
 
 // "items", "ranker_scores", "impressions", "engagements": the default topic names.
 extern const char *const topic_names[TOPICS];
-
-// A user, item or request as the producer wrote it: a string of 1 to 256 bytes, or an integer exact
-// to 64 bits. "7" and 7 are different ids. hash and check are 96 bits of XXH3-128 over kind and
-// bytes: tables compare both, so no two ids share a row.
-enum id_kind { ID_ABSENT, ID_STRING, ID_SIGNED, ID_UNSIGNED };
-enum { ID_BYTES_MAX = 256 };
-
-struct id {
-    uint64_t hash;
-    uint32_t check;
-    uint16_t size;     // of bytes
-    uint16_t kind;     // enum id_kind; integers below zero are ID_SIGNED, others ID_UNSIGNED
-    const char *bytes; // the text, or 8 bytes little-endian for an integer; not terminated
-};
 
 struct text {
     const char *bytes; // not terminated; NULL when absent

@@ -4,8 +4,9 @@
 // list of partitions, each an ordered log of records with increasing offsets. It knows nothing of
 // their content.
 //
-// One thread, the ingest thread, owns a source. Functions return 0 or -errno, and then source->error
-// holds the sentence a person needs. Positions are the caller's: a source never stores them.
+// One thread, the ingest thread, owns a source. Functions return 0 or -errno, and then
+// source->error holds the sentence a person needs. Positions are the caller's: a source never
+// stores them.
 #pragma once
 
 #include <stdbool.h>
@@ -74,9 +75,9 @@ struct source_kafka_property {
 };
 
 struct source_kafka_options {
-    const char *bootstrap;     // host:port,...
+    const char *bootstrap;      // host:port,...
     const char *topics[TOPICS]; // names on the broker; NULL: this topic is not read
-    bool replay;               // larger fetches instead of low latency
+    bool replay;                // larger fetches instead of low latency
     int n_properties;
     const struct source_kafka_property *properties; // passed through; the ones we own are refused
     // librdkafka's log lines, with syslog levels; may be NULL.
@@ -91,8 +92,8 @@ int source_kafka_open(struct source **s, const struct source_kafka_options *opti
 struct source_builtin_options {
     uint64_t seed;
     int users, items;
-    int64_t requests;     // slates in all; 0: without end
-    int64_t start_ms;     // event time of the first slate
+    int64_t requests;      // slates in all; 0: without end
+    int64_t start_ms;      // event time of the first slate
     double requests_per_s; // in event time
 };
 

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/column.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/mman.h>
+
+// One saved unit in the undo space; the unit's bytes follow.
+struct saved {
+    uint64_t next; // of the same block, 0 at the end
+    uint64_t index;
+};
+
+enum { UNDO_START = 64, BLOCK_BYTES = 64 << 10 };
+
+static void *reserve(size_t n)
+{
+    void *p =
+        mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+int columns_open(struct columns *s, size_t undo_max)
+{
+    *s = (struct columns){.undo_max = undo_max < 4096 ? 4096 : undo_max};
+    s->undo = reserve(s->undo_max);
+    return s->undo ? 0 : -ENOMEM;
+}
+
+static size_t blocks(const struct column *c)
+{
+    return (c->n_max >> c->block_shift) + 1;
+}
+
+void columns_close(struct columns *s)
+{
+    for (int i = 0; i < s->n; i++) {
+        struct column *c = s->list[i];
+        munmap(c->base, c->n_max * c->unit);
+        munmap(c->saved_in, c->n_max);
+        munmap(c->saved, blocks(c) * sizeof *c->saved);
+        c->base = NULL;
+    }
+    if (s->undo)
+        munmap(s->undo, s->undo_max);
+    *s = (struct columns){0};
+}
+
+int column_open(struct column *c, struct columns *s, const char *name, size_t unit, size_t n_max)
+{
+    assert(unit > 0 && n_max > 0 && s->n < COLUMNS_MAX && !atomic_load(&s->cut));
+    *c = (struct column){.name = name, .unit = unit, .n_max = n_max, .set = s};
+    while ((unit << c->block_shift) < BLOCK_BYTES)
+        c->block_shift++;
+    c->base = reserve(n_max * unit);
+    c->saved_in = reserve(n_max);
+    c->saved = reserve(blocks(c) * sizeof *c->saved);
+    if (!c->base || !c->saved_in || !c->saved) {
+        if (c->base)
+            munmap(c->base, n_max * unit);
+        if (c->saved_in)
+            munmap(c->saved_in, n_max);
+        return -ENOMEM;
+    }
+    s->list[s->n++] = c;
+    return 0;
+}
+
+void column_grow(struct column *c, size_t n)
+{
+    assert(n <= c->n_max - c->n);
+    c->n += n;
+}
+
+void *column_restore(struct column *c, size_t n)
+{
+    assert(n <= c->n_max && !atomic_load(&c->set->cut));
+    // What lies above must read as zero again.
+    if (n < c->n)
+        memset(c->base + n * c->unit, 0, (c->n - n) * c->unit);
+    c->n = n;
+    return c->base;
+}
+
+void columns_cut(struct columns *s)
+{
+    assert(!atomic_load(&s->cut));
+    s->epoch++;
+    if (s->epoch == 0) { // 255 cuts later the marks of the first would look new
+        for (int i = 0; i < s->n; i++)
+            memset(s->list[i]->saved_in, 0, s->list[i]->n);
+        s->epoch = 1;
+    }
+    s->undo_used = UNDO_START;
+    s->saves = s->saves_waited = 0;
+    for (int i = 0; i < s->n; i++) {
+        struct column *c = s->list[i];
+        c->n_cut = c->n;
+        atomic_store_explicit(&c->swept, 0, memory_order_relaxed);
+        memset((void *)c->saved, 0, ((c->n >> c->block_shift) + 1) * sizeof *c->saved);
+    }
+    atomic_store_explicit(&s->cut, true, memory_order_release);
+}
+
+void column_save(struct column *c, size_t i)
+{
+    struct columns *s = c->set;
+    if (i >= c->n_cut || c->saved_in[i] == s->epoch ||
+        i < atomic_load_explicit(&c->swept, memory_order_acquire))
+        return;
+    const size_t n = (sizeof(struct saved) + c->unit + 15) & ~(size_t)15;
+    if (n > s->undo_max - s->undo_used) {
+        s->saves_waited++;
+        while (i >= atomic_load_explicit(&c->swept, memory_order_acquire) &&
+               atomic_load_explicit(&s->cut, memory_order_acquire))
+            sched_yield();
+        return;
+    }
+    struct saved *saved = (struct saved *)(s->undo + s->undo_used);
+    _Atomic(uint64_t) *head = &c->saved[i >> c->block_shift];
+    saved->next = atomic_load_explicit(head, memory_order_relaxed);
+    saved->index = i;
+    memcpy(saved + 1, c->base + i * c->unit, c->unit);
+    atomic_store_explicit(head, s->undo_used, memory_order_release);
+    s->undo_used += n;
+    s->saves++;
+    c->saved_in[i] = s->epoch;
+    // The saved copy is visible before the first changed byte is: see column_sweep.
+    atomic_thread_fence(memory_order_release);
+}
+
+// The owner may be writing into what is read here. Torn units are put right afterwards.
+__attribute__((no_sanitize("thread"))) static void copy_racing(unsigned char *out,
+                                                               const unsigned char *in, size_t n)
+{
+    typedef uint64_t word __attribute__((aligned(1), may_alias));
+    size_t i = 0;
+    for (; i + sizeof(word) <= n; i += sizeof(word))
+        *(word *)(out + i) = *(const volatile word *)(in + i);
+    for (; i < n; i++)
+        out[i] = *(const volatile unsigned char *)(in + i);
+}
+
+void column_sweep(struct column *c, size_t from, size_t n, void *out)
+{
+    const struct columns *s = c->set;
+    assert(atomic_load_explicit(&c->swept, memory_order_relaxed) == from && n <= c->n_cut - from);
+    copy_racing(out, c->base + from * c->unit, n * c->unit);
+    // If the copy saw a byte of a changed unit, then this fence sees that the unit was saved.
+    atomic_thread_fence(memory_order_acquire);
+    const size_t last = n ? (from + n - 1) >> c->block_shift : 0;
+    for (size_t b = from >> c->block_shift; n && b <= last; b++) {
+        uint64_t at = atomic_load_explicit(&c->saved[b], memory_order_acquire);
+        while (at) {
+            const struct saved *saved = (const struct saved *)(s->undo + at);
+            if (saved->index >= from && saved->index < from + n)
+                memcpy((unsigned char *)out + (saved->index - from) * c->unit, saved + 1, c->unit);
+            at = saved->next;
+        }
+    }
+    atomic_store_explicit(&c->swept, from + n, memory_order_release);
+}
+
+void columns_cut_end(struct columns *s)
+{
+    atomic_store_explicit(&s->cut, false, memory_order_release);
+}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// All state that a checkpoint keeps lies in columns: named arrays of fixed-size units that grow in
+// place and can be read as of one instant while they change. Growing never moves a unit: the
+// address space for n_max units is reserved at the start, memory comes with the first touch.
+//
+// One thread, the owner, edits. Between two edits it may call columns_cut: from then on another
+// thread, the sweeper, reads every column as it was at that instant, front to back, while the owner
+// goes on. Before the owner changes a unit that the sweeper has not passed, it saves the unit as it
+// was (copy before write, one copy per unit and cut); the sweeper copies a stretch and then puts
+// the saved units back. Neither waits: only when the space for saved units is used up does the
+// owner wait for the sweeper to pass (counted in saves_waited). This is CALC (Ren et al., SIGMOD
+// 2016) for one writer.
+//
+// Running out of n_max or of address space is reported by columns_open; nothing else can fail.
+#pragma once
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { COLUMNS_MAX = 64 };
+
+struct column_undo;
+
+struct column {
+    const char *name; // also the file name of its array in a checkpoint
+    size_t unit;      // bytes
+    size_t n, n_max;  // units in use, and reserved
+    unsigned char *base;
+    struct columns *set;
+    // The cut: units [0, n_cut) belong to it, those below swept have been read.
+    size_t n_cut;
+    _Atomic size_t swept;
+    int block_shift;         // units per list of saved units: 1 << block_shift
+    unsigned char *saved_in; // per unit, the epoch of the cut that saved it last
+    _Atomic(uint64_t)
+        *saved; // per block, the newest saved unit: offset into the undo space, 0 none
+};
+
+struct columns {
+    int n;
+    struct column *list[COLUMNS_MAX];
+    _Atomic bool cut;    // a sweep is under way
+    unsigned char epoch; // of the current cut, 1..255
+    unsigned char *undo; // space for saved units
+    size_t undo_used, undo_max;
+    uint64_t saves, saves_waited; // of the current cut
+};
+
+// undo_max: bytes for saved units, reserved, touched only as needed. 0 or -ENOMEM.
+int columns_open(struct columns *s, size_t undo_max);
+void columns_close(struct columns *s); // and every column of the set
+
+// Adds a column of up to n_max units to the set. name must outlive it. 0 or -ENOMEM.
+int column_open(struct column *c, struct columns *s, const char *name, size_t unit, size_t n_max);
+
+// Adds n zeroed units; the caller has checked that they fit.
+void column_grow(struct column *c, size_t n);
+
+void column_save(struct column *c, size_t i); // for column_edit
+
+static inline const void *column_at(const struct column *c, size_t i)
+{
+    return c->base + i * c->unit;
+}
+
+// The unit, for writing, until the next cut.
+static inline void *column_edit(struct column *c, size_t i)
+{
+    if (atomic_load_explicit(&c->set->cut, memory_order_relaxed))
+        column_save(c, i);
+    return c->base + i * c->unit;
+}
+
+// Owner: starts a cut; there is none under way.
+void columns_cut(struct columns *s);
+// Sweeper: copies units [from, from + n) as of the cut, n_cut at the most, in order: from is where
+// the last call for this column ended. Then they count as passed.
+void column_sweep(struct column *c, size_t from, size_t n, void *out);
+// Sweeper: the cut is over, whether all was read or not.
+void columns_cut_end(struct columns *s);
+
+// For restoring: n units whose bytes the caller fills at once.
+void *column_restore(struct column *c, size_t n);

@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/id_table.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+// The index: open addressing with linear probing over 8-byte slots. row is the number + 1, 0 an
+// empty slot, GONE one whose row has left. While it grows there are two arrays; every admission
+// moves a few slots over, those of the old one below moved are done.
+struct slot {
+    uint32_t row, tag;
+};
+
+struct slots {
+    struct slot *slot;
+    size_t mask; // slots - 1
+    size_t used; // not empty
+};
+
+struct id_index {
+    struct slots now, old;
+    size_t moved;
+};
+
+struct sighting {
+    uint32_t tag;
+    uint16_t count;
+    uint16_t day; // of the last sighting, modulo 2^16
+};
+
+enum { GONE = UINT32_MAX, SLOTS_START = 1 << 12, SLOTS_MOVED = 16 };
+enum { FILTER_WAYS = 8, FILTER_SETS = 1 << 17, FILTER_DAYS = 30 };
+
+static uint32_t tag_of(uint64_t hash)
+{
+    return (uint32_t)(hash >> 32);
+}
+
+static int slots_open(struct slots *s, size_t n)
+{
+    *s = (struct slots){.slot = calloc(n, sizeof *s->slot), .mask = n - 1};
+    return s->slot ? 0 : -ENOMEM;
+}
+
+static void slots_put(struct slots *s, uint64_t hash, uint32_t row)
+{
+    size_t i = hash & s->mask;
+    while (s->slot[i].row)
+        i = (i + 1) & s->mask;
+    s->slot[i] = (struct slot){row + 1, tag_of(hash)};
+    s->used++;
+}
+
+static struct slot *slots_find(const struct slots *s, size_t skip, const struct id_table *t,
+                               const struct id *id)
+{
+    const uint32_t tag = tag_of(id->hash);
+    size_t i = id->hash & s->mask;
+    // Below skip everything has moved to the new array; what was displaced beyond it has not.
+    if (i < skip)
+        i = skip;
+    for (; s->slot[i].row; i = (i + 1) & s->mask) {
+        if (s->slot[i].tag != tag || s->slot[i].row == GONE)
+            continue;
+        const struct id_row *row = id_table_row(t, s->slot[i].row - 1);
+        if (row->hash == id->hash && row->check == id->check)
+            return &s->slot[i];
+    }
+    return NULL;
+}
+
+static struct slot *index_find(const struct id_table *t, const struct id *id)
+{
+    const struct id_index *x = t->index;
+    struct slot *slot = slots_find(&x->now, 0, t, id);
+    if (!slot && x->old.slot && x->moved <= x->old.mask)
+        slot = slots_find(&x->old, x->moved, t, id);
+    return slot;
+}
+
+static void index_move(struct id_table *t, size_t n)
+{
+    struct id_index *x = t->index;
+    for (; n > 0 && x->moved <= x->old.mask; n--, x->moved++) {
+        const struct slot slot = x->old.slot[x->moved];
+        if (slot.row && slot.row != GONE)
+            slots_put(&x->now, id_table_row(t, slot.row - 1)->hash, slot.row - 1);
+    }
+    if (x->moved > x->old.mask) {
+        free(x->old.slot);
+        x->old = (struct slots){0};
+        x->moved = 0;
+    }
+}
+
+// A failing allocation leaves the index as it is: probes become longer, nothing is lost, and the
+// next admission tries again. At 15/16 the table counts as full.
+static bool index_make_room(struct id_table *t)
+{
+    struct id_index *x = t->index;
+    if (x->old.slot)
+        index_move(t, SLOTS_MOVED);
+    const size_t slots = x->now.mask + 1;
+    if (x->now.used * 8 >= slots * 5 && !x->old.slot) {
+        // Slots of gone rows count as used; an array full of them is rebuilt at its own size.
+        const size_t live = id_table_state(t)->live;
+        struct slots grown;
+        if (slots_open(&grown, live * 4 >= slots ? slots * 2 : slots) == 0) {
+            x->old = x->now;
+            x->now = grown;
+            x->moved = 0;
+            index_move(t, SLOTS_MOVED);
+        }
+    }
+    return x->now.used * 16 < (x->now.mask + 1) * 15;
+}
+
+int id_table_open(struct id_table *t, struct columns *s, const struct id_table_options *options)
+{
+    assert(options->admit >= 1 && options->rows_max > 0 && options->rows_max < GONE - 1);
+    *t = (struct id_table){.options = *options};
+    int rc = column_open(&t->row, s, options->names[0], sizeof(struct id_row), options->rows_max);
+    if (rc == 0)
+        rc = column_open(&t->state, s, options->names[1], sizeof(struct id_table_state), 1);
+    if (rc == 0 && options->admit > 1)
+        rc = column_open(&t->filter, s, options->names[2], sizeof(struct sighting),
+                         (size_t)FILTER_SETS * FILTER_WAYS);
+    if (rc == 0 && !options->no_text) // most ids are one or two granules long
+        rc = heap_open(&t->text, s, options->heap_names[0], options->heap_names[1],
+                       options->rows_max * 4 + HEAP_GRANULES_MAX);
+    if (rc < 0)
+        return rc;
+    column_grow(&t->state, 1);
+    if (options->admit > 1)
+        column_grow(&t->filter, t->filter.n_max);
+    return id_table_rebuild(t);
+}
+
+void id_table_close(struct id_table *t)
+{
+    if (t->index) {
+        free(t->index->now.slot);
+        free(t->index->old.slot);
+        free(t->index);
+    }
+    t->index = NULL;
+}
+
+int id_table_rebuild(struct id_table *t)
+{
+    id_table_close(t);
+    size_t slots = SLOTS_START;
+    while (t->row.n * 2 > slots)
+        slots *= 2;
+    t->index = calloc(1, sizeof *t->index);
+    if (!t->index || slots_open(&t->index->now, slots) < 0)
+        return -ENOMEM;
+    for (uint32_t row = 0; row < t->row.n; row++) {
+        const struct id_row *r = id_table_row(t, row);
+        if (r->kind == ID_ABSENT)
+            continue;
+        const struct id id = {.hash = r->hash, .check = r->check};
+        if (slots_find(&t->index->now, 0, t, &id))
+            return -EINVAL;
+        slots_put(&t->index->now, r->hash, row);
+    }
+    return 0;
+}
+
+int64_t id_table_find(const struct id_table *t, const struct id *id)
+{
+    const struct slot *slot = index_find(t, id);
+    return slot ? (int64_t)slot->row - 1 : ID_NO_ROW;
+}
+
+// Counts a sighting of an id without a row; true at the admit-th.
+static bool filter_see(struct id_table *t, const struct id *id, int64_t ts_ms)
+{
+    if (t->options.admit == 1)
+        return true;
+    const uint16_t day = (uint16_t)(ts_ms / 86400000);
+    const uint32_t tag = tag_of(id->hash) | 1; // 0 marks an empty place
+    const size_t set = (id->hash % FILTER_SETS) * FILTER_WAYS;
+    size_t victim = set;
+    for (size_t i = set; i < set + FILTER_WAYS; i++) {
+        const struct sighting *s = column_at(&t->filter, i);
+        const bool old = (uint16_t)(day - s->day) > FILTER_DAYS;
+        if (s->tag == tag) {
+            struct sighting *edit = column_edit(&t->filter, i);
+            edit->count = old ? 1 : (uint16_t)(edit->count + 1);
+            edit->day = day;
+            if (edit->count < t->options.admit)
+                return false;
+            *edit = (struct sighting){0};
+            return true;
+        }
+        const struct sighting *v = column_at(&t->filter, victim);
+        if (s->tag == 0 || (v->tag != 0 && s->count < v->count))
+            victim = i;
+    }
+    *(struct sighting *)column_edit(&t->filter, victim) = (struct sighting){tag, 1, day};
+    return false;
+}
+
+static size_t granules(size_t bytes)
+{
+    return (bytes + HEAP_GRANULE - 1) / HEAP_GRANULE;
+}
+
+static int64_t row_create(struct id_table *t, const struct id *id, int64_t ts_ms)
+{
+    struct id_table_state *state = column_edit(&t->state, 0);
+    assert(id->size >= 1 && id->size <= ID_BYTES_MAX);
+    if (!index_make_room(t) || (!state->free && t->row.n == t->row.n_max)) {
+        state->refused_full++;
+        return ID_NO_ROW;
+    }
+    const uint32_t text = t->options.no_text ? 0 : heap_take(&t->text, granules(id->size));
+    if (!text && !t->options.no_text) {
+        state->refused_full++;
+        return ID_NO_ROW;
+    }
+    uint32_t row;
+    if (state->free) {
+        row = state->free - 1;
+        state->free = id_table_row(t, row)->text;
+    } else {
+        row = (uint32_t)t->row.n;
+        column_grow(&t->row, 1);
+    }
+    struct id_row *r = column_edit(&t->row, row);
+    *r = (struct id_row){.hash = id->hash,
+                         .check = id->check,
+                         .size = id->size,
+                         .kind = (uint8_t)id->kind,
+                         .generation = (uint8_t)(r->generation + 1),
+                         .text = text,
+                         .seen_ms = ts_ms,
+                         .created_ms = ts_ms};
+    if (text) {
+        char *bytes = heap_edit(&t->text, text, 0, granules(id->size));
+        memset(bytes, 0, granules(id->size) * HEAP_GRANULE);
+        memcpy(bytes, id->bytes, id->size);
+    }
+    slots_put(&t->index->now, id->hash, row);
+    state->live++;
+    state->admitted++;
+    return row;
+}
+
+static int64_t row_seen(struct id_table *t, const struct id *id, int64_t ts_ms)
+{
+    const int64_t row = id_table_find(t, id);
+    // A sighting every minute is exact enough for expiry and spares the write.
+    if (row >= 0 && ts_ms > id_table_row(t, (uint32_t)row)->seen_ms + 60000)
+        ((struct id_row *)column_edit(&t->row, (size_t)row))->seen_ms = ts_ms;
+    return row;
+}
+
+int64_t id_table_see(struct id_table *t, const struct id *id, int64_t ts_ms, bool *created)
+{
+    *created = false;
+    int64_t row = row_seen(t, id, ts_ms);
+    if (row >= 0)
+        return row;
+    if (!filter_see(t, id, ts_ms)) {
+        ((struct id_table_state *)column_edit(&t->state, 0))->waiting++;
+        return ID_NO_ROW;
+    }
+    row = row_create(t, id, ts_ms);
+    *created = row >= 0;
+    return row;
+}
+
+int64_t id_table_admit(struct id_table *t, const struct id *id, int64_t ts_ms, bool *created)
+{
+    int64_t row = row_seen(t, id, ts_ms);
+    *created = false;
+    if (row < 0) {
+        row = row_create(t, id, ts_ms);
+        *created = row >= 0;
+    }
+    return row;
+}
+
+void id_table_remove(struct id_table *t, uint32_t row)
+{
+    struct id_row *r = column_edit(&t->row, row);
+    struct id_table_state *state = column_edit(&t->state, 0);
+    const struct id id = {.hash = r->hash, .check = r->check};
+    assert(r->kind != ID_ABSENT);
+    index_find(t, &id)->row = GONE;
+    if (r->text)
+        heap_give(&t->text, r->text, granules(r->size));
+    *r = (struct id_row){.generation = r->generation, .text = state->free};
+    state->free = row + 1;
+    state->live--;
+}
+
+int id_table_expire(struct id_table *t, int64_t now_ms, int look, uint32_t *rows, int max)
+{
+    int n = 0;
+    if (t->options.ttl_ms == 0 || t->row.n == 0)
+        return 0;
+    struct id_table_state *state = column_edit(&t->state, 0);
+    for (int i = 0; i < look && n < max; i++) {
+        if (state->clock >= t->row.n)
+            state->clock = 0;
+        const uint32_t row = state->clock++;
+        const struct id_row *r = id_table_row(t, row);
+        if (r->kind == ID_ABSENT || r->seen_ms >= now_ms - t->options.ttl_ms)
+            continue;
+        id_table_remove(t, row);
+        state->expired++;
+        rows[n++] = row;
+    }
+    return n;
+}
+
+struct id id_table_id(const struct id_table *t, uint32_t row)
+{
+    const struct id_row *r = id_table_row(t, row);
+    assert(r->kind != ID_ABSENT);
+    return (struct id){r->hash, r->check, r->size, r->kind, heap_at(&t->text, r->text)};
+}

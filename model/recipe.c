@@ -1,0 +1,490 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/recipe.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/gemm.h"
+#include "model/kernels.h"
+#include "model/optimizer.h"
+#include "model/rng.h"
+
+static const float ACCUMULATOR_EPSILON = 1e-7f;
+static const float DECAY_PER_POSITION = 0.25f;
+
+size_t recipe_dense_size(int d)
+{
+    return 3 * (size_t)d * d + RECIPE_BUCKETS + 2;
+}
+
+struct recipe_dense recipe_dense_at(const float *dense, int d)
+{
+    const float *rho = dense + 3 * (size_t)d * d;
+    return (struct recipe_dense){.A = dense, .rho = rho, .pa = rho + RECIPE_BUCKETS};
+}
+
+void recipe_dense_init(float *dense, int d)
+{
+    const struct recipe_dense p = recipe_dense_at(dense, d);
+    memset(dense, 0, recipe_dense_size(d) * sizeof *dense);
+    for (int block = 0; block < 3; block++)
+        for (int i = 0; i < d; i++)
+            dense[((size_t)block * d + i) * d + i] = 0.6f;
+    dense[p.pa - dense] = dense[p.pa - dense + 1] = 0.5f;
+}
+
+static float position_weight(int k)
+{
+    static float weights[HISTORY_MAX];
+    if (weights[k] == 0)
+        weights[k] = (float)exp(-(double)DECAY_PER_POSITION * k);
+    return weights[k];
+}
+
+void recipe_pool(int d, int m, const float *const *vectors, float *pooled)
+{
+    float *newest = pooled, *decayed = pooled + d, *mean = pooled + 2 * d;
+    memset(pooled, 0, 3 * (size_t)d * sizeof *pooled);
+    if (m == 0)
+        return;
+    float total = 0;
+    for (int k = 0; k < m; k++) {
+        kernels->axpy((size_t)d, position_weight(k), vectors[k], decayed);
+        kernels->axpy((size_t)d, 1, vectors[k], mean);
+        total += position_weight(k);
+    }
+    memcpy(newest, vectors[0], (size_t)d * sizeof *newest);
+    kernels->scale((size_t)d, 1 / total, decayed);
+    kernels->scale((size_t)d, 1 / (float)m, mean);
+}
+
+void recipe_query(int d, const struct recipe_dense *p, int m, const float *const *vectors,
+                  const float *user, float *q)
+{
+    float pooled[3 * d];
+    recipe_pool(d, m, vectors, pooled);
+    memset(q, 0, (size_t)d * sizeof *q);
+    if (user)
+        memcpy(q, user, (size_t)d * sizeof *q);
+    for (int i = 0; m > 0 && i < 3 * d; i++)
+        kernels->axpy((size_t)d, pooled[i], p->A + (size_t)i * d, q);
+    q[d] = 1;
+}
+
+float recipe_extra(const struct two_tower_options *o, const struct recipe_dense *p,
+                   const struct model_state *state, const struct item_state *item, double N)
+{
+    float prior[2];
+    prior_of(o, state, item, N, prior);
+    return item->bias + p->pa[0] * prior[0] + p->pa[1] * prior[1];
+}
+
+// {0}, {1}, {2,3}, {4..7}, {8..15}, {16..31}, {32..}
+static int bucket_of(int k)
+{
+    return k == 0 ? 0 : 32 - __builtin_clz((unsigned)k);
+}
+
+// An item of one history: the position of its newest occurrence and how often it occurs.
+struct repeat {
+    uint32_t example, column; // of the logits; or column: the item's row
+    uint16_t bucket, times;
+};
+
+static float repeat_score(const struct recipe_dense *p, const struct repeat *r)
+{
+    return p->rho[r->bucket] + p->rho[RECIPE_BUCKETS - 1] * logf((float)r->times);
+}
+
+int recipe_bonuses(const struct recipe_dense *p, int m, const uint32_t *history,
+                   struct bonus *bonuses)
+{
+    struct repeat repeats[HISTORY_MAX];
+    int n = 0;
+    for (int k = 0; k < m; k++) {
+        int i = 0;
+        while (i < n && repeats[i].column != history[k])
+            i++;
+        if (i == n)
+            repeats[n++] = (struct repeat){0, history[k], (uint16_t)bucket_of(k), 0};
+        repeats[i].times++;
+    }
+    for (int i = 0; i < n; i++)
+        bonuses[i] = (struct bonus){repeats[i].column, repeat_score(p, &repeats[i])};
+    return n;
+}
+
+// A map from rows to slots of this step: valid where the stamp is this step's.
+struct mark {
+    uint32_t stamp, slot;
+};
+
+struct recipe_scratch {
+    uint32_t stamp;
+    struct mark *candidate_of, *pooled_of, *user_of; // by row
+    // Of the candidates, C <= batch_max + uniform_negatives
+    uint32_t *candidates;
+    float *hits;             // (C): occurrences as a target in this batch
+    float (*prior)[2];       // (C, 2)
+    float *column;           // (C): bias + prior - correction
+    float *V, *dV, *dcolumn; // (C, d), (C, d), (C)
+    // Of the examples, B <= batch_max
+    uint32_t *target;   // (B): column
+    float *X, *dX;      // (B, 3d): pooled histories
+    float *Q, *dQ;      // (B, d)
+    float *L;           // (B, C): logits, then probabilities, then their gradient
+    struct repeat *repeats; // (B * repeat)
+    // Unique rows: the pooled history's and the users'
+    uint32_t *pooled, *users;
+    float *dpooled, *dusers; // (B * history, d), (B, d)
+    float *ddense;           // recipe_dense_size
+};
+
+static void *take(size_t n, size_t size)
+{
+    // calloc leaves large blocks untouched until they are used: batch_max may be generous.
+    return calloc(n ? n : 1, size);
+}
+
+struct recipe_scratch *recipe_scratch_open(const struct two_tower_options *o, size_t items_max,
+                                           size_t users_max)
+{
+    struct recipe_scratch *s = calloc(1, sizeof *s);
+    if (!s)
+        return NULL;
+    const size_t B = (size_t)o->batch_max, C = B + (size_t)o->uniform_negatives;
+    const size_t d = (size_t)o->dim, H = (size_t)o->history;
+    *s = (struct recipe_scratch){
+        .candidate_of = take(items_max, sizeof(struct mark)),
+        .pooled_of = take(items_max, sizeof(struct mark)),
+        .user_of = take(users_max, sizeof(struct mark)),
+        .candidates = take(C, sizeof(uint32_t)),
+        .hits = take(C, sizeof(float)),
+        .prior = take(C, sizeof(float[2])),
+        .column = take(C, sizeof(float)),
+        .V = take(C * d, sizeof(float)),
+        .dV = take(C * d, sizeof(float)),
+        .dcolumn = take(C, sizeof(float)),
+        .target = take(B, sizeof(uint32_t)),
+        .X = take(B * 3 * d, sizeof(float)),
+        .dX = take(B * 3 * d, sizeof(float)),
+        .Q = take(B * d, sizeof(float)),
+        .dQ = take(B * d, sizeof(float)),
+        .L = take(B * C, sizeof(float)),
+        .repeats = take(B * HISTORY_MAX, sizeof(struct repeat)),
+        .pooled = take(B * H, sizeof(uint32_t)),
+        .users = take(B, sizeof(uint32_t)),
+        .dpooled = take(B * H * d, sizeof(float)),
+        .dusers = take(B * d, sizeof(float)),
+        .ddense = take(recipe_dense_size(o->dim), sizeof(float)),
+    };
+    void **const first = (void **)&s->candidate_of, **const end = (void **)(s + 1);
+    for (void **p = first; p < end; p++) {
+        if (!*p) {
+            recipe_scratch_close(s);
+            return NULL;
+        }
+    }
+    return s;
+}
+
+void recipe_scratch_close(struct recipe_scratch *s)
+{
+    if (!s)
+        return;
+    void **const first = (void **)&s->candidate_of, **const end = (void **)(s + 1);
+    for (void **p = first; p < end; p++)
+        free(*p);
+    free(s);
+}
+
+// The slot of a row; n slots are in use, a new one is made when the row has none yet.
+static uint32_t slot_of(struct mark *marks, uint32_t row, uint32_t stamp, uint32_t *rows, int *n)
+{
+    struct mark *mark = &marks[row];
+    if (mark->stamp != stamp) {
+        *mark = (struct mark){stamp, (uint32_t)*n};
+        rows[(*n)++] = row;
+    }
+    return mark->slot;
+}
+
+static const float *item_vector(const struct tables *t, uint32_t row)
+{
+    return column_at(&t->item_vector, row);
+}
+
+// The unique set of the batch's targets and of uniform draws over the known items.
+static int candidates_choose(const struct tables *t, const struct two_tower_options *o,
+                             const struct id_table *items, struct recipe_scratch *s, int n,
+                             const struct example *examples)
+{
+    int C = 0;
+    for (int i = 0; i < n; i++) {
+        s->target[i] = slot_of(s->candidate_of, examples[i].item, s->stamp, s->candidates, &C);
+        s->hits[s->target[i]] = 0;
+    }
+    for (int i = 0; i < n; i++)
+        s->hits[s->target[i]] += 1;
+    const uint64_t key = rng_key(o->seed, UINT64_C(0x756e69666f726d)); // "uniform"
+    struct rng rng = {rng_at(key, tables_state(t)->steps), 0};
+    for (int i = 0; i < o->uniform_negatives; i++) {
+        const uint32_t row = (uint32_t)rng_below(&rng, items->row.n);
+        if (!id_table_live(items, row))
+            continue; // a free row: one draw less, the same for every replay
+        const int before = C;
+        const uint32_t slot = slot_of(s->candidate_of, row, s->stamp, s->candidates, &C);
+        if (C > before)
+            s->hits[slot] = 0;
+    }
+    return C;
+}
+
+
+// column[c] = bias + prior - log chance of being a candidate; V gathers the vectors.
+static void candidates_prepare(const struct tables *t, const struct two_tower_options *o,
+                               const struct id_table *items, struct recipe_scratch *s, int n, int C,
+                               const struct recipe_dense *p)
+{
+    const int d = o->dim;
+    const struct model_state *state = tables_state(t);
+    const double N = (double)id_table_state(items)->live;
+    const double decay = exp2(-(double)n / (double)o->logq_half_life);
+    // The chance uses the counts with this batch in them, the prior those before it: with the
+    // batch's own counts the prior would predict what it was told (recall@100 falls by 0.017).
+    const double sum = state->count_sum[COUNT_LOGQ] * decay + n;
+    for (int c = 0; c < C; c++) {
+        const struct item_state *item = column_at(&t->item_state, s->candidates[c]);
+        const double count = (double)item->count[COUNT_LOGQ] *
+                                 (double)count_decay(item, state->examples + (uint64_t)n,
+                                                     o->logq_half_life) +
+                             (double)s->hits[c];
+        const double P = (count + 0.5) / (sum + 0.5 * N);
+        const double rate = n * P + o->uniform_negatives / N;
+        prior_of(o, state, item, N, s->prior[c]);
+        s->column[c] = item->bias + p->pa[0] * s->prior[c][0] + p->pa[1] * s->prior[c][1] -
+                       (float)log(-expm1(-rate));
+        memcpy(s->V + (size_t)c * d, item_vector(t, s->candidates[c]), (size_t)d * sizeof(float));
+    }
+}
+
+static int pooled_length(const struct two_tower_options *o, const struct example *example)
+{
+    return example->n_history < o->history ? example->n_history : o->history;
+}
+
+static void queries_forward(const struct tables *t, const struct two_tower_options *o,
+                            struct recipe_scratch *s, int n, const struct example *examples,
+                            const struct recipe_dense *p)
+{
+    const int d = o->dim;
+    for (int i = 0; i < n; i++) {
+        const float *vectors[HISTORY_MAX];
+        const int m = pooled_length(o, &examples[i]);
+        for (int k = 0; k < m; k++)
+            vectors[k] = item_vector(t, examples[i].history[k]);
+        recipe_pool(d, m, vectors, s->X + (size_t)i * 3 * d);
+        memcpy(s->Q + (size_t)i * d, column_at(&t->user_vector, examples[i].user),
+               (size_t)d * sizeof(float));
+    }
+    gemm_nn(n, d, 3 * d, s->X, p->A, s->Q); // Q = Uid + X A
+}
+
+// L = Q V^T + column + rep; returns the number of repeats found.
+static int logits_forward(const struct two_tower_options *o, struct recipe_scratch *s, int n, int C,
+                          const struct example *examples, const struct recipe_dense *p)
+{
+    int repeats = 0;
+    for (int i = 0; i < n; i++)
+        memcpy(s->L + (size_t)i * C, s->column, (size_t)C * sizeof(float));
+    gemm_nt(n, C, o->dim, s->Q, s->V, s->L);
+    for (int i = 0; i < n; i++) {
+        const int first = repeats;
+        const int m = examples[i].n_history < o->repeat ? examples[i].n_history : o->repeat;
+        for (int k = 0; k < m; k++) {
+            const struct mark *mark = &s->candidate_of[examples[i].history[k]];
+            if (mark->stamp != s->stamp)
+                continue;
+            int r = first;
+            while (r < repeats && s->repeats[r].column != mark->slot)
+                r++;
+            if (r == repeats)
+                s->repeats[repeats++] =
+                    (struct repeat){(uint32_t)i, mark->slot, (uint16_t)bucket_of(k), 0};
+            s->repeats[r].times++;
+        }
+        for (int r = first; r < repeats; r++)
+            s->L[(size_t)i * C + s->repeats[r].column] += repeat_score(p, &s->repeats[r]);
+    }
+    return repeats;
+}
+
+// Turns L into its gradient, P - y, and returns the loss, sum_i lse(L_i) - L_i,target.
+static double softmax_backward(struct recipe_scratch *s, int n, int C)
+{
+    double loss = 0;
+    for (int i = 0; i < n; i++) {
+        float *L = s->L + (size_t)i * C;
+        const float shift = kernels->max((size_t)C, L), target = L[s->target[i]];
+        const float sum = kernels->exp_shifted((size_t)C, shift, L);
+        loss += log((double)sum) + (double)shift - (double)target;
+        kernels->scale((size_t)C, 1 / sum, L);
+        L[s->target[i]] -= 1;
+    }
+    return loss;
+}
+
+// dV, dcolumn, dQ, ddense and dX from the gradient in L.
+static void backward(const struct two_tower_options *o, struct recipe_scratch *s, int n, int C,
+                     int repeats, const struct recipe_dense *p)
+{
+    const int d = o->dim;
+    memset(s->dV, 0, (size_t)C * d * sizeof(float));
+    memset(s->dcolumn, 0, (size_t)C * sizeof(float));
+    memset(s->dQ, 0, (size_t)n * d * sizeof(float));
+    memset(s->dX, 0, (size_t)n * 3 * d * sizeof(float));
+    memset(s->ddense, 0, recipe_dense_size(d) * sizeof(float));
+    gemm_nn(n, d, C, s->L, s->V, s->dQ); // dQ = dL V
+    gemm_tn(C, d, n, s->L, s->Q, s->dV); // dV = dL^T Q
+    for (int i = 0; i < n; i++)
+        kernels->axpy((size_t)C, 1, s->L + (size_t)i * C, s->dcolumn);
+    gemm_tn(3 * d, d, n, s->X, s->dQ, s->ddense); // dA = X^T dQ
+    gemm_nt(n, 3 * d, d, s->dQ, p->A, s->dX);     // dX = dQ A^T
+    float *drho = s->ddense + 3 * (size_t)d * d, *dpa = drho + RECIPE_BUCKETS;
+    for (int r = 0; r < repeats; r++) {
+        const struct repeat *repeat = &s->repeats[r];
+        const float dL = s->L[(size_t)repeat->example * C + repeat->column];
+        drho[repeat->bucket] += dL;
+        drho[RECIPE_BUCKETS - 1] += dL * logf((float)repeat->times);
+    }
+    for (int c = 0; c < C; c++) {
+        dpa[0] += s->dcolumn[c] * s->prior[c][0];
+        dpa[1] += s->dcolumn[c] * s->prior[c][1];
+    }
+}
+
+// Sums dX over the rows of the pooled histories and dQ over the users.
+static void gradients_scatter(const struct two_tower_options *o, struct recipe_scratch *s, int n,
+                              const struct example *examples, int *pooled, int *users)
+{
+    const int d = o->dim;
+    *pooled = *users = 0;
+    for (int i = 0; i < n; i++) {
+        const float *newest = s->dX + (size_t)i * 3 * d, *decayed = newest + d, *mean = decayed + d;
+        const int m = pooled_length(o, &examples[i]);
+        float total = 0;
+        for (int k = 0; k < m; k++)
+            total += position_weight(k);
+        for (int k = 0; k < m; k++) {
+            const int before = *pooled;
+            float *sum = s->dpooled + (size_t)d * slot_of(s->pooled_of, examples[i].history[k],
+                                                          s->stamp, s->pooled, pooled);
+            if (*pooled > before)
+                memset(sum, 0, (size_t)d * sizeof(float));
+            kernels->axpy2((size_t)d, position_weight(k) / total, decayed, 1 / (float)m, mean, sum);
+            if (k == 0)
+                kernels->axpy((size_t)d, 1, newest, sum);
+        }
+        const int before = *users;
+        float *sum = s->dusers +
+                     (size_t)d * slot_of(s->user_of, examples[i].user, s->stamp, s->users, users);
+        if (*users > before)
+            memset(sum, 0, (size_t)d * sizeof(float));
+        kernels->axpy((size_t)d, 1, s->dQ + (size_t)i * d, sum);
+    }
+}
+
+static void rows_update(const struct two_tower_options *o, struct column *vector,
+                        struct column *slots, int n, const uint32_t *rows, const float *gradients)
+{
+    for (int i = 0; i < n; i++)
+        kernels->rowwise_adagrad((size_t)o->dim, o->rate, o->l2, ACCUMULATOR_EPSILON,
+                                 gradients + (size_t)i * o->dim, column_edit(vector, rows[i]),
+                                 column_edit(slots, rows[i]));
+}
+
+static void candidates_update(struct tables *t, const struct two_tower_options *o,
+                              struct recipe_scratch *s, int n, int C)
+{
+    const uint64_t at = tables_state(t)->examples + (uint64_t)n;
+    rows_update(o, &t->item_vector, &t->item_slots, C, s->candidates, s->dV);
+    for (int c = 0; c < C; c++) {
+        struct item_state *item = column_edit(&t->item_state, s->candidates[c]);
+        kernels->rowwise_adagrad(1, o->rate, o->l2, ACCUMULATOR_EPSILON, &s->dcolumn[c],
+                                 &item->bias, &item->bias_G);
+        if (s->hits[c] == 0)
+            continue;
+        for (int k = 0; k < COUNTS; k++) {
+            item->count[k] = item->count[k] * count_decay(item, at, count_half_life(o, k)) + s->hits[c];
+        }
+        item->counted_at = at;
+    }
+    struct model_state *state = column_edit(&t->state, 0);
+    for (int k = 0; k < COUNTS; k++)
+        state->count_sum[k] = state->count_sum[k] * exp2(-n / (double)count_half_life(o, k)) + n;
+}
+
+static void dense_update(struct tables *t, const struct two_tower_options *o,
+                         const struct recipe_scratch *s)
+{
+    for (size_t i = 0; i < t->dense.n; i++)
+        column_edit(&t->dense, i);
+    float *w = tables_dense(t), *m = w + t->dense_size, *v = m + t->dense_size;
+    const size_t A = 3 * (size_t)o->dim * o->dim;
+    const uint64_t step = tables_state(t)->steps + 1;
+    adam_update(A, step, o->dense_rate, s->ddense, w, m, v);
+    adam_update(RECIPE_BUCKETS + 2, step, o->scalar_rate, s->ddense + A, w + A, m + A, v + A);
+}
+
+static bool finite_sum(size_t n, const float *x)
+{
+    return isfinite(kernels->dot(n, x, x));
+}
+
+struct step_report recipe_learn(struct tables *t, const struct two_tower_options *o,
+                                const struct id_table *items, struct recipe_scratch *s, int n,
+                                const struct example *examples)
+{
+    const int d = o->dim;
+    const struct recipe_dense p = recipe_dense_at(tables_dense(t), d);
+    assert(n > 0 && n <= o->batch_max);
+    if (++s->stamp == 0) { // 2^32 steps later old marks would look new
+        memset(s->candidate_of, 0, items->row.n_max * sizeof *s->candidate_of);
+        memset(s->pooled_of, 0, items->row.n_max * sizeof *s->pooled_of);
+        memset(s->user_of, 0, t->user_vector.n_max * sizeof *s->user_of);
+        s->stamp = 1;
+    }
+
+    // Forward: everything is read as it was before the step.
+    const int C = candidates_choose(t, o, items, s, n, examples);
+    candidates_prepare(t, o, items, s, n, C, &p);
+    queries_forward(t, o, s, n, examples, &p);
+    const int repeats = logits_forward(o, s, n, C, examples, &p);
+
+    // Backward.
+    int pooled, users;
+    const double loss = softmax_backward(s, n, C);
+    backward(o, s, n, C, repeats, &p);
+    gradients_scatter(o, s, n, examples, &pooled, &users);
+
+    struct model_state *state = column_edit(&t->state, 0);
+    struct step_report report = {.examples = n, .candidates = C, .loss = loss};
+    report.skipped = !isfinite(loss) || !finite_sum((size_t)C * d, s->dV) ||
+                     !finite_sum((size_t)n * 3 * d, s->dX) ||
+                     !finite_sum(recipe_dense_size(d), s->ddense);
+    if (report.skipped) {
+        state->skipped++;
+        return report;
+    }
+
+    // Update. History rows and candidate rows are two steps of one table and one accumulator.
+    rows_update(o, &t->item_vector, &t->item_slots, pooled, s->pooled, s->dpooled);
+    candidates_update(t, o, s, n, C);
+    rows_update(o, &t->user_vector, &t->user_slots, users, s->users, s->dusers);
+    dense_update(t, o, s);
+    state->steps++;
+    state->examples += (uint64_t)n;
+    return report;
+}

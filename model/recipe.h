@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The default model. For a user u with history h_0 (newest) .. h_{m-1}, m <= H, row vectors:
+//
+//     q      = E[h_0] A0 + (sum_k w_k E[h_k] / sum_k w_k) A1 + (1/m sum_k E[h_k]) A2 + Uid[u]
+//     w_k    = exp(-0.25 k)
+//     s(u,c) = q . E[c] + b[c] + sum_s pa[s] lp_s(c) + rep(u,c)
+//     lp_s   = log((n_s(c) + 0.5) / (sum n_s + 0.5 N)) + log N, n_s decayed counts, two half-lives
+//     rep    = rho[bucket(k)] + rho[7] log(times c occurs), when c is among the newest `repeat`
+//              engagements and k is the position of its newest occurrence; else 0
+//
+// One step: softmax cross-entropy, summed over the batch, over the unique set of the batch's
+// targets and uniformly drawn known items, each corrected by the logarithm of its chance to be in
+// that set: log(1 - exp(-(n P(c) + uniform / N))). Tables by row-wise Adagrad, A by Adam.
+//
+// The functions here are pure, so that the publisher and readers of a snapshot compute what the
+// trainer computes. Dense parameters: A (3d, d), rho (8), pa (2), one after the other.
+#pragma once
+
+#include "model/tables.h"
+
+enum { RECIPE_BUCKETS = 8 };
+
+struct recipe_dense {
+    const float *A;   // (3d, d): A0, A1, A2 below each other
+    const float *rho; // (8)
+    const float *pa;  // (2)
+};
+
+size_t recipe_dense_size(int d); // floats
+struct recipe_dense recipe_dense_at(const float *dense, int d);
+
+// The pooled history, (3d): newest, decayed mean, mean. vectors[k] is E[h_k], (d).
+void recipe_pool(int d, int m, const float *const *vectors, float *pooled);
+// q (d + 1) for one user, the last element 1. user: Uid (d), NULL for an unknown user.
+void recipe_query(int d, const struct recipe_dense *p, int m, const float *const *vectors,
+                  const float *user, float *q);
+// b[c] + sum_s pa[s] lp_s(c): the last element of the item's vector. N: known items.
+float recipe_extra(const struct two_tower_options *o, const struct recipe_dense *p,
+                   const struct model_state *state, const struct item_state *item, double N);
+// The repeat term for a history of m rows, newest first: at most one entry per distinct row.
+int recipe_bonuses(const struct recipe_dense *p, int m, const uint32_t *history,
+                   struct bonus *bonuses);
+
+// What two_tower.c calls. The scratch memory is the caller's to keep and to free.
+struct recipe_scratch;
+struct recipe_scratch *recipe_scratch_open(const struct two_tower_options *o, size_t items_max,
+                                           size_t users_max);
+void recipe_scratch_close(struct recipe_scratch *s);
+void recipe_dense_init(float *dense, int d);
+struct step_report recipe_learn(struct tables *t, const struct two_tower_options *o,
+                                const struct id_table *items, struct recipe_scratch *s, int n,
+                                const struct example *examples);

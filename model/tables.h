@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The parameters, as columns: what both kinds of model (recipe.c, classic.c) read and change, and
+// what the publisher reads as of a cut. Within model/ and for whoever publishes; others use
+// two_tower.h.
+#pragma once
+
+#include "model/two_tower.h"
+
+// One item beside its vector. Counts are of engagements, decayed with the half-lives of the
+// options, as of example number counted_at.
+enum { COUNT_FAST, COUNT_SLOW, COUNT_LOGQ, COUNTS };
+
+struct item_state {
+    float bias, bias_G; // bias_G: its Adagrad accumulator
+    float count[COUNTS];
+    uint32_t reserved;
+    uint64_t counted_at;
+};
+
+// The scalars of the model; one unit of a column.
+struct model_state {
+    uint64_t steps;    // learned
+    uint64_t examples; // learned: the clock of the counts
+    uint64_t skipped;  // steps that were not finite
+    double count_sum[COUNTS]; // over all items, as of `examples`
+};
+
+struct tables {
+    struct column item_vector;   // d floats
+    struct column item_state;    // struct item_state
+    struct column item_slots;    // of the row optimiser, see row_slots
+    struct column item_features; // item_features floats; not opened when the width is 0
+    struct column user_vector;   // d floats
+    struct column user_slots;
+    struct column dense;         // d floats a unit: parameters, then two slots of the same size
+    struct column state;         // one struct model_state
+    size_t dense_size;           // floats of one of the three parts, a multiple of d
+};
+
+// Floats that a row optimiser keeps for a row of d parameters.
+size_t row_slots(enum row_optimizer optimizer, int d);
+
+static inline float *tables_dense(const struct tables *t)
+{
+    return (float *)(void *)t->dense.base;
+}
+
+static inline const struct model_state *tables_state(const struct tables *t)
+{
+    return column_at(&t->state, 0);
+}
+
+// What is left at example number `at` of a count made at item->counted_at, and the half-life of each.
+float count_decay(const struct item_state *item, uint64_t at, float half_life);
+float count_half_life(const struct two_tower_options *o, int count);
+
+// log((n + 0.5) / (sum + 0.5 N)) + log N for the two prior counts: 0 for an item as popular as the
+// average one. As of state->examples. N: known items.
+void prior_of(const struct two_tower_options *o, const struct model_state *state,
+              const struct item_state *item, double N, float prior[2]);
+
+// The model as of some instant: what turns rows into vectors, as pure functions that any thread may
+// call. The trainer's own view is of now; a publisher makes one of copies.
+struct view {
+    const struct two_tower_options *options;
+    const float *dense; // the parameters, the first part of the dense column
+    const struct model_state *state;
+    uint64_t items_known;
+};
+
+struct view two_tower_view(const struct two_tower *m);
+// V (n, d + 1) from vectors (n, d), states (n), features (n, item_features).
+void view_items(const struct view *v, int n, const float *vectors, const struct item_state *states,
+                const float *features, float *V);
+// q (d + 1) from the vectors (d) of m history items, newest first, and the user's, NULL if unknown.
+void view_query(const struct view *v, int m, const float *const *history, const float *user,
+                const float *features, float *q);
+// The repeat term: up to HISTORY_MAX (row, bonus) pairs.
+int view_bonuses(const struct view *v, int m, const uint32_t *history, struct bonus *bonuses);
+
+// The dense parameters by name, for publishing: parameter i, or false at the end.
+struct dense_parameter {
+    const char *name;
+    int rows, columns;
+    size_t offset; // floats from the start of view.dense
+};
+bool view_dense(const struct two_tower_options *o, int i, struct dense_parameter *p);

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The model: a user tower, an item tower and what trains them, over rows that appear and vanish.
+// Two kinds share the tables, the columns and this interface:
+//
+//   recipe     the default (model/recipe.c): one tied item table, pooled history, popularity prior,
+//              repeat term, sampled softmax over unique candidates.
+//   two_tower  (model/classic.c): [id row ; feature MLP ; history] -> linear, in-batch softmax with
+//              every option of tfrs.tasks.Retrieval.
+//
+// Both give vectors of width dim + 1 whose dot product is the score: the item's last element is its
+// bias and prior, the query's is 1. What no vector can hold, the repeat term, is a list of (item
+// row, bonus) that serving adds exactly.
+//
+// One thread. Parameters, optimiser slots and counts are columns; scratch memory is taken in
+// two_tower_open for batch_max examples. Learning is a function of (state, batch): no clock, and
+// random numbers by counter.
+#pragma once
+
+#include "model/history.h"
+#include "model/id_table.h"
+
+enum model_kind { MODEL_RECIPE, MODEL_TWO_TOWER };
+enum row_optimizer { ROW_ROWWISE_ADAGRAD, ROW_ADAGRAD, ROW_ADAM };
+
+struct two_tower_options {
+    enum model_kind kind;
+    int dim;       // d
+    int history;   // newest engagements that are pooled, <= HISTORY_MAX
+    int repeat;    // newest engagements that the repeat term looks at, <= HISTORY_MAX; 0: off
+    int batch_max; // examples per step
+    int uniform_negatives;
+    uint64_t seed;
+    float rate, l2, accumulator, init;        // of the tables
+    float dense_rate, scalar_rate;            // Adam, of matrices and of scalars
+    float prior_half_life[2], logq_half_life; // in examples
+    // two_tower only
+    int user_features, item_features, hidden;
+    float temperature;
+    bool logq, accidental_hits, attention;
+    int hard_negatives;
+    enum row_optimizer optimizer;
+};
+
+// One impression with its label. Histories are as of the impression.
+struct example {
+    uint32_t user, item; // rows
+    int64_t ts_ms;       // of the impression
+    float value;         // of the engagement; 0 for a negative
+    float propensity;    // 0 when not logged
+    int32_t position;    // -1 when not logged
+    uint16_t action;     // number of the engagement's action
+    uint8_t positive;
+    uint8_t n_history;
+    uint32_t history[HISTORY_MAX]; // item rows, newest first
+};
+
+struct two_tower;
+
+// What one step did.
+struct step_report {
+    int examples, candidates;
+    double loss;  // sum over the examples
+    bool skipped; // a loss or gradient was not finite: nothing was changed
+};
+
+// items and users are the tables whose rows the model's columns follow; both must outlive it.
+// 0 or -ENOMEM.
+int two_tower_open(struct two_tower **m, struct columns *s, const struct id_table *items,
+                   const struct id_table *users, const struct two_tower_options *options);
+void two_tower_close(struct two_tower *m);
+
+// A row was admitted, new or again: it starts as a function of (seed, id), whatever was there.
+void two_tower_item_created(struct two_tower *m, uint32_t row);
+void two_tower_user_created(struct two_tower *m, uint32_t row);
+// The item's dense features, item_features floats; a shorter list is filled up with zeros.
+void two_tower_item_features(struct two_tower *m, uint32_t row, int n, const float *features);
+
+// One learning step on n <= batch_max examples. features (n, user_features), NULL when width is 0.
+struct step_report two_tower_learn(struct two_tower *m, int n, const struct example *examples,
+                                   const float *features);
+
+// Q (n, dim + 1): the users' vectors as of the examples' histories.
+void two_tower_queries(struct two_tower *m, int n, const struct example *examples,
+                       const float *features, float *Q);
+// V (n, dim + 1): the items' vectors.
+void two_tower_items(struct two_tower *m, int n, const uint32_t *rows, float *V);
+// The vector an id without a row would start with: (dim + 1).
+void two_tower_unseen_item(struct two_tower *m, const struct id *id, float *v);
+
+struct bonus {
+    uint32_t row;
+    float score;
+};
+
+// The repeat term for this history: up to HISTORY_MAX items. Returns how many.
+int two_tower_bonuses(const struct two_tower *m, const struct example *example,
+                      struct bonus *bonuses);
+
+const struct two_tower_options *two_tower_options(const struct two_tower *m);
+// The columns, for whoever publishes them.
+struct tables;
+const struct tables *two_tower_tables(const struct two_tower *m);

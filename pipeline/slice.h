@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A slice: the next stretch of every partition, decoded and put in order. It is all that the state
+// machine state' = F(state, slice) ever sees of the world, so everything that a clock or a queue
+// decided is in it. The ingest thread makes it, the trainer applies it and hands it back.
+#pragma once
+
+#include "pipeline/decode.h"
+#include "pipeline/event.h"
+
+// Events are applied in the order of (time, topic, user), then (partition, offset). Time is the
+// running maximum of event times within the partition, so that a partition's own order is kept.
+//   canonical  complete: no partition has anything left at or before the slice's last time. The
+//              order is then a function of the streams, whatever the number of partitions. Each
+//              event moves the watermark to its own time.
+//   live       as far as the partitions had come when the slice was cut. The watermark moves at the
+//              end of the slice, to watermark_ms.
+enum slice_order { SLICE_CANONICAL, SLICE_LIVE };
+
+struct slice_event {
+    int64_t mt_ms; // running maximum of the partition's event times: the order's time
+    const struct event *event;
+};
+
+struct slice {
+    uint64_t number; // from 1
+    enum slice_order order;
+    int n_events, n_events_max;
+    struct slice_event *events; // in the order of application
+    int n_partitions;
+    int64_t *next;        // per partition: the position after the slice
+    int64_t *time_max_ms; // per partition: mt at the end of the slice, INT64_MIN before any record
+    uint64_t rejected[TOPICS][REJECTS];
+    int64_t watermark_ms; // at the end of a live slice; INT64_MIN: unknown
+    int64_t dead_letters; // size of the dead-letter file after the slice
+    uint64_t digest;      // XXH3 over (partition, offset, time, user) in order
+    bool last;            // the source has ended: nothing follows
+};

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pipeline/trainer.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+static struct trainer_state *state_edit(struct trainer *t)
+{
+    return column_edit(&t->state, 0);
+}
+
+// Scores the waiting examples, learns them batch by batch, and keeps nothing.
+static void learn(struct trainer *t)
+{
+    const int n = (int)trainer_state(t)->remainder;
+    const struct example *examples = column_at(&t->remainder, 0);
+    const float *features = t->options.model.user_features > 0 ? column_at(&t->features, 0) : NULL;
+    if (n == 0)
+        return;
+    if (t->score)
+        t->score(t->arg, n, examples, features);
+    for (int from = 0; from < n; from += t->options.batch) {
+        const int size = n - from < t->options.batch ? n - from : t->options.batch;
+        const struct step_report report = two_tower_learn(
+            t->rows.model, size, examples + from,
+            features ? features + (size_t)from * t->options.model.user_features : NULL);
+        if (t->step)
+            t->step(t->arg, &report);
+    }
+    state_edit(t)->remainder = 0;
+    // Nothing waits now, so rows may leave.
+    rows_expire(&t->rows, trainer_state(t)->event_time_ms);
+}
+
+static void example_take(void *arg, const struct labelled *l)
+{
+    struct trainer *t = arg;
+    struct rows *rows = &t->rows;
+    if (l->positive || t->options.negatives) {
+        struct trainer_state *state = state_edit(t);
+        const int length = t->options.model.history > t->options.model.repeat
+                               ? t->options.model.history
+                               : t->options.model.repeat;
+        struct example *example = column_edit(&t->remainder, state->remainder);
+        *example = (struct example){
+            .user = l->user,
+            .item = l->item,
+            .ts_ms = l->ts_ms,
+            .value = l->value,
+            .propensity = l->propensity,
+            .position = l->position,
+            .action = l->action,
+            .positive = l->positive,
+        };
+        example->n_history = (uint8_t)history_before(&rows->history, l->user, l->ts_ms,
+                                                     &rows->items, length, example->history);
+        if (t->options.model.user_features > 0) {
+            float *x = column_edit(&t->features, state->remainder);
+            if (l->user_features)
+                memcpy(x, l->user_features, t->features.unit);
+            else
+                memset(x, 0, t->features.unit);
+        }
+        state->remainder++;
+        state->examples += l->positive;
+    }
+    if (l->positive)
+        history_add(&rows->history, l->user,
+                    (struct history_entry){
+                        .item = l->item,
+                        .generation = id_table_row(&rows->items, l->item)->generation,
+                        .action = (uint8_t)l->action,
+                        .ts_ms = l->engaged_ms,
+                    });
+    if (trainer_state(t)->remainder == (uint32_t)t->chunk)
+        learn(t);
+}
+
+int trainer_open(struct trainer *t, const struct trainer_options *options)
+{
+    *t = (struct trainer){.options = *options,
+                          .chunk = options->chunk > 0 ? options->chunk : options->batch};
+    assert(options->batch > 0 && options->batch <= options->model.batch_max);
+    const int width = options->model.user_features;
+    int rc = columns_open(&t->columns, options->undo_bytes);
+    if (rc == 0)
+        rc = rows_open(&t->rows, &t->columns, &options->rows, &options->model);
+    if (rc == 0)
+        rc = join_open(&t->join, &t->columns, &options->join, &t->rows, example_take, t);
+    if (rc == 0)
+        rc = column_open(&t->state, &t->columns, "trainer.state", sizeof(struct trainer_state), 1);
+    if (rc == 0)
+        rc = column_open(&t->position, &t->columns, "trainer.position",
+                         sizeof(struct partition_position), (size_t)options->partitions);
+    if (rc == 0)
+        rc = column_open(&t->remainder, &t->columns, "trainer.example", sizeof(struct example),
+                         (size_t)t->chunk);
+    if (rc == 0 && width > 0)
+        rc = column_open(&t->features, &t->columns, "trainer.features",
+                         (size_t)width * sizeof(float), (size_t)t->chunk);
+    if (rc < 0) {
+        trainer_close(t);
+        return rc;
+    }
+    column_grow(&t->state, 1);
+    column_grow(&t->position, (size_t)options->partitions);
+    column_grow(&t->remainder, (size_t)t->chunk);
+    if (width > 0)
+        column_grow(&t->features, (size_t)t->chunk);
+    for (int p = 0; p < options->partitions; p++)
+        *(struct partition_position *)column_edit(&t->position, (size_t)p) =
+            (struct partition_position){.next = -1, .time_max_ms = INT64_MIN};
+    return 0;
+}
+
+void trainer_close(struct trainer *t)
+{
+    join_close(&t->join);
+    rows_close(&t->rows);
+    columns_close(&t->columns);
+}
+
+int trainer_rebuild(struct trainer *t)
+{
+    const int rc = rows_rebuild(&t->rows);
+    return rc < 0 ? rc : join_rebuild(&t->join);
+}
+
+// The item leaves the catalogue. Examples that wait with it as their target go with it, and it is
+// taken out of the histories of the others: a row number must not outlive its owner.
+static void item_remove(struct trainer *t, const struct event *event)
+{
+    const int64_t row = id_table_find(&t->rows.items, &event->items[0].item);
+    if (row < 0)
+        return;
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < trainer_state(t)->remainder; i++) {
+        const struct example *from = column_at(&t->remainder, i);
+        if (from->item == (uint32_t)row)
+            continue;
+        struct example *to = column_edit(&t->remainder, kept);
+        const float *features = t->options.model.user_features ? column_at(&t->features, i) : NULL;
+        *to = *from;
+        if (features)
+            memmove(column_edit(&t->features, kept), features, t->features.unit);
+        uint8_t n = 0;
+        for (int k = 0; k < to->n_history; k++)
+            if (to->history[k] != (uint32_t)row)
+                to->history[n++] = to->history[k];
+        to->n_history = n;
+        kept++;
+    }
+    state_edit(t)->remainder = kept;
+    rows_remove_item(&t->rows, (uint32_t)row);
+}
+
+void trainer_apply(struct trainer *t, const struct slice *slice)
+{
+    for (int topic = 0; topic < TOPICS; topic++)
+        for (int reason = 0; reason < REJECTS; reason++)
+            if (slice->rejected[topic][reason])
+                join_rejected(&t->join, (enum topic)topic, (enum reject)reason,
+                              slice->rejected[topic][reason]);
+    for (int i = 0; i < slice->n_events; i++) {
+        const struct slice_event *e = &slice->events[i];
+        if (slice->order == SLICE_CANONICAL)
+            join_advance(&t->join, e->mt_ms);
+        if (e->event->ts_ms > trainer_state(t)->event_time_ms)
+            state_edit(t)->event_time_ms = e->event->ts_ms;
+        if (e->event->removed)
+            item_remove(t, e->event);
+        join_push(&t->join, e->event);
+    }
+    if (slice->order == SLICE_LIVE && slice->watermark_ms != INT64_MIN)
+        join_advance(&t->join, slice->watermark_ms);
+    struct trainer_state *state = state_edit(t);
+    state->slices = slice->number;
+    state->dead_letters = slice->dead_letters;
+    for (int p = 0; p < slice->n_partitions; p++)
+        *(struct partition_position *)column_edit(&t->position, (size_t)p) =
+            (struct partition_position){slice->next[p], slice->time_max_ms[p]};
+}
+
+void trainer_finish(struct trainer *t)
+{
+    // Far enough for every window and for the memory of closed requests, and short of overflow.
+    const int64_t end = join_watermark(&t->join);
+    if (end != INT64_MIN)
+        join_advance(&t->join, end + 3 * t->join.window_max_ms + 2 * t->options.join.lateness_ms +
+                                   2 * t->join.bucket_ms);
+    learn(t);
+}

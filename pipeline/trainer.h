@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The state machine: state' = F(state, slice). It owns every column: rows, histories, model, join,
+// the examples that do not fill a batch yet, positions and counters. trainer_apply reads no clock,
+// no queue and no unseeded random number, so live, recovery and replay run the same code and get
+// the same bytes.
+//
+// One thread. Scoring before learning happens through a hook and changes nothing.
+#pragma once
+
+#include "pipeline/join.h"
+#include "pipeline/slice.h"
+
+struct trainer_options {
+    struct rows_options rows;
+    struct two_tower_options model;
+    struct join_options join;
+    int batch; // examples per step, <= model.batch_max
+    int chunk; // examples scored together before the first of them is learned; 0: a batch
+    int partitions;
+    size_t undo_bytes; // space for rows saved during a cut
+    bool negatives;    // negatives take part in batches (the classic model's columns)
+};
+
+// The place in the streams, one unit of a column.
+struct trainer_state {
+    uint64_t slices;       // applied
+    int64_t dead_letters;  // size of the dead-letter file
+    int64_t event_time_ms; // the latest applied
+    uint64_t examples;     // positives that have entered a batch
+    uint32_t remainder;    // examples waiting for their batch to fill
+    uint32_t reserved;
+};
+
+// Sees examples before they are learned. features (n, model.user_features) or NULL.
+typedef void (*trainer_score_fn)(void *arg, int n, const struct example *examples,
+                                 const float *features);
+// Sees what a step did.
+typedef void (*trainer_step_fn)(void *arg, const struct step_report *report);
+
+struct trainer {
+    struct trainer_options options;
+    struct columns columns;
+    struct rows rows;
+    struct join join;
+    struct column state;     // one struct trainer_state
+    struct column position;  // per partition: int64_t next, int64_t time_max
+    struct column remainder; // struct example
+    struct column features;  // user features of the remainder; not opened when the width is 0
+    trainer_score_fn score;  // may be NULL
+    trainer_step_fn step;    // may be NULL
+    void *arg;
+    int chunk; // options.chunk, or the batch
+};
+
+struct partition_position {
+    int64_t next, time_max_ms;
+};
+
+// 0 or -ENOMEM.
+int trainer_open(struct trainer *t, const struct trainer_options *options);
+void trainer_close(struct trainer *t);
+// After the columns were restored: 0, -ENOMEM, or -EINVAL when they contradict each other.
+int trainer_rebuild(struct trainer *t);
+
+void trainer_apply(struct trainer *t, const struct slice *slice);
+// The end of a bounded stream: all windows close, the last batch is learned though it is not full.
+// What a checkpoint keeps should be cut before, so that a longer stream can go on from there.
+void trainer_finish(struct trainer *t);
+
+static inline const struct trainer_state *trainer_state(const struct trainer *t)
+{
+    return column_at(&t->state, 0);
+}
+
+static inline const struct partition_position *trainer_position(const struct trainer *t, int p)
+{
+    return column_at(&t->position, (size_t)p);
+}
