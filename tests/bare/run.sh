@@ -82,6 +82,7 @@ root_make()
     rm -rf --one-file-system "$bare/root"
     cp -a "$bare/base" "$bare/root"
     cp -L /etc/resolv.conf "$bare/root/etc/resolv.conf"
+    echo "127.0.0.1 localhost $(hostname)" >"$bare/root/etc/hosts"
     mount -t proc proc "$bare/root/proc"
     mount --rbind /dev "$bare/root/dev"
     mount --rbind /sys "$bare/root/sys"
