@@ -82,9 +82,9 @@ libmicrohttpd  microhttpd.h           daemon/http.c
 simdjson       simdjson.h             pipeline/decode_json.cpp
 toml++         toml++/toml.h          daemon/config_toml.cpp
 isa-l          isa-l/crc.h            snapshot/crc32c.h
-xxhash         xxhash.h               pipeline/decode.c
-cJSON          cjson/cJSON.h          snapshot/manifest.c tests/*
-libcrypto      openssl/evp.h          snapshot/digest.c
+xxhash         xxhash.h               pipeline/decode.c snapshot/id_index.h
+cJSON          cjson/cJSON.h          snapshot/manifest.c snapshot/reader.c snapshot/writer.c daemon/http.c tests/*
+libcrypto      openssl/evp.h          snapshot/digest.c daemon/config.c
 zstd           zstd.h                 pipeline/source_file.c
 cmocka         cmocka.h               tests/*
 '
