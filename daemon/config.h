@@ -54,11 +54,17 @@ enum config_kernels {
     CONFIG_KERNELS_AVX512
 };
 
+// Who gave a value: "default", a file with line and column, or "-o:1" without.
+struct config_origin {
+    const char *where; // borrowed from the configuration's arena
+    int line, column;  // 0 when where has none
+};
+
 // Open tables: the keys below "source.kafka." and "join.actions." are the user's own.
 struct config_properties {
     int n;
     struct source_kafka_property list[CONFIG_ENTRIES_MAX]; // as source_kafka_options wants them
-    const char *origin[CONFIG_ENTRIES_MAX];
+    struct config_origin origin[CONFIG_ENTRIES_MAX];
 };
 struct config_duration {
     const char *name;
@@ -67,7 +73,7 @@ struct config_duration {
 struct config_durations {
     int n;
     struct config_duration list[CONFIG_ENTRIES_MAX];
-    const char *origin[CONFIG_ENTRIES_MAX];
+    struct config_origin origin[CONFIG_ENTRIES_MAX];
 };
 
 struct config {
@@ -135,16 +141,15 @@ struct config {
     enum config_kernels kernels_set;
 
     struct arena *memory;
-    const char *origin[CONFIG_ROWS_MAX]; // of each row: "default", "FILE:LINE:COLUMN", "-o:1"
+    struct config_origin origin[CONFIG_ROWS_MAX];
 };
 
 struct config_problem {
-    const char *where; // "twotower.toml" or "-o:1"; borrowed from the configuration's arena
-    int line, column;  // 0 when where has none
+    struct config_origin at;
     char text[320];
 };
 struct config_problems {
-    int n; // found; list holds the first CONFIG_PROBLEMS_MAX of them
+    int n; // found; the list holds the first CONFIG_PROBLEMS_MAX of them
     struct config_problem list[CONFIG_PROBLEMS_MAX];
 };
 
@@ -165,9 +170,10 @@ void config_problems_print(const struct config_problems *problems, FILE *out);
 // A JSON list of {"file", "line", "column", "message"}.
 void config_problems_json(const struct config_problems *problems, FILE *out);
 
-// Every value with its origin. Secrets (sasl.password and the like) are shown as "(hidden)".
+// Every value with its origin, in TOML. Secrets (sasl.password and the like) are shown as
+// "(hidden)".
 void config_show(const struct config *c, FILE *out);
-// The commented sample file, deploy/twotower.toml.
+// The commented sample file, deploy/twotower.toml: every option with meaning, range and default.
 void config_sample(FILE *out);
 
 // "key=value\n" for every key that shapes the learned state, in the table's order and in one
