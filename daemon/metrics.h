@@ -157,8 +157,7 @@ enum metric {
 struct metric_row {
     const char *name; // whole: "twotower_steps_total"
     enum metric_type type;
-    int series;         // how many the labels make
-    const char *labels; // names, separated by commas; "" without
+    int series; // how many the labels make
     const char *help;
 };
 extern const struct metric_row metric_rows[METRIC_COUNT];
