@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <signal.h>
+
+#include "daemon/blas_core.h"
+#include "daemon/command.h"
+#include "model/gemm.h"
+
+int main(int argc, char **argv)
+{
+    // A reader that goes away (`twotower inspect | head`, a scraper, a broker) is an error of that
+    // write, not the end of the process.
+    signal(SIGPIPE, SIG_IGN);
+    blas_core_correct(argv);
+    gemm_init();
+    return command_main(argc, argv);
+}
