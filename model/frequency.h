@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// How often an item occurs in the stream, without a vocabulary: Yi et al. 2019, algorithms 2 and 3.
+// An item's cell keeps A, when it was last seen, and B, the mean gap between sightings:
+//
+//     B <- (1 - rate) B + rate (t - A);   A <- t;   probability = 1 / B
+//
+// With several hashes the largest gap counts, because a collision can only shorten gaps. What is
+// done beyond the paper:
+//
+//     first sighting    B starts at 1 / prior; the gap since time 0 is not a gap
+//     within a batch    an item counts once, else its second occurrence would record the gap 0
+//     young cells       rate = max(rate, 1 / (sightings + 1)): the plain mean until it has memory
+//     gone items        the gap read is max(B, t - A), so an item that stops appearing fades
+//     bounds            no gap below 1, no probability above 1
+//     time              t counts examples, not batches and not seconds, so that batches of any size
+//                       agree: the probability is that of one example
+//
+// An item present in every batch therefore reads 1 / (batch size), however often it occurs in one.
+// One thread updates; the cells and `now` belong to the checkpoint.
+#pragma once
+
+#include <stdint.h>
+
+struct arena;
+
+struct frequency_cell {
+    uint64_t last;      // A
+    float gap;          // B
+    uint32_t sightings; // saturates; 0 for a cell never touched
+};
+
+struct frequency {
+    int hashes;
+    uint64_t slots; // of each hash
+    uint64_t seed;
+    float rate, prior;            // prior: probability of an item never seen
+    uint64_t now;                 // t: examples so far
+    struct frequency_cell *cells; // (hashes, slots)
+};
+
+// The recursion itself, as printed, for one cell.
+void frequency_recur(struct frequency_cell *cell, float rate, uint64_t now);
+
+void frequency_init(struct frequency *f, int hashes, uint64_t slots, float rate, float prior,
+                    uint64_t seed, struct arena *arena);
+// The items of one batch of n examples, in any order, repeats included.
+void frequency_update(struct frequency *f, int n, const uint64_t *ids);
+// That the next example is of this item.
+float frequency_probability(const struct frequency *f, uint64_t id);

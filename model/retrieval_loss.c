@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/retrieval_loss.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#include "model/arena.h"
+#include "model/gemm.h"
+#include "model/kernels.h"
+
+static bool bit_get(const uint64_t *set, int j)
+{
+    return set[j / 64] >> (j % 64) & 1;
+}
+
+static void bit_put(uint64_t *set, int j)
+{
+    set[j / 64] |= UINT64_C(1) << (j % 64);
+}
+
+void retrieval_loss_init(struct retrieval_loss *l, const struct retrieval_options *options,
+                         int queries_max, int candidates_max, int heads_max, struct arena *scratch)
+{
+    assert(queries_max > 0 && candidates_max >= queries_max && heads_max > 0);
+    assert(options->temperature >= 0 && options->sampling_floor >= 0);
+    const size_t n = (size_t)candidates_max;
+
+    *l = (struct retrieval_loss){.options = *options,
+                                 .queries_max = queries_max,
+                                 .candidates_max = candidates_max,
+                                 .heads_max = heads_max};
+    if (l->options.temperature == 0)
+        l->options.temperature = 1;
+    if (l->options.sampling_floor == 0)
+        l->options.sampling_floor = 1e-6f;
+    l->G = arena_floats(scratch, (size_t)queries_max * (size_t)heads_max * n);
+    l->row = arena_floats(scratch, n);
+    l->correction = arena_floats(scratch, n);
+    l->removed = arena_bytes(scratch, retrieval_words(candidates_max) * sizeof *l->removed);
+    l->kept = arena_bytes(scratch, retrieval_words(candidates_max) * sizeof *l->kept);
+    l->hardest = arena_bytes(scratch, n * sizeof *l->hardest);
+}
+
+static int heads_of(const struct retrieval_batch *b)
+{
+    return b->heads ? b->heads : 1;
+}
+
+const char *retrieval_loss_refuses(const struct retrieval_loss *l, const struct retrieval_batch *b)
+{
+    if (b->queries < 1 || b->queries > l->queries_max || b->candidates > l->candidates_max ||
+        b->heads < 0 || b->heads > l->heads_max || b->D < 1)
+        return "its sizes are not what the loss was made for";
+    if (b->candidates < b->queries)
+        return "it has fewer candidates than queries, so some query has no positive";
+    if (l->options.accidental_hits && !b->ids)
+        return "accidental hits are to be removed but it has no candidate ids";
+    for (int i = 0; b->weight && i < b->queries; i++)
+        if (!(b->weight[i] >= 0 && isfinite(b->weight[i])))
+            return "a sample weight is negative or not a number";
+    return NULL;
+}
+
+void retrieval_loss_correction(int n, const float *sampling, float floor, float *correction)
+{
+    for (int j = 0; j < n; j++)
+        correction[j] = -logf(fminf(fmaxf(sampling[j], floor), 1));
+}
+
+int retrieval_loss_same_id(int n, const uint64_t *ids, int positive, uint64_t *removed)
+{
+    const uint64_t id = ids[positive];
+    int same = -1; // the positive itself
+    for (int start = 0; start < n; start += 64) {
+        const int end = n - start < 64 ? n : start + 64;
+        uint64_t word = 0;
+        for (int j = start; j < end; j++)
+            word |= (uint64_t)(ids[j] == id) << (j - start);
+        same += __builtin_popcountll(word);
+        removed[start / 64] |= word;
+    }
+    removed[positive / 64] &= ~(UINT64_C(1) << (positive % 64));
+    return same;
+}
+
+void retrieval_loss_mine(int n, const float *scores, int positive, int k,
+                         struct topk_entry *hardest, uint64_t *kept)
+{
+    int count = 0;
+    for (int j = 0; j < n; j++) {
+        const struct topk_entry entry = {scores[j], (uint32_t)j};
+        if (j != positive && (count < k || topk_before(entry, hardest[0])))
+            topk_push(hardest, &count, k, entry);
+    }
+    memset(kept, 0, retrieval_words(n) * sizeof *kept);
+    bit_put(kept, positive);
+    for (int i = 0; i < count; i++)
+        bit_put(kept, (int)hardest[i].row);
+}
+
+// A row whose positive is masked out teaches nothing.
+static bool row_drops(const struct retrieval_batch *b, int i)
+{
+    return b->allowed && !bit_get(b->allowed + (size_t)i * retrieval_words(b->candidates), i);
+}
+
+// Steps 3 and 4. Bits past the last column stay 0.
+static void remove_columns(struct retrieval_loss *l, const struct retrieval_batch *b, int i)
+{
+    const size_t words = retrieval_words(b->candidates);
+    const int past = b->candidates % 64;
+
+    memset(l->removed, 0, words * sizeof *l->removed);
+    if (l->options.accidental_hits)
+        l->removed_by_id += (uint64_t)retrieval_loss_same_id(b->candidates, b->ids, i, l->removed);
+    if (!b->allowed)
+        return;
+    for (size_t w = 0; w < words; w++) {
+        uint64_t masked = ~b->allowed[(size_t)i * words + w];
+        if (past && w == words - 1)
+            masked &= (UINT64_C(1) << past) - 1;
+        l->removed_by_mask += (uint64_t)__builtin_popcountll(masked);
+        l->removed[w] |= masked;
+    }
+}
+
+static void put_minus_infinity(int n, const uint64_t *set, bool where, float *row)
+{
+    for (int j = 0; j < n; j++)
+        row[j] = bit_get(set, j) == where ? -INFINITY : row[j];
+}
+
+// The best head of each candidate: the scores of step 0.
+static void best_heads(int heads, int n, const float *scores, float *best)
+{
+    memcpy(best, scores, sizeof(float) * (size_t)n);
+    for (int h = 1; h < heads; h++)
+        for (int j = 0; j < n; j++) {
+            const float score = scores[(size_t)h * (size_t)n + (size_t)j];
+            best[j] = score > best[j] ? score : best[j];
+        }
+}
+
+// Replaces the heads' scores by their gradients: the row's gradient where they were the best.
+static void share_among_heads(int heads, int n, const float *gradient, float *scores)
+{
+    for (size_t j = 0; j < (size_t)n; j++) {
+        float best = -INFINITY;
+        int ties = 0;
+        for (size_t h = 0; h < (size_t)heads; h++) {
+            const float score = scores[h * (size_t)n + j];
+            ties = score > best ? 1 : ties + (score == best);
+            best = score > best ? score : best;
+        }
+        for (size_t h = 0; h < (size_t)heads; h++) {
+            float *score = &scores[h * (size_t)n + j];
+            *score = *score == best ? gradient[j] / (float)ties : 0;
+        }
+    }
+}
+
+static void trace_row(const struct retrieval_loss *l, int i, int n)
+{
+    const size_t words = retrieval_words(n), at = (size_t)i * words;
+    if (l->trace.removed)
+        memcpy(l->trace.removed + at, l->removed, words * sizeof *l->removed);
+    if (l->trace.kept)
+        memcpy(l->trace.kept + at, l->kept, words * sizeof *l->kept);
+}
+
+static void trace_scores(float *to, int i, int n, const float *row)
+{
+    if (to)
+        memcpy(to + (size_t)i * (size_t)n, row, sizeof(float) * (size_t)n);
+}
+
+// Steps 1 to 6 on the scores of one row, which become dL/dscore before its weight and the norm.
+// Returns the row's loss; the columns that are left are -inf on the way, and exp makes them 0.
+static double row_forward(struct retrieval_loss *l, const struct retrieval_batch *b, int i,
+                          float *row)
+{
+    const int n = b->candidates, k = l->options.hard_negatives;
+    const size_t columns = (size_t)n;
+    const bool mining = k > 0 && k < n - 1;
+
+    trace_scores(l->trace.scores, i, n, row);
+    kernels->scale(columns, 1.0f / l->options.temperature, row);
+    if (b->sampling)
+        kernels->axpy(columns, 1, l->correction, row);
+    trace_scores(l->trace.corrected, i, n, row);
+
+    remove_columns(l, b, i);
+    if (l->options.accidental_hits || b->allowed)
+        put_minus_infinity(n, l->removed, true, row);
+    memset(l->kept, 0xff, retrieval_words(n) * sizeof *l->kept);
+    if (mining && !row_drops(b, i)) {
+        retrieval_loss_mine(n, row, i, k, l->hardest, l->kept);
+        put_minus_infinity(n, l->kept, false, row);
+    }
+    trace_row(l, i, n);
+    if (row_drops(b, i)) {
+        memset(row, 0, sizeof(float) * columns);
+        return 0;
+    }
+
+    const float largest = kernels->max(columns, row);
+    const double positive = (double)row[i] - (double)largest;
+    const float sum = kernels->exp_shifted(columns, largest, row);
+    kernels->scale(columns, 1.0f / sum, row);
+    row[i] -= 1;
+    return log((double)sum) - positive;
+}
+
+void retrieval_loss_forward(struct retrieval_loss *l, const struct retrieval_batch *b,
+                            float *row_loss)
+{
+    const int heads = heads_of(b), n = b->candidates;
+    assert(!retrieval_loss_refuses(l, b));
+
+    l->loss = l->weight = 0;
+    l->rows_dropped = 0;
+    l->removed_by_id = l->removed_by_mask = 0;
+    for (int i = 0; i < b->queries; i++) {
+        l->rows_dropped += row_drops(b, i);
+        if (!row_drops(b, i))
+            l->weight += b->weight ? (double)b->weight[i] : 1;
+    }
+    const double norms[] = {
+        [RETRIEVAL_BY_WEIGHT] = l->weight, [RETRIEVAL_SUM] = 1, [RETRIEVAL_MEAN] = b->queries};
+    const double norm = norms[l->options.reduction];
+
+    if (b->sampling)
+        retrieval_loss_correction(n, b->sampling, l->options.sampling_floor, l->correction);
+    memset(l->G, 0, sizeof(float) * (size_t)b->queries * (size_t)heads * (size_t)n);
+    gemm_nt(b->queries * heads, n, b->D, b->Q, b->C, l->G);
+
+    for (int i = 0; i < b->queries; i++) {
+        float *scores = l->G + (size_t)i * (size_t)heads * (size_t)n;
+        float *row = heads > 1 ? l->row : scores;
+        if (heads > 1)
+            best_heads(heads, n, scores, row);
+
+        const double loss = row_forward(l, b, i, row);
+        const double weight = b->weight ? (double)b->weight[i] : 1;
+        if (row_loss)
+            row_loss[i] = (float)loss;
+        if (weight > 0 && norm > 0) {
+            l->loss += weight * loss / norm;
+            kernels->scale((size_t)n, (float)(weight / norm) / l->options.temperature, row);
+        } else {
+            // Not multiplied by 0: a NaN in a row that does not count must not spread.
+            memset(row, 0, sizeof(float) * (size_t)n);
+        }
+        if (heads > 1)
+            share_among_heads(heads, n, row, scores);
+    }
+}
+
+void retrieval_loss_backward(const struct retrieval_loss *l, const struct retrieval_batch *b,
+                             float *dQ, float *dC)
+{
+    const int rows = b->queries * heads_of(b), n = b->candidates;
+    if (dQ)
+        gemm_nn(rows, b->D, n, l->G, b->C, dQ); // dQ += G C
+    if (dC)
+        gemm_tn(n, b->D, rows, l->G, b->Q, dC); // dC += G^T Q
+}
