@@ -210,7 +210,9 @@ int engine_file_open(struct engine *e, int directory, const char *name, uint64_t
     e->size = size;
     snprintf(e->name, sizeof e->name, "%s", name);
     if (e->uring && !e->enabled) {
-        const int rc = io_uring_enable_rings(&e->ring);
+        // liburing 2.3 declares io_uring_enable_rings without exporting it.
+        const int rc =
+            io_uring_register((unsigned)e->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
         if (rc < 0)
             return fail(e, rc, "cannot enable io_uring");
         e->enabled = true;

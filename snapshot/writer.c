@@ -229,13 +229,13 @@ static int file_begin(struct writer *w)
     struct open_file *f = &w->file;
     assert(!w->file_open);
     assert(f->name[0] != '\0' && f->name[0] != '.' && !strchr(f->name, '/'));
+    if (check_free(w, f->size) < 0)
+        return w->rc;
     f->n_chunks_max = f->size / ENGINE_BLOCK + (f->size % ENGINE_BLOCK != 0);
     f->chunk_crc = calloc((size_t)f->n_chunks_max + 1, sizeof *f->chunk_crc);
     if (!f->chunk_crc)
         return fail_memory(w);
     w->file_open = true;
-    if (check_free(w, f->size) < 0)
-        return w->rc;
     const int rc = engine_file_open(w->engine, w->directory, f->name, f->size);
     return rc < 0 ? fail(w, rc, "%s", engine_error(w->engine)) : 0;
 }
