@@ -170,12 +170,13 @@ int http_open(struct http *h, const char *listen, http_ready_fn ready, void *rea
         snprintf(h->error, sizeof h->error, "%s is not a numeric address with a port", listen);
         return -EINVAL;
     }
+    // The port is not shared (SO_REUSEPORT): a second process would get half of the scrapes.
     const unsigned family = address.ss_family == AF_INET6 ? MHD_USE_IPv6 : 0;
     errno = 0;
-    h->server = MHD_start_daemon(
-        MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL | family, 0, NULL, NULL, handle, h,
-        MHD_OPTION_SOCK_ADDR, (struct sockaddr *)&address, MHD_OPTION_LISTENING_ADDRESS_REUSE, 1u,
-        MHD_OPTION_CONNECTION_LIMIT, 64u, MHD_OPTION_CONNECTION_TIMEOUT, 10u, MHD_OPTION_END);
+    h->server = MHD_start_daemon(MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL | family, 0, NULL,
+                                 NULL, handle, h, MHD_OPTION_SOCK_ADDR, (struct sockaddr *)&address,
+                                 MHD_OPTION_CONNECTION_LIMIT, 64u, MHD_OPTION_CONNECTION_TIMEOUT,
+                                 10u, MHD_OPTION_END);
     if (!h->server) {
         const int rc = errno ? -errno : -EADDRINUSE;
         snprintf(h->error, sizeof h->error, "cannot listen on %s: %s", listen, strerror(-rc));
