@@ -11,7 +11,6 @@
 #include "model/optimizer.h"
 #include "model/rng.h"
 
-static const float ACCUMULATOR_EPSILON = 1e-7f;
 static const float DECAY_PER_POSITION = 0.25f;
 
 size_t recipe_dense_size(int d)
@@ -25,14 +24,17 @@ struct recipe_dense recipe_dense_at(const float *dense, int d)
     return (struct recipe_dense){.A = dense, .rho = rho, .pa = rho + RECIPE_BUCKETS};
 }
 
-void recipe_dense_init(float *dense, int d)
+void recipe_dense_init(const struct two_tower_options *o, float *dense, size_t size)
 {
-    const struct recipe_dense p = recipe_dense_at(dense, d);
-    memset(dense, 0, recipe_dense_size(d) * sizeof *dense);
-    for (int block = 0; block < 3; block++)
-        for (int i = 0; i < d; i++)
-            dense[((size_t)block * d + i) * d + i] = 0.6f;
-    dense[p.pa - dense] = dense[p.pa - dense + 1] = 0.5f;
+    const size_t d = (size_t)o->dim, A = 3 * d * d;
+    memset(dense, 0, A * sizeof *dense);
+    for (size_t block = 0; block < 3; block++)
+        for (size_t i = 0; i < d; i++)
+            dense[(block * d + i) * d + i] = 0.6f;
+    memset(dense + A, 0, RECIPE_BUCKETS * sizeof *dense);
+    dense[A + RECIPE_BUCKETS] = dense[A + RECIPE_BUCKETS + 1] = 0.5f;
+    optimizer_start(&o->matrix, A, dense + size);
+    optimizer_start(&o->scalar, RECIPE_BUCKETS + 2, dense + size + 2 * A);
 }
 
 static float position_weight(int k)
@@ -131,10 +133,10 @@ struct recipe_scratch {
     float *column;           // (C): bias + prior - correction
     float *V, *dV, *dcolumn; // (C, d), (C, d), (C)
     // Of the examples, B <= batch_max
-    uint32_t *target;   // (B): column
-    float *X, *dX;      // (B, 3d): pooled histories
-    float *Q, *dQ;      // (B, d)
-    float *L;           // (B, C): logits, then probabilities, then their gradient
+    uint32_t *target;       // (B): column
+    float *X, *dX;          // (B, 3d): pooled histories
+    float *Q, *dQ;          // (B, d)
+    float *L;               // (B, C): logits, then probabilities, then their gradient
     struct repeat *repeats; // (B * repeat)
     // Unique rows: the pooled history's and the users'
     uint32_t *pooled, *users;
@@ -242,7 +244,6 @@ static int candidates_choose(const struct tables *t, const struct two_tower_opti
     return C;
 }
 
-
 // column[c] = bias + prior - log chance of being a candidate; V gathers the vectors.
 static void candidates_prepare(const struct tables *t, const struct two_tower_options *o,
                                const struct id_table *items, struct recipe_scratch *s, int n, int C,
@@ -257,10 +258,10 @@ static void candidates_prepare(const struct tables *t, const struct two_tower_op
     const double sum = state->count_sum[COUNT_LOGQ] * decay + n;
     for (int c = 0; c < C; c++) {
         const struct item_state *item = column_at(&t->item_state, s->candidates[c]);
-        const double count = (double)item->count[COUNT_LOGQ] *
-                                 (double)count_decay(item, state->examples + (uint64_t)n,
-                                                     o->logq_half_life) +
-                             (double)s->hits[c];
+        const double count =
+            (double)item->count[COUNT_LOGQ] *
+                (double)count_decay(item, state->examples + (uint64_t)n, o->logq_half_life) +
+            (double)s->hits[c];
         const double P = (count + 0.5) / (sum + 0.5 * N);
         const double rate = n * P + o->uniform_negatives / N;
         prior_of(o, state, item, N, s->prior[c]);
@@ -396,28 +397,28 @@ static void gradients_scatter(const struct two_tower_options *o, struct recipe_s
     }
 }
 
-static void rows_update(const struct two_tower_options *o, struct column *vector,
+static void rows_update(const struct two_tower_options *o, uint64_t step, struct column *vector,
                         struct column *slots, int n, const uint32_t *rows, const float *gradients)
 {
     for (int i = 0; i < n; i++)
-        kernels->rowwise_adagrad((size_t)o->dim, o->rate, o->l2, ACCUMULATOR_EPSILON,
-                                 gradients + (size_t)i * o->dim, column_edit(vector, rows[i]),
-                                 column_edit(slots, rows[i]));
+        optimizer_update(&o->table, step, (size_t)o->dim, gradients + (size_t)i * o->dim,
+                         column_edit(vector, rows[i]), column_edit(slots, rows[i]));
 }
 
 static void candidates_update(struct tables *t, const struct two_tower_options *o,
                               struct recipe_scratch *s, int n, int C)
 {
     const uint64_t at = tables_state(t)->examples + (uint64_t)n;
-    rows_update(o, &t->item_vector, &t->item_slots, C, s->candidates, s->dV);
+    const uint64_t step = tables_state(t)->steps + 1;
+    rows_update(o, step, &t->item_vector, &t->item_slots, C, s->candidates, s->dV);
     for (int c = 0; c < C; c++) {
         struct item_state *item = column_edit(&t->item_state, s->candidates[c]);
-        kernels->rowwise_adagrad(1, o->rate, o->l2, ACCUMULATOR_EPSILON, &s->dcolumn[c],
-                                 &item->bias, &item->bias_G);
+        optimizer_update(&o->table, step, 1, &s->dcolumn[c], &item->bias, item->bias_slots);
         if (s->hits[c] == 0)
             continue;
         for (int k = 0; k < COUNTS; k++) {
-            item->count[k] = item->count[k] * count_decay(item, at, count_half_life(o, k)) + s->hits[c];
+            item->count[k] =
+                item->count[k] * count_decay(item, at, count_half_life(o, k)) + s->hits[c];
         }
         item->counted_at = at;
     }
@@ -431,11 +432,11 @@ static void dense_update(struct tables *t, const struct two_tower_options *o,
 {
     for (size_t i = 0; i < t->dense.n; i++)
         column_edit(&t->dense, i);
-    float *w = tables_dense(t), *m = w + t->dense_size, *v = m + t->dense_size;
+    float *w = tables_dense(t), *slots = w + t->dense_size;
     const size_t A = 3 * (size_t)o->dim * o->dim;
     const uint64_t step = tables_state(t)->steps + 1;
-    adam_update(A, step, o->dense_rate, s->ddense, w, m, v);
-    adam_update(RECIPE_BUCKETS + 2, step, o->scalar_rate, s->ddense + A, w + A, m + A, v + A);
+    optimizer_update(&o->matrix, step, A, s->ddense, w, slots);
+    optimizer_update(&o->scalar, step, RECIPE_BUCKETS + 2, s->ddense + A, w + A, slots + 2 * A);
 }
 
 static bool finite_sum(size_t n, const float *x)
@@ -480,9 +481,10 @@ struct step_report recipe_learn(struct tables *t, const struct two_tower_options
     }
 
     // Update. History rows and candidate rows are two steps of one table and one accumulator.
-    rows_update(o, &t->item_vector, &t->item_slots, pooled, s->pooled, s->dpooled);
+    const uint64_t step = tables_state(t)->steps + 1;
+    rows_update(o, step, &t->item_vector, &t->item_slots, pooled, s->pooled, s->dpooled);
     candidates_update(t, o, s, n, C);
-    rows_update(o, &t->user_vector, &t->user_slots, users, s->users, s->dusers);
+    rows_update(o, step, &t->user_vector, &t->user_slots, users, s->users, s->dusers);
     dense_update(t, o, s);
     state->steps++;
     state->examples += (uint64_t)n;

@@ -47,7 +47,8 @@ struct recipe_scratch;
 struct recipe_scratch *recipe_scratch_open(const struct two_tower_options *o, size_t items_max,
                                            size_t users_max);
 void recipe_scratch_close(struct recipe_scratch *s);
-void recipe_dense_init(float *dense, int d);
+// The parameters' start, and behind their size floats what their optimisers keep.
+void recipe_dense_init(const struct two_tower_options *o, float *dense, size_t size);
 struct step_report recipe_learn(struct tables *t, const struct two_tower_options *o,
                                 const struct id_table *items, struct recipe_scratch *s, int n,
                                 const struct example *examples);

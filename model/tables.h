@@ -12,34 +12,31 @@
 enum { COUNT_FAST, COUNT_SLOW, COUNT_LOGQ, COUNTS };
 
 struct item_state {
-    float bias, bias_G; // bias_G: its Adagrad accumulator
+    float bias;
+    float bias_slots[2]; // of its optimiser
     float count[COUNTS];
-    uint32_t reserved;
     uint64_t counted_at;
 };
 
 // The scalars of the model; one unit of a column.
 struct model_state {
-    uint64_t steps;    // learned
-    uint64_t examples; // learned: the clock of the counts
-    uint64_t skipped;  // steps that were not finite
+    uint64_t steps;           // learned
+    uint64_t examples;        // learned: the clock of the counts
+    uint64_t skipped;         // steps that were not finite
     double count_sum[COUNTS]; // over all items, as of `examples`
 };
 
 struct tables {
     struct column item_vector;   // d floats
     struct column item_state;    // struct item_state
-    struct column item_slots;    // of the row optimiser, see row_slots
+    struct column item_slots;    // what the optimiser keeps for a row
     struct column item_features; // item_features floats; not opened when the width is 0
     struct column user_vector;   // d floats
     struct column user_slots;
-    struct column dense;         // d floats a unit: parameters, then two slots of the same size
-    struct column state;         // one struct model_state
-    size_t dense_size;           // floats of one of the three parts, a multiple of d
+    struct column dense; // d floats a unit: parameters, then what their optimisers keep
+    struct column state; // one struct model_state
+    size_t dense_size;   // floats of the parameters, a multiple of d
 };
-
-// Floats that a row optimiser keeps for a row of d parameters.
-size_t row_slots(enum row_optimizer optimizer, int d);
 
 static inline float *tables_dense(const struct tables *t)
 {
@@ -51,7 +48,8 @@ static inline const struct model_state *tables_state(const struct tables *t)
     return column_at(&t->state, 0);
 }
 
-// What is left at example number `at` of a count made at item->counted_at, and the half-life of each.
+// What is left at example number `at` of a count made at item->counted_at, and the half-life of
+// each.
 float count_decay(const struct item_state *item, uint64_t at, float half_life);
 float count_half_life(const struct two_tower_options *o, int count);
 

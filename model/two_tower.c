@@ -41,23 +41,9 @@ void prior_of(const struct two_tower_options *o, const struct model_state *state
     }
 }
 
-size_t row_slots(enum row_optimizer optimizer, int d)
-{
-    switch (optimizer) {
-    case ROW_ROWWISE_ADAGRAD:
-        return 1;
-    case ROW_ADAGRAD:
-        return (size_t)d;
-    case ROW_ADAM:
-        return 2 * (size_t)d + 1; // two moments and the row's own step
-    }
-    return 0;
-}
-
 static size_t dense_size(const struct two_tower_options *o)
 {
-    const size_t n =
-        o->kind == MODEL_RECIPE ? recipe_dense_size(o->dim) : classic_dense_size(o);
+    const size_t n = o->kind == MODEL_RECIPE ? recipe_dense_size(o->dim) : classic_dense_size(o);
     return (n + (size_t)o->dim - 1) / (size_t)o->dim * (size_t)o->dim;
 }
 
@@ -66,10 +52,11 @@ static int columns_add(struct two_tower *m, struct columns *s)
     const struct two_tower_options *o = &m->options;
     struct tables *t = &m->tables;
     const size_t row = (size_t)o->dim * sizeof(float);
-    const size_t slots = row_slots(o->optimizer, o->dim) * sizeof(float);
+    const size_t kept = optimizer_state_floats(&o->table, (size_t)o->dim);
+    const size_t slots = (kept > 0 ? kept : 1) * sizeof(float); // sgd keeps nothing
     const size_t items = m->items->row.n_max, users = m->users->row.n_max;
     t->dense_size = dense_size(o);
-    const size_t dense = 3 * t->dense_size / (size_t)o->dim;
+    const size_t dense = 3 * t->dense_size / (size_t)o->dim; // no optimiser keeps more than two
     int rc = column_open(&t->item_vector, s, "item.vector", row, items);
     if (rc == 0)
         rc = column_open(&t->item_state, s, "item.state", sizeof(struct item_state), items);
@@ -97,6 +84,7 @@ int two_tower_open(struct two_tower **m_out, struct columns *s, const struct id_
                    const struct id_table *users, const struct two_tower_options *options)
 {
     const struct two_tower_options *o = options;
+    assert(optimizer_state_floats(&o->table, 1) <= 2 && optimizer_state_floats(&o->matrix, 1) <= 2);
     assert(o->dim > 0 && o->history <= HISTORY_MAX && o->repeat <= HISTORY_MAX && o->batch_max > 0);
     struct two_tower *m = calloc(1, sizeof *m);
     if (!m)
@@ -106,7 +94,7 @@ int two_tower_open(struct two_tower **m_out, struct columns *s, const struct id_
     m->users = users;
     int rc = columns_add(m, s);
     if (rc == 0 && o->kind == MODEL_RECIPE) {
-        recipe_dense_init(tables_dense(&m->tables), o->dim);
+        recipe_dense_init(o, tables_dense(&m->tables), m->tables.dense_size);
         m->recipe = recipe_scratch_open(o, items->row.n_max, users->row.n_max);
         rc = m->recipe ? 0 : -ENOMEM;
     } else if (rc == 0) {
@@ -137,13 +125,6 @@ static void row_init(const struct two_tower_options *o, uint64_t purpose, uint64
     rng_fill_uniform(&rng, row, (size_t)o->dim, -o->init, o->init);
 }
 
-static void slots_init(const struct two_tower_options *o, float *slots)
-{
-    const size_t n = row_slots(o->optimizer, o->dim);
-    for (size_t i = 0; i < n; i++)
-        slots[i] = o->optimizer == ROW_ADAM ? 0 : o->accumulator;
-}
-
 static void *row_edit(struct column *c, uint32_t row)
 {
     if (row >= c->n)
@@ -158,9 +139,10 @@ void two_tower_item_created(struct two_tower *m, uint32_t row)
     struct tables *t = &m->tables;
     const struct two_tower_options *o = &m->options;
     row_init(o, PURPOSE_ITEM, id_table_row(m->items, row)->hash, row_edit(&t->item_vector, row));
-    slots_init(o, row_edit(&t->item_slots, row));
-    *(struct item_state *)row_edit(&t->item_state, row) = (struct item_state){
-        .bias_G = o->accumulator, .counted_at = tables_state(t)->examples};
+    optimizer_start(&o->table, (size_t)o->dim, row_edit(&t->item_slots, row));
+    struct item_state *state = row_edit(&t->item_state, row);
+    *state = (struct item_state){.counted_at = tables_state(t)->examples};
+    optimizer_start(&o->table, 1, state->bias_slots);
     if (o->item_features > 0)
         memset(row_edit(&t->item_features, row), 0, t->item_features.unit);
 }
@@ -170,7 +152,7 @@ void two_tower_user_created(struct two_tower *m, uint32_t row)
     struct tables *t = &m->tables;
     row_init(&m->options, PURPOSE_USER, id_table_row(m->users, row)->hash,
              row_edit(&t->user_vector, row));
-    slots_init(&m->options, row_edit(&t->user_slots, row));
+    optimizer_start(&m->options.table, (size_t)m->options.dim, row_edit(&t->user_slots, row));
 }
 
 void two_tower_item_features(struct two_tower *m, uint32_t row, int n, const float *features)

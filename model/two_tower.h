@@ -19,9 +19,9 @@
 
 #include "model/history.h"
 #include "model/id_table.h"
+#include "model/optimizer.h"
 
 enum model_kind { MODEL_RECIPE, MODEL_TWO_TOWER };
-enum row_optimizer { ROW_ROWWISE_ADAGRAD, ROW_ADAGRAD, ROW_ADAM };
 
 struct two_tower_options {
     enum model_kind kind;
@@ -31,15 +31,16 @@ struct two_tower_options {
     int batch_max; // examples per step
     int uniform_negatives;
     uint64_t seed;
-    float rate, l2, accumulator, init;        // of the tables
-    float dense_rate, scalar_rate;            // Adam, of matrices and of scalars
+    float init;                               // rows start uniform in (-init, init)
+    struct optimizer table;                   // of rows and biases
+    struct optimizer matrix;                  // of dense parameters
+    struct optimizer scalar;                  // of the repeat term and the prior
     float prior_half_life[2], logq_half_life; // in examples
     // two_tower only
     int user_features, item_features, hidden;
     float temperature;
     bool logq, accidental_hits, attention;
     int hard_negatives;
-    enum row_optimizer optimizer;
 };
 
 // One impression with its label. Histories are as of the impression.

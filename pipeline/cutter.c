@@ -1,0 +1,771 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pipeline/cutter.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+enum {
+    READ_MAX = 512,      // records per read, decoded into one chunk
+    QUEUE_LOW = 2048,    // a partition with fewer decoded events is read again
+    GROUP_MAX = 1 << 20, // events of one time that are waited for
+    SECOND_MS = 1000,
+};
+
+// What a read decoded to. Lives until the last of its events has come back.
+struct chunk {
+    struct event_memory memory;
+    struct event *events;
+    int n_events_max;
+    int refs;
+    struct chunk *next; // of the free ones
+};
+
+// A record in the queue of its partition.
+struct entry {
+    int64_t mt_ms;
+    int64_t offset;
+    const struct event *event; // NULL: rejected
+    struct chunk *chunk;
+    const char *message;         // why rejected
+    const struct record *record; // what was rejected
+    uint8_t reason;
+};
+
+struct partition {
+    struct entry *queue;  // a ring
+    size_t head, n, size; // size is a power of two
+    int64_t mt_ms;        // running maximum of all that was decoded
+    int64_t arrived_ms;   // when the last record came
+    bool ended;           // bounded, and everything has been read
+};
+
+struct cut_slice {
+    struct slice slice;
+    struct chunk **chunks; // of the events, in their order
+    struct cut_slice *next;
+};
+
+struct cutter {
+    struct source *source;
+    struct cutter_options options;
+    struct decoder *decoder;
+    int n;
+    struct partition *partitions;
+    int64_t *next, *time_max_ms; // as of the last slice
+    uint64_t slices;
+    int64_t dead_letters;
+    int64_t watermark_ms, cut_ms; // of the last live slice, and when it was cut
+    int *order;                   // heap of partitions by the time at their heads
+    size_t *limits;               // per partition: entries to take
+    struct chunk *chunks_free;
+    struct cut_slice *slices_free;
+    pthread_mutex_t lock; // around given
+    struct cut_slice *given;
+    struct cutter_counts counts;
+    char error[1024];
+};
+
+__attribute__((format(printf, 3, 4))) static int fail(struct cutter *c, int rc, const char *format,
+                                                      ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(c->error, sizeof c->error, format, args);
+    va_end(args);
+    return rc;
+}
+
+const char *cutter_error(const struct cutter *c)
+{
+    return c->error;
+}
+
+int cutter_open(struct cutter **c_out, struct source *source, const struct cutter_options *options,
+                const struct cutter_position *position)
+{
+    const size_t n = (size_t)source->n_partitions;
+    struct cutter *c = calloc(1, sizeof *c);
+    if (!c)
+        return -ENOMEM;
+    *c = (struct cutter){.source = source,
+                         .options = *options,
+                         .n = (int)n,
+                         .slices = position->slices,
+                         .dead_letters = options->dead_letters,
+                         .watermark_ms = INT64_MIN,
+                         .partitions = calloc(n, sizeof *c->partitions),
+                         .next = calloc(n, sizeof *c->next),
+                         .time_max_ms = calloc(n, sizeof *c->time_max_ms),
+                         .order = calloc(n, sizeof *c->order),
+                         .limits = calloc(n, sizeof *c->limits)};
+    pthread_mutex_init(&c->lock, NULL);
+    int rc = decoder_open(&c->decoder);
+    if (rc == 0 && (!c->partitions || !c->next || !c->time_max_ms || !c->order || !c->limits))
+        rc = -ENOMEM;
+    if (rc < 0) {
+        cutter_close(c);
+        return rc;
+    }
+    for (size_t p = 0; p < n; p++) {
+        c->next[p] = position->next[p];
+        c->time_max_ms[p] = c->partitions[p].mt_ms = position->time_max_ms[p];
+    }
+    *c_out = c;
+    return 0;
+}
+
+static void slice_free(struct cut_slice *s)
+{
+    free(s->slice.events);
+    free(s->slice.next);
+    free(s->slice.time_max_ms);
+    free(s->chunks);
+    free(s);
+}
+
+static void chunk_free(struct chunk *chunk)
+{
+    event_memory_close(&chunk->memory);
+    free(chunk->events);
+    free(chunk);
+}
+
+static void chunk_release(struct cutter *c, struct chunk *chunk)
+{
+    if (--chunk->refs > 0)
+        return;
+    event_memory_reset(&chunk->memory);
+    chunk->next = c->chunks_free;
+    c->chunks_free = chunk;
+}
+
+static void slice_release(struct cutter *c, struct cut_slice *s)
+{
+    for (int i = 0; i < s->slice.n_events; i++)
+        chunk_release(c, s->chunks[i]);
+    s->slice.n_events = 0;
+    s->next = c->slices_free;
+    c->slices_free = s;
+}
+
+void cutter_give(struct cutter *c, struct slice *slice)
+{
+    struct cut_slice *s = (struct cut_slice *)slice; // its first member
+    pthread_mutex_lock(&c->lock);
+    s->next = c->given;
+    c->given = s;
+    pthread_mutex_unlock(&c->lock);
+}
+
+static void given_collect(struct cutter *c)
+{
+    pthread_mutex_lock(&c->lock);
+    struct cut_slice *s = c->given;
+    c->given = NULL;
+    pthread_mutex_unlock(&c->lock);
+    while (s) {
+        struct cut_slice *next = s->next;
+        slice_release(c, s);
+        s = next;
+    }
+}
+
+void cutter_close(struct cutter *c)
+{
+    if (!c)
+        return;
+    given_collect(c);
+    for (int p = 0; c->partitions && p < c->n; p++) {
+        struct partition *part = &c->partitions[p];
+        for (; part->n > 0; part->n--, part->head++)
+            chunk_release(c, part->queue[part->head & (part->size - 1)].chunk);
+        free(part->queue);
+    }
+    while (c->chunks_free) {
+        struct chunk *next = c->chunks_free->next;
+        chunk_free(c->chunks_free);
+        c->chunks_free = next;
+    }
+    while (c->slices_free) {
+        struct cut_slice *next = c->slices_free->next;
+        slice_free(c->slices_free);
+        c->slices_free = next;
+    }
+    decoder_close(c->decoder);
+    pthread_mutex_destroy(&c->lock);
+    free(c->partitions);
+    free(c->next);
+    free(c->time_max_ms);
+    free(c->order);
+    free(c->limits);
+    free(c);
+}
+
+struct cutter_counts cutter_counts(const struct cutter *c)
+{
+    return c->counts;
+}
+
+void cutter_go_live(struct cutter *c)
+{
+    c->options.order = SLICE_LIVE;
+    for (int p = 0; p < c->n; p++)
+        c->partitions[p].ended = false;
+}
+
+// Reading.
+
+static struct chunk *chunk_take(struct cutter *c, int n_events)
+{
+    struct chunk *chunk = c->chunks_free;
+    if (chunk)
+        c->chunks_free = chunk->next;
+    else if (!(chunk = calloc(1, sizeof *chunk)))
+        return NULL;
+    if (chunk->n_events_max < n_events) {
+        struct event *events = realloc(chunk->events, (size_t)n_events * sizeof *events);
+        if (!events) {
+            chunk_free(chunk);
+            return NULL;
+        }
+        chunk->events = events;
+        chunk->n_events_max = n_events;
+    }
+    chunk->refs = 0;
+    return chunk;
+}
+
+static bool queue_put(struct partition *part, const struct entry *entry)
+{
+    if (part->n == part->size) {
+        const size_t size = part->size ? 2 * part->size : 4096;
+        struct entry *queue = malloc(size * sizeof *queue);
+        if (!queue)
+            return false;
+        for (size_t i = 0; i < part->n; i++)
+            queue[i] = part->queue[(part->head + i) & (part->size - 1)];
+        free(part->queue);
+        part->queue = queue;
+        part->head = 0;
+        part->size = size;
+    }
+    part->queue[(part->head + part->n++) & (part->size - 1)] = *entry;
+    return true;
+}
+
+static struct entry *queue_at(const struct partition *part, size_t i)
+{
+    return &part->queue[(part->head + i) & (part->size - 1)];
+}
+
+static const char *bytes_keep(struct chunk *chunk, const char *bytes, size_t n)
+{
+    return bytes ? memcpy(event_memory_take(&chunk->memory, n + 1, 1), bytes, n) : NULL;
+}
+
+static void entry_reject(struct chunk *chunk, struct entry *entry, enum reject reason,
+                         const char *message, const struct record *record)
+{
+    struct record *copy = event_memory_take(&chunk->memory, sizeof *copy, _Alignof(struct record));
+    *copy = *record;
+    copy->key = bytes_keep(chunk, record->key, record->key_size);
+    copy->value = bytes_keep(chunk, record->value, record->value_size);
+    entry->event = NULL;
+    entry->reason = (uint8_t)reason;
+    entry->message = bytes_keep(chunk, message, strlen(message) + 1);
+    entry->record = copy;
+}
+
+// Reads and decodes what partition p has now. Returns how many records, or -errno.
+static int partition_read(struct cutter *c, int p, int64_t now_ms)
+{
+    struct source *s = c->source;
+    struct partition *part = &c->partitions[p];
+    struct record records[READ_MAX];
+    const int n = s->ops->read(s, p, READ_MAX, records);
+    if (n < 0)
+        return fail(c, n, "%s", s->error);
+    if (n == 0) {
+        part->ended = c->options.order == SLICE_CANONICAL && s->ops->at_end(s, p);
+        return 0;
+    }
+    struct chunk *chunk = chunk_take(c, n);
+    if (!chunk)
+        return fail(c, -ENOMEM, "out of memory for decoded events");
+    const enum topic topic = s->partitions[p].topic;
+    for (int i = 0; i < n; i++) {
+        struct event *event = &chunk->events[i];
+        struct entry entry = {.offset = records[i].offset, .chunk = chunk};
+        const enum reject reason = decode(c->decoder, topic, &records[i], &chunk->memory, event);
+        c->counts.records++;
+        c->counts.bytes += records[i].value_size;
+        if (reason != REJECT_NONE) {
+            entry_reject(chunk, &entry, reason, decoder_message(c->decoder), &records[i]);
+        } else if (records[i].broker_ts_ms >= 0 &&
+                   event->ts_ms > records[i].broker_ts_ms + c->options.max_future_ms) {
+            char message[128];
+            snprintf(message, sizeof message, "ts is %" PRId64 " ms ahead of the log's time stamp",
+                     event->ts_ms - records[i].broker_ts_ms);
+            entry_reject(chunk, &entry, REJECT_BAD_TIME, message, &records[i]);
+        } else {
+            event->partition = p;
+            event->offset = records[i].offset;
+            entry.event = event;
+            if (event->ts_ms > part->mt_ms)
+                part->mt_ms = event->ts_ms;
+        }
+        entry.mt_ms = part->mt_ms;
+        chunk->refs++;
+        if (!queue_put(part, &entry))
+            return fail(c, -ENOMEM, "out of memory for decoded events");
+    }
+    part->arrived_ms = now_ms;
+    c->counts.pending += (uint64_t)n;
+    return n;
+}
+
+// Merging.
+
+static struct cut_slice *slice_take(struct cutter *c)
+{
+    struct cut_slice *s = c->slices_free;
+    if (s) {
+        c->slices_free = s->next;
+    } else {
+        s = calloc(1, sizeof *s);
+        if (!s)
+            return NULL;
+        s->slice.next = calloc((size_t)c->n, sizeof *s->slice.next);
+        s->slice.time_max_ms = calloc((size_t)c->n, sizeof *s->slice.time_max_ms);
+        if (!s->slice.next || !s->slice.time_max_ms) {
+            slice_free(s);
+            return NULL;
+        }
+    }
+    memset(s->slice.rejected, 0, sizeof s->slice.rejected);
+    s->slice.n_partitions = c->n;
+    s->slice.n_events = 0;
+    s->slice.watermark_ms = INT64_MIN;
+    s->slice.last = false;
+    return s;
+}
+
+static bool slice_put(struct cut_slice *s, const struct entry *entry)
+{
+    struct slice *slice = &s->slice;
+    if (slice->n_events == slice->n_events_max) {
+        const int max = slice->n_events_max ? 2 * slice->n_events_max : 4096;
+        struct slice_event *events = realloc(slice->events, (size_t)max * sizeof *slice->events);
+        if (events)
+            slice->events = events;
+        struct chunk **chunks = realloc(s->chunks, (size_t)max * sizeof *s->chunks);
+        if (chunks)
+            s->chunks = chunks;
+        if (!events || !chunks)
+            return false;
+        slice->n_events_max = max;
+    }
+    slice->events[slice->n_events] = (struct slice_event){entry->mt_ms, entry->event};
+    s->chunks[slice->n_events++] = entry->chunk;
+    return true;
+}
+
+// The order of application. Time first; the rest is about content, so that the same streams in
+// other partitions are applied in the same order; only a producer that scatters one user's events
+// of one instant over partitions leaves the choice to their numbers.
+static bool event_before(const struct slice_event *a, const struct slice_event *b)
+{
+    const struct event *x = a->event, *y = b->event;
+    if (a->mt_ms != b->mt_ms)
+        return a->mt_ms < b->mt_ms;
+    if (x->topic != y->topic)
+        return x->topic < y->topic;
+    if (x->user.hash != y->user.hash)
+        return x->user.hash < y->user.hash;
+    if (x->partition != y->partition)
+        return x->partition < y->partition;
+    return x->offset < y->offset;
+}
+
+// Puts events [from, n) of one time in order. Few share a time, and they are nearly in order.
+static void group_sort(struct cut_slice *s, int from)
+{
+    struct slice_event *e = s->slice.events;
+    for (int i = from + 1; i < s->slice.n_events; i++) {
+        const struct slice_event event = e[i];
+        struct chunk *chunk = s->chunks[i];
+        int k = i;
+        for (; k > from && event_before(&event, &e[k - 1]); k--) {
+            e[k] = e[k - 1];
+            s->chunks[k] = s->chunks[k - 1];
+        }
+        e[k] = event;
+        s->chunks[k] = chunk;
+    }
+}
+
+static int entry_dead(struct cutter *c, struct cut_slice *s, int p, const struct entry *entry)
+{
+    const struct source_partition *part = &c->source->partitions[p];
+    s->slice.rejected[part->topic][entry->reason]++;
+    if (entry->reason == REJECT_TOMBSTONE)
+        c->counts.tombstones++;
+    else if (c->options.dead_letter) {
+        const int rc = dead_letter_put(c->options.dead_letter, part->name, part->partition,
+                                       entry->record, (enum reject)entry->reason, entry->message);
+        if (rc < 0)
+            return fail(c, rc, "%s", dead_letter_error(c->options.dead_letter));
+        c->dead_letters = (int64_t)dead_letter_size(c->options.dead_letter);
+    }
+    return 0;
+}
+
+static int64_t head_time(const struct cutter *c, int p)
+{
+    return queue_at(&c->partitions[p], 0)->mt_ms;
+}
+
+static void heap_sift(const struct cutter *c, int *heap, int n, int i)
+{
+    for (;;) {
+        int least = i;
+        for (int child = 2 * i + 1; child <= 2 * i + 2 && child < n; child++) {
+            const int64_t a = head_time(c, heap[child]), b = head_time(c, heap[least]);
+            if (a < b || (a == b && heap[child] < heap[least]))
+                least = child;
+        }
+        if (least == i)
+            return;
+        const int swap = heap[i];
+        heap[i] = heap[least];
+        heap[least] = swap;
+        i = least;
+    }
+}
+
+// Moves the first limits[p] entries of every partition into the slice, in order.
+static int merge(struct cutter *c, struct cut_slice *s)
+{
+    int n = 0, group = s->slice.n_events;
+    for (int p = 0; p < c->n; p++)
+        if (c->limits[p] > 0)
+            c->order[n++] = p;
+    for (int i = n / 2; i-- > 0;)
+        heap_sift(c, c->order, n, i);
+    while (n > 0) {
+        const int p = c->order[0];
+        struct partition *part = &c->partitions[p];
+        const struct entry *entry = queue_at(part, 0);
+        if (entry->event) {
+            if (group < s->slice.n_events && s->slice.events[group].mt_ms != entry->mt_ms) {
+                group_sort(s, group);
+                group = s->slice.n_events;
+            }
+            if (!slice_put(s, entry))
+                return fail(c, -ENOMEM, "out of memory for a slice");
+        } else {
+            const int rc = entry_dead(c, s, p, entry);
+            if (rc < 0)
+                return rc;
+            chunk_release(c, entry->chunk);
+        }
+        c->next[p] = entry->offset + 1;
+        c->time_max_ms[p] = entry->mt_ms;
+        part->head++;
+        part->n--;
+        c->counts.pending--;
+        if (--c->limits[p] == 0)
+            c->order[0] = c->order[--n];
+        heap_sift(c, c->order, n, 0);
+    }
+    group_sort(s, group);
+    return 0;
+}
+
+static uint64_t slice_digest(const struct slice *slice)
+{
+    uint64_t digest = 0;
+    for (int i = 0; i < slice->n_events; i++) {
+        const struct event *e = slice->events[i].event;
+        const uint64_t words[4] = {(uint64_t)e->partition, (uint64_t)e->offset, (uint64_t)e->ts_ms,
+                                   e->user.hash};
+        digest = XXH3_64bits_withSeed(words, sizeof words, digest);
+    }
+    return digest;
+}
+
+static struct slice *slice_finish(struct cutter *c, struct cut_slice *s, enum slice_order order)
+{
+    struct slice *slice = &s->slice;
+    slice->number = ++c->slices;
+    slice->order = order;
+    slice->dead_letters = c->dead_letters;
+    memcpy(slice->next, c->next, (size_t)c->n * sizeof *slice->next);
+    memcpy(slice->time_max_ms, c->time_max_ms, (size_t)c->n * sizeof *slice->time_max_ms);
+    slice->digest = slice_digest(slice);
+    return slice;
+}
+
+// Cutting.
+
+// Everything before the frontier is complete: the earliest of the latest times of the partitions
+// that may still bring something. INT64_MAX when all have ended, INT64_MIN when one has shown
+// nothing yet.
+static int64_t frontier_of(const struct cutter *c)
+{
+    int64_t frontier = INT64_MAX;
+    for (int p = 0; p < c->n; p++) {
+        const struct partition *part = &c->partitions[p];
+        if (part->ended)
+            continue;
+        if (part->mt_ms < frontier)
+            frontier = part->mt_ms;
+    }
+    return frontier;
+}
+
+// Where a canonical slice ends: a time before which everything is complete, early enough for about
+// slice_events from any partition, late enough for one whole time.
+static int64_t slice_end(const struct cutter *c, int64_t frontier)
+{
+    int64_t end = frontier, first = INT64_MAX;
+    for (int p = 0; p < c->n; p++) {
+        const struct partition *part = &c->partitions[p];
+        if (part->n == 0)
+            continue;
+        if (head_time(c, p) < first)
+            first = head_time(c, p);
+        if (part->n > (size_t)c->options.slice_events) {
+            const int64_t at = queue_at(part, (size_t)c->options.slice_events)->mt_ms;
+            if (at < end)
+                end = at;
+        }
+        // More than GROUP_MAX events of one time are not waited for: memory is bounded.
+        if (part->n >= GROUP_MAX && head_time(c, p) == frontier)
+            return frontier + 1;
+    }
+    if (end <= first && first < frontier)
+        end = first + 1;
+    return end;
+}
+
+// Sets the limits to everything before end; returns how much that is.
+static size_t limits_before(struct cutter *c, int64_t end)
+{
+    size_t all = 0;
+    for (int p = 0; p < c->n; p++) {
+        const struct partition *part = &c->partitions[p];
+        size_t n = 0;
+        while (n < part->n && (queue_at(part, n)->mt_ms < end || end == INT64_MAX))
+            n++;
+        c->limits[p] = n;
+        all += n;
+    }
+    return all;
+}
+
+static int next_canonical(struct cutter *c, int64_t now_ms, int wait_ms, struct slice **slice)
+{
+    bool waited = false;
+    struct cut_slice *s = slice_take(c);
+    if (!s)
+        return fail(c, -ENOMEM, "out of memory for a slice");
+    for (;;) {
+        // Read whoever has little, and above all those that hold the frontier.
+        const int64_t held = frontier_of(c);
+        bool read = false;
+        for (int p = 0; p < c->n; p++) {
+            struct partition *part = &c->partitions[p];
+            const bool holds = part->mt_ms <= held;
+            if (part->ended || (part->n >= QUEUE_LOW && (!holds || part->n >= GROUP_MAX)))
+                continue;
+            const int rc = partition_read(c, p, now_ms);
+            if (rc < 0) {
+                slice_release(c, s);
+                return rc;
+            }
+            read |= rc > 0;
+        }
+        const int64_t frontier = frontier_of(c);
+        const size_t taken = limits_before(c, slice_end(c, frontier));
+        if (taken > 0 || frontier == INT64_MAX) {
+            const int rc = merge(c, s);
+            if (rc < 0) {
+                slice_release(c, s);
+                return rc;
+            }
+            s->slice.last = frontier == INT64_MAX;
+            for (int p = 0; p < c->n; p++)
+                s->slice.last &= c->partitions[p].n == 0;
+            for (int p = 0; s->slice.last && p < c->n; p++) {
+                const int64_t position = c->source->ops->position(c->source, p);
+                if (position > c->next[p])
+                    c->next[p] = position; // control records behind the last event
+            }
+            *slice = slice_finish(c, s, SLICE_CANONICAL);
+            return 1;
+        }
+        if (read)
+            continue;
+        // Only partitions without anything new hold the frontier.
+        bool ended_now = false;
+        for (int p = 0; p < c->n; p++)
+            ended_now |= !c->partitions[p].ended && c->source->ops->at_end(c->source, p);
+        if (!ended_now) {
+            const int rc = waited ? 0 : c->source->ops->wait(c->source, wait_ms);
+            if (rc < 0 || waited) {
+                slice_release(c, s);
+                return rc < 0 ? fail(c, rc, "%s", c->source->error) : 0;
+            }
+            waited = true;
+        }
+    }
+}
+
+// The watermark after a live slice: lateness behind the slowest partition that is not idle. When
+// all are idle, time goes on with the clock, so that windows close behind the last event.
+static int64_t live_watermark(const struct cutter *c, int64_t now_ms)
+{
+    int64_t slowest = INT64_MAX, latest = INT64_MIN, arrived = INT64_MIN;
+    for (int p = 0; p < c->n; p++) {
+        const struct partition *part = &c->partitions[p];
+        const bool idle = part->n == 0 && c->source->ops->at_end(c->source, p) &&
+                          now_ms - part->arrived_ms > c->options.idle_ms;
+        if (c->time_max_ms[p] > latest)
+            latest = c->time_max_ms[p];
+        if (part->arrived_ms > arrived)
+            arrived = part->arrived_ms;
+        if (!idle && c->time_max_ms[p] < slowest)
+            slowest = c->time_max_ms[p];
+    }
+    if (slowest == INT64_MIN || latest == INT64_MIN)
+        return INT64_MIN; // one that is not idle has shown nothing yet
+    if (slowest == INT64_MAX)
+        slowest = latest + (now_ms - arrived - c->options.idle_ms);
+    return slowest - c->options.lateness_ms;
+}
+
+static int next_live(struct cutter *c, int64_t now_ms, int wait_ms, struct slice **slice)
+{
+    if (c->cut_ms == 0) {
+        c->cut_ms = now_ms;
+        for (int p = 0; p < c->n; p++)
+            c->partitions[p].arrived_ms = now_ms;
+    }
+    bool any = false;
+    for (int p = 0; p < c->n; p++) {
+        if (c->partitions[p].n >= (size_t)(4 * c->options.slice_events))
+            continue; // full: the source holds back
+        const int rc = partition_read(c, p, now_ms);
+        if (rc < 0)
+            return rc;
+        any |= rc > 0;
+    }
+    const bool due = now_ms - c->cut_ms >= c->options.interval_ms;
+    const bool full = c->counts.pending >= (uint64_t)c->options.slice_events;
+    const int64_t watermark = live_watermark(c, now_ms);
+    const bool tick = c->counts.pending == 0 && due &&
+                      watermark >= (c->watermark_ms == INT64_MIN ? 0 : c->watermark_ms) + SECOND_MS;
+    if (!(full || (due && c->counts.pending > 0) || tick)) {
+        if (!any) {
+            const int64_t left = c->options.interval_ms - (now_ms - c->cut_ms);
+            const int rc = c->source->ops->wait(c->source, c->counts.pending && left < wait_ms
+                                                               ? (int)(left > 0 ? left : 0)
+                                                               : wait_ms);
+            if (rc < 0)
+                return fail(c, rc, "%s", c->source->error);
+        }
+        return 0;
+    }
+    int64_t base = INT64_MAX;
+    for (int p = 0; p < c->n; p++)
+        if (c->partitions[p].n > 0 && head_time(c, p) < base)
+            base = head_time(c, p);
+    for (int p = 0; p < c->n; p++) {
+        const struct partition *part = &c->partitions[p];
+        size_t n = 0;
+        while (n < part->n && n < (size_t)c->options.slice_events &&
+               queue_at(part, n)->mt_ms - base <= c->options.drift_ms)
+            n++;
+        c->limits[p] = n;
+    }
+    struct cut_slice *s = slice_take(c);
+    if (!s)
+        return fail(c, -ENOMEM, "out of memory for a slice");
+    const int rc = merge(c, s);
+    if (rc < 0) {
+        slice_release(c, s);
+        return rc;
+    }
+    const int64_t after = live_watermark(c, now_ms);
+    if (after > c->watermark_ms)
+        c->watermark_ms = after;
+    s->slice.watermark_ms = c->watermark_ms;
+    c->cut_ms = now_ms;
+    *slice = slice_finish(c, s, SLICE_LIVE);
+    return 1;
+}
+
+int cutter_next(struct cutter *c, int64_t now_ms, int wait_ms, struct slice **slice)
+{
+    given_collect(c);
+    return c->options.order == SLICE_CANONICAL ? next_canonical(c, now_ms, wait_ms, slice)
+                                               : next_live(c, now_ms, wait_ms, slice);
+}
+
+int cutter_recorded(struct cutter *c, const struct slice_record *record, struct slice **slice)
+{
+    enum { WAIT_MS = 100, WAITS_MAX = 600 };
+    given_collect(c);
+    assert(record->number == c->slices + 1);
+    for (int p = 0; p < c->n; p++) {
+        struct partition *part = &c->partitions[p];
+        int waits = 0;
+        while (c->next[p] < record->next[p] &&
+               (part->n == 0 || queue_at(part, part->n - 1)->offset + 1 < record->next[p]) &&
+               c->source->ops->position(c->source, p) < record->next[p]) {
+            const int rc = partition_read(c, p, 0);
+            if (rc < 0)
+                return rc;
+            if (rc > 0)
+                continue;
+            if (c->source->ops->wait(c->source, WAIT_MS) < 0)
+                return fail(c, -EIO, "%s", c->source->error);
+            if (++waits == WAITS_MAX)
+                return fail(c, -ETIMEDOUT,
+                            "%s: partition %d: waited for offset %" PRId64
+                            " that an earlier run had read",
+                            c->source->partitions[p].name, c->source->partitions[p].partition,
+                            record->next[p] - 1);
+        }
+        size_t n = 0;
+        while (n < part->n && queue_at(part, n)->offset < record->next[p])
+            n++;
+        c->limits[p] = n;
+    }
+    struct cut_slice *s = slice_take(c);
+    if (!s)
+        return fail(c, -ENOMEM, "out of memory for a slice");
+    const int rc = merge(c, s);
+    if (rc < 0) {
+        slice_release(c, s);
+        return rc;
+    }
+    memcpy(c->next, record->next, (size_t)c->n * sizeof *c->next);
+    s->slice.watermark_ms = record->watermark_ms;
+    c->watermark_ms = record->watermark_ms;
+    *slice = slice_finish(c, s, record->order);
+    if ((*slice)->digest != record->digest || (*slice)->n_events != record->n_events)
+        return fail(c, -EBADMSG,
+                    "slice %" PRIu64 ": the source has other records now (%d events, then %d): "
+                    "it was recreated or rewritten",
+                    record->number, (*slice)->n_events, record->n_events);
+    return 1;
+}

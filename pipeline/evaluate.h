@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Prequential evaluation: predict, then learn. The protocol, the same for `eval` on a recorded
+// stream and for the live stream:
+//
+//   - Examples come in chunks (eval.chunk; `eval` takes 10,000, the live stream one batch). A share
+//     of a chunk, evenly spaced, is scored with the parameters from before the chunk; then the
+//     whole chunk is learned.
+//   - The history of an example is what its user engaged with strictly earlier in time, inside the
+//     chunk too: histories are data, parameters are not.
+//   - Every item of the corpus competes, nothing is filtered: for `eval` every item id that occurs
+//     in an impression or an engagement of the recorded stream, whether seen yet or not; live,
+//     every item that has a row.
+//   - Rank = items with a higher score + half of those with the same score. A hit at k is a rank
+//     below k. NDCG@10 = 1 / log2(rank + 2) for a rank below 10. Log loss is over the softmax of
+//     all scores.
+//   - Decayed popularity is scored by the same protocol: engagements decayed with a half-life in
+//     examples, as of the start of the chunk.
+//
+// Scoring changes nothing that is learned. Popularity and the windows are columns, so a restart
+// goes on with them. One thread, the trainer's.
+#pragma once
+
+#include "pipeline/rows.h"
+
+struct evaluator;
+
+struct evaluator_options {
+    double sampling; // share of the examples, 0..1
+    double popularity_half_life;
+    int chunk_max; // examples per chunk
+    // The corpus: ids, or NULL for every item that has a row.
+    const struct id *corpus;
+    size_t corpus_n;
+};
+
+// Sums over what was scored.
+struct evaluation {
+    double n;
+    double recall_10, recall_100, ndcg_10, log_loss;
+    double popularity_recall_10, popularity_recall_100;
+};
+
+// corpus and rows must outlive it. 0 or -ENOMEM.
+int evaluator_open(struct evaluator **e, struct columns *s, struct rows *rows,
+                   const struct evaluator_options *options);
+void evaluator_close(struct evaluator *e);
+
+// A chunk, before it is learned: see trainer_score_fn.
+void evaluator_score(struct evaluator *e, int n, const struct example *examples,
+                     const float *features);
+
+struct evaluation evaluator_total(const struct evaluator *e); // since the state began
+// Decayed with a half-life of 5,000 scored examples: what the live gauges show.
+struct evaluation evaluator_window(const struct evaluator *e);
