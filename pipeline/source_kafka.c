@@ -1,0 +1,1038 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The "kafka" source, and the only file that sees librdkafka.
+//
+// Every partition of the named topics is assigned by hand, at offsets that come from the caller:
+// there is no group, so there is no rebalance, and librdkafka's own notion of a position is never
+// used. Each partition has a queue of its own, which keeps partitions independent: one that is not
+// read fills up and is fetched no further, while the others go on.
+//
+// What was measured about librdkafka 2.0.2 to 2.14.2 and Kafka 4.3.1, and shapes this file:
+//
+//     - A forwarded partition queue is un-forwarded before assign(). librdkafka forwards it to the
+//       consumer queue when it starts to fetch, unless the application has chosen already.
+//     - consume_batch_queue() with a timeout waits for a full batch. It is called with 0, and the
+//       waiting is done on an eventfd. Its edges can be missed, hence no wait is longer than 50 ms.
+//     - A message keeps its whole fetch buffer alive. The messages of one read are therefore
+//       destroyed by the next one.
+//     - Aborted data and control records are never delivered, so the last record of a range is not
+//       at stop - 1. A range ends with a record or an end-of-partition at or behind stop.
+//     - An unknown topic can be assigned without any error; metadata is asked first.
+#include "pipeline/source.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <librdkafka/rdkafka.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/eventfd.h>
+#include <syslog.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    BATCH_MAX = 1024,         // messages of one read
+    REPLY_TIMEOUT_MS = 10000, // for the brokers to answer a question at start
+    CHECK_TIMEOUT_MS = 2000,  // and while reading: nobody may be held up for long
+    WAIT_MS = 50,             // an eventfd edge that was missed costs this much
+    DESTROY_TIMEOUT_S = 3,
+    COMMIT_TIMEOUT_MS = 1000,   // for the last commits at close
+    CHECK_INTERVAL_MS = 60000,  // between two looks at the metadata and at silent partitions
+    REPORT_INTERVAL_MS = 60000, // between two lines about the same trouble
+    STALLS_MAX = 3,             // new clients for one silent partition
+    TOPIC_NAME_MAX = 249,       // Kafka's limit
+};
+
+#define VERSION(major, minor, patch) ((major) << 24 | (minor) << 16 | (patch) << 8)
+
+struct setting {
+    const char *key, *live, *replay;
+    int since, before; // versions of librdkafka, 0: any
+};
+
+// What we set; a property of the user comes later and wins, unless it is one of the owned ones.
+static const struct setting settings[] = {
+    {"client.id", "twotower", "twotower", 0, 0},
+    // Only to commit for lag tools. A group without members accepts commits from anyone.
+    {"group.id", "twotower", "twotower", 0, 0},
+    {"enable.auto.commit", "false", "false", 0, 0},
+    {"enable.auto.offset.store", "false", "false", 0, 0},
+    // Anything else silently loses records or repeats them.
+    {"auto.offset.reset", "error", "error", 0, 0},
+    {"isolation.level", "read_committed", "read_committed", 0, 0},
+    {"enable.partition.eof", "true", "true", 0, 0},
+    // Off by default, and a byte that flipped on the broker's disk is then delivered as data.
+    // Costs 2 to 3 % of the client's time.
+    {"check.crcs", "true", "true", 0, 0},
+    {"fetch.min.bytes", "1", "100000", 0, 0},
+    {"fetch.wait.max.ms", "100", "500", 0, 0},
+    {"fetch.message.max.bytes", "1048576", "4194304", 0, 0},
+    {"fetch.error.backoff.ms", "100", "100", 0, 0},
+    // A queue above its limits is looked at again after fetch.queue.backoff.ms. Before 2.2.0 that
+    // was always 1 s, in which a small queue runs dry: it has to hold more than a second's records.
+    {"fetch.queue.backoff.ms", "10", "10", VERSION(2, 2, 0), 0},
+    {"queued.min.messages", "20000", "100000", VERSION(2, 2, 0), 0},
+    {"queued.max.messages.kbytes", "8192", "65536", VERSION(2, 2, 0), 0},
+    {"queued.min.messages", "200000", "1000000", 0, VERSION(2, 2, 0)},
+    {"queued.max.messages.kbytes", "32768", "65536", 0, VERSION(2, 2, 0)},
+    {"socket.keepalive.enable", "true", "true", 0, 0},
+    {"socket.nagle.disable", "true", "true", 0, 0},
+    {"reconnect.backoff.ms", "100", "100", 0, 0},
+    {"reconnect.backoff.max.ms", "5000", "5000", 0, 0},
+    {"topic.metadata.refresh.interval.ms", "60000", "60000", 0, 0},
+    // 2.5.0 began to send the client's metrics to the broker.
+    {"enable.metrics.push", "false", "false", VERSION(2, 5, 0), 0},
+    // The log lines come to the thread that polls, not from librdkafka's own ones.
+    {"log.queue", "true", "true", 0, 0},
+};
+
+static const struct {
+    const char *key, *why;
+} owned[] = {
+    {"bootstrap.servers", "it has an option of its own"},
+    {"metadata.broker.list", "it has an option of its own"},
+    {"enable.auto.commit", "positions live in the checkpoint"},
+    {"auto.commit.enable", "positions live in the checkpoint"},
+    {"enable.auto.offset.store", "positions live in the checkpoint"},
+    {"auto.offset.reset", "a reset would lose or repeat records silently"},
+    {"enable.partition.eof", "the end of a log could not be told from a silence"},
+    {"check.crcs", "damaged records would be learned from"},
+    {"group.instance.id", "partitions are assigned by hand, there is no group"},
+    {"group.protocol", "partitions are assigned by hand, there is no group"},
+    {"log.queue", "log lines must come from the reading thread"},
+};
+
+// Values of properties whose name contains one of these never reach a message.
+static const char *const secrets[] = {"password", "secret", "pem", "oauthbearer", "username"};
+
+// What ends a partition. Every other error passes by itself or with the broker's return.
+static const struct failure {
+    rd_kafka_resp_err_t code;
+    int rc;
+    const char *what;
+} failures[] = {
+    {RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET, -ERANGE, "the broker no longer has this offset"},
+    {RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE, -ERANGE, "the broker no longer has this offset"},
+    {RD_KAFKA_RESP_ERR__BAD_MSG, -EBADMSG, "the records are damaged on the broker"},
+    {RD_KAFKA_RESP_ERR_INVALID_MSG, -EBADMSG, "the records are damaged on the broker"},
+    {RD_KAFKA_RESP_ERR__BAD_COMPRESSION, -EBADMSG, "the records cannot be decompressed"},
+    {RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE, -EBADMSG, "this librdkafka cannot read the records"},
+    {RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC, -ENOENT, "the topic does not exist any more"},
+    {RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION, -ENOENT, "the partition does not exist any more"},
+    {RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART, -ENOENT, "the topic does not exist any more"},
+    {RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, -EACCES, "reading the topic is not allowed"},
+};
+
+struct partition {
+    rd_kafka_queue_t *queue;
+    int64_t next, stop;
+    int64_t first, end; // as start() found them
+    int64_t moved_ms;   // when there last was something to read, or an end
+    int stalls;         // new clients since then
+    bool eof;           // the end of the log is at next
+    int rc;             // why it cannot go on, 0: it can
+    char failure[400];
+};
+
+struct source_kafka {
+    struct source base;    // first: a struct source * is cast to this
+    rd_kafka_conf_t *conf; // as every client begins
+    rd_kafka_t *client;
+    rd_kafka_queue_t *events; // log lines, errors, commit results
+    int wake;                 // eventfd: something was added to an empty queue
+    bool started;             // the client has its assignment
+    bool restart;             // a new client is needed
+    int commits;              // without an answer yet
+    int rc;                   // the client is dead, 0: it is not
+    char *bootstrap;
+    char trouble[256]; // the latest thing librdkafka complained about
+    char fatal[400];
+    int64_t report_ms, check_ms; // when the next line, the next look are due
+    int64_t below;               // records dropped since the last report
+    struct partition *partitions;
+    int n_messages;
+    rd_kafka_message_t *messages[BATCH_MAX];
+    void (*log)(void *arg, int level, const char *text);
+    void *log_arg;
+    const char *topics[TOPICS]; // owned copies
+};
+
+static int64_t now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static struct source_kafka *of(struct source *s)
+{
+    return (struct source_kafka *)s;
+}
+
+__attribute__((format(printf, 3, 4))) static int fail(struct source_kafka *k, int rc,
+                                                      const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(k->base.error, sizeof k->base.error, format, args);
+    va_end(args);
+    return rc;
+}
+
+__attribute__((format(printf, 3, 4))) static void say(struct source_kafka *k, int level,
+                                                      const char *format, ...)
+{
+    char text[512];
+    va_list args;
+
+    if (!k->log)
+        return;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    k->log(k->log_arg, level, text);
+}
+
+// Trouble that passes is told once a minute: an outage gives an error for each attempt to connect.
+static void report(struct source_kafka *k, const char *what)
+{
+    const int64_t now = now_ms();
+    if (now < k->report_ms)
+        return;
+    k->report_ms = now + REPORT_INTERVAL_MS;
+    say(k, LOG_WARNING, "kafka: %s (told once a minute)", what);
+}
+
+// ---- callbacks: all run in the ingest thread, from rd_kafka_consumer_poll ----
+
+static void log_line(const rd_kafka_t *client, int level, const char *facility, const char *text)
+{
+    say(rd_kafka_opaque(client), level, "librdkafka: %s: %s", facility, text);
+}
+
+static void error_event(rd_kafka_t *client, int code, const char *reason, void *opaque)
+{
+    struct source_kafka *k = opaque;
+
+    if (code == RD_KAFKA_RESP_ERR__FATAL) {
+        char why[256] = "";
+        rd_kafka_fatal_error(client, why, sizeof why);
+        k->rc = -EIO;
+        snprintf(k->fatal, sizeof k->fatal, "librdkafka gave up: %s", why);
+        return;
+    }
+    // "All brokers are down" follows the error that says why and must not replace it.
+    if (code != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || !k->trouble[0])
+        snprintf(k->trouble, sizeof k->trouble, "%s", reason);
+    if (k->started)
+        report(k, reason);
+}
+
+static void commit_event(rd_kafka_t *client, rd_kafka_resp_err_t code,
+                         rd_kafka_topic_partition_list_t *offsets, void *opaque)
+{
+    struct source_kafka *k = opaque;
+    (void)client, (void)offsets;
+
+    k->commits--;
+    // Lag tools will show too much; the checkpoint is what counts.
+    if (code)
+        say(k, LOG_WARNING, "kafka: committing offsets failed: %s", rd_kafka_err2str(code));
+}
+
+// ---- one partition ----
+
+static bool partition_done(const struct partition *p)
+{
+    return p->stop != SOURCE_UNBOUNDED && p->next >= p->stop;
+}
+
+// Moves up to offset, but not beyond the range: where a bounded run ends must not depend on how far
+// the log had grown by then.
+static void partition_advance(struct partition *p, int64_t offset)
+{
+    if (p->stop != SOURCE_UNBOUNDED && offset > p->stop)
+        offset = p->stop;
+    if (offset > p->next)
+        p->next = offset;
+    // What is fetched beyond the range wakes nobody.
+    if (partition_done(p) && p->queue)
+        rd_kafka_queue_io_event_enable(p->queue, -1, NULL, 0);
+}
+
+static const struct failure *failure_find(rd_kafka_resp_err_t code)
+{
+    for (size_t i = 0; i < sizeof failures / sizeof *failures; i++)
+        if (failures[i].code == code)
+            return &failures[i];
+    return NULL;
+}
+
+static void partition_fail(struct source_kafka *k, int index, const struct failure *f,
+                           const char *detail)
+{
+    struct partition *p = &k->partitions[index];
+    const struct source_partition *at = &k->base.partitions[index];
+    char range[96] = "";
+    int64_t lo = -1, hi = -1;
+
+    if (p->rc)
+        return;
+    p->rc = f->rc;
+    if (f->rc == -ERANGE && !rd_kafka_query_watermark_offsets(k->client, at->name, at->partition,
+                                                              &lo, &hi, CHECK_TIMEOUT_MS))
+        snprintf(range, sizeof range, "; it has %" PRId64 " up to %" PRId64, lo, hi);
+    snprintf(p->failure, sizeof p->failure,
+             "topic %s partition %" PRId32 " offset %" PRId64 ": %s%s (%s)", at->name,
+             at->partition, p->next, f->what, range, detail);
+}
+
+// ---- the client ----
+
+static void client_release_messages(struct source_kafka *k)
+{
+    for (int i = 0; i < k->n_messages; i++)
+        rd_kafka_message_destroy(k->messages[i]);
+    k->n_messages = 0;
+}
+
+static void *client_destroy(void *client)
+{
+    // There is no group to leave, and a consumer close would wait for brokers that may be away.
+    rd_kafka_destroy_flags(client, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+    return NULL;
+}
+
+// Before librdkafka 2.6.1 the destruction of a client never returns if one of its topics was
+// deleted. Such a client is left behind: its threads idle, and it refers to nothing of ours that
+// they would touch.
+static void client_destroy_in_time(struct source_kafka *k)
+{
+    struct timespec end;
+    pthread_t thread;
+
+    if (pthread_create(&thread, NULL, client_destroy, k->client) != 0) {
+        client_destroy(k->client);
+        return;
+    }
+    clock_gettime(CLOCK_REALTIME, &end);
+    end.tv_sec += DESTROY_TIMEOUT_S;
+    if (pthread_timedjoin_np(thread, NULL, &end) != 0) {
+        pthread_detach(thread);
+        say(k, LOG_WARNING, "kafka: librdkafka did not end within %d s and is left behind",
+            DESTROY_TIMEOUT_S);
+    }
+}
+
+static void client_close(struct source_kafka *k)
+{
+    if (!k->client)
+        return;
+    client_release_messages(k);
+    for (const int64_t end = now_ms() + COMMIT_TIMEOUT_MS; k->commits > 0 && now_ms() < end;) {
+        rd_kafka_message_t *m = rd_kafka_consumer_poll(k->client, WAIT_MS);
+        if (m)
+            rd_kafka_message_destroy(m);
+    }
+    for (int i = 0; i < k->base.n_partitions; i++)
+        if (k->partitions && k->partitions[i].queue) {
+            rd_kafka_queue_io_event_enable(k->partitions[i].queue, -1, NULL, 0);
+            rd_kafka_queue_destroy(k->partitions[i].queue);
+            k->partitions[i].queue = NULL;
+        }
+    if (k->events) {
+        rd_kafka_queue_io_event_enable(k->events, -1, NULL, 0);
+        rd_kafka_queue_destroy(k->events);
+        k->events = NULL;
+    }
+    client_destroy_in_time(k);
+    k->client = NULL;
+    k->commits = 0;
+    k->started = false;
+}
+
+static int client_open(struct source_kafka *k)
+{
+    char why[256] = "";
+    rd_kafka_conf_t *conf = rd_kafka_conf_dup(k->conf);
+
+    k->client = rd_kafka_new(RD_KAFKA_CONSUMER, conf, why, sizeof why);
+    if (!k->client) {
+        rd_kafka_conf_destroy(conf);
+        return fail(k, -EINVAL, "librdkafka refuses the configuration: %s", why);
+    }
+    rd_kafka_poll_set_consumer(k->client);
+    k->events = rd_kafka_queue_get_consumer(k->client);
+    rd_kafka_set_log_queue(k->client, k->events);
+    rd_kafka_queue_io_event_enable(k->events, k->wake, &(uint64_t){1}, sizeof(uint64_t));
+    return 0;
+}
+
+// Runs the callbacks. Errors that name a partition end it; others pass and are only told.
+static void client_serve(struct source_kafka *k)
+{
+    rd_kafka_message_t *m;
+
+    while ((m = rd_kafka_consumer_poll(k->client, 0))) {
+        const struct failure *f = failure_find(m->err);
+        if (!m->err || m->err == RD_KAFKA_RESP_ERR__PARTITION_EOF) {
+            // Belongs to a partition's own queue. Reading on there would skip it.
+            k->restart = true;
+        } else if (f && m->rkt) {
+            const char *topic = rd_kafka_topic_name(m->rkt);
+            for (int i = 0; i < k->base.n_partitions; i++)
+                if (!strcmp(k->base.partitions[i].name, topic) &&
+                    (m->partition == RD_KAFKA_PARTITION_UA ||
+                     m->partition == k->base.partitions[i].partition))
+                    partition_fail(k, i, f, rd_kafka_message_errstr(m));
+        } else {
+            report(k, rd_kafka_message_errstr(m));
+        }
+        rd_kafka_message_destroy(m);
+    }
+}
+
+// After a question got no answer: which brokers, and what librdkafka found wrong with them.
+static int client_unreachable(struct source_kafka *k, const char *asked, rd_kafka_resp_err_t code)
+{
+    client_serve(k);
+    return fail(k, -EHOSTUNREACH, "%s: no answer from %s: %s%s%s", asked, k->bootstrap,
+                rd_kafka_err2str(code), k->trouble[0] ? ": " : "", k->trouble);
+}
+
+// How many partitions a topic has. 0 or less: -errno.
+static int client_count_partitions(struct source_kafka *k, const char *topic, int timeout_ms)
+{
+    static const struct {
+        rd_kafka_resp_err_t code;
+        int rc;
+        const char *what;
+    } answers[] = {
+        {RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART, -ENOENT, "does not exist"},
+        {RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, -EACCES, "may not be read by this user"},
+        {RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION, -EINVAL, "is not a name that Kafka allows"},
+    };
+    const struct rd_kafka_metadata *metadata = NULL;
+    const int64_t end = now_ms() + timeout_ms;
+    rd_kafka_topic_t *handle = rd_kafka_topic_new(k->client, topic, NULL);
+    char asked[320];
+    int rc;
+
+    if (!handle)
+        return fail(k, -EINVAL, "topic %s: %s", topic, rd_kafka_err2str(rd_kafka_last_error()));
+    snprintf(asked, sizeof asked, "topic %s", topic);
+    for (;;) {
+        const int64_t left = end - now_ms();
+        rd_kafka_resp_err_t code =
+            rd_kafka_metadata(k->client, 0, handle, &metadata, left > 1 ? (int)left : 1);
+        if (code) {
+            rc = client_unreachable(k, asked, code);
+            break;
+        }
+        assert(metadata->topic_cnt == 1);
+        const struct rd_kafka_metadata_topic *t = &metadata->topics[0];
+        rc = t->partition_cnt;
+        code = t->err;
+        if (code)
+            rc = fail(k, -EIO, "topic %s: %s", topic, rd_kafka_err2str(code));
+        else if (rc == 0)
+            rc = fail(k, -ENOENT, "topic %s has no partitions", topic);
+        for (size_t i = 0; i < sizeof answers / sizeof *answers; i++)
+            if (answers[i].code == code)
+                rc = fail(k, answers[i].rc, "topic %s %s (brokers %s)", topic, answers[i].what,
+                          k->bootstrap);
+        rd_kafka_metadata_destroy(metadata);
+        // A topic that was just created, or a broker that just came back.
+        if (code != RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE || now_ms() + WAIT_MS >= end)
+            break;
+        poll(NULL, 0, WAIT_MS);
+    }
+    rd_kafka_topic_destroy(handle);
+    return rc;
+}
+
+// The first and the end offset of every partition. With read_committed the end is where the first
+// open transaction begins, so that a bounded run does not wait for a producer that is gone.
+static int client_watermarks(struct source_kafka *k, int64_t *first, int64_t *end)
+{
+    for (int i = 0; i < k->base.n_partitions; i++) {
+        const struct source_partition *at = &k->base.partitions[i];
+        int64_t lo = -1, hi = -1; // stay as they are when the query fails
+        const rd_kafka_resp_err_t code = rd_kafka_query_watermark_offsets(
+            k->client, at->name, at->partition, &lo, &hi, REPLY_TIMEOUT_MS);
+        if (code) {
+            char asked[320];
+            snprintf(asked, sizeof asked, "offsets of topic %s partition %" PRId32, at->name,
+                     at->partition);
+            return client_unreachable(k, asked, code);
+        }
+        first[i] = lo;
+        end[i] = hi;
+    }
+    return 0;
+}
+
+// Starts to fetch every partition at its position.
+static int client_assign(struct source_kafka *k)
+{
+    const int n = k->base.n_partitions;
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(n);
+    const int64_t now = now_ms();
+    rd_kafka_resp_err_t code;
+
+    for (int i = 0; i < n; i++) {
+        const struct source_partition *at = &k->base.partitions[i];
+        struct partition *p = &k->partitions[i];
+        p->eof = false;
+        p->moved_ms = now;
+        if (p->rc || partition_done(p))
+            continue;
+        p->queue = rd_kafka_queue_get_partition(k->client, at->name, at->partition);
+        if (!p->queue) {
+            rd_kafka_topic_partition_list_destroy(list);
+            return fail(k, -ENOENT, "topic %s partition %" PRId32 ": librdkafka has no queue",
+                        at->name, at->partition);
+        }
+        rd_kafka_queue_forward(p->queue, NULL);
+        rd_kafka_queue_io_event_enable(p->queue, k->wake, &(uint64_t){1}, sizeof(uint64_t));
+        rd_kafka_topic_partition_list_add(list, at->name, at->partition)->offset = p->next;
+    }
+    code = rd_kafka_assign(k->client, list);
+    rd_kafka_topic_partition_list_destroy(list);
+    if (code)
+        return fail(k, -EIO, "assigning the partitions failed: %s", rd_kafka_err2str(code));
+    k->started = true;
+    k->restart = false;
+    k->check_ms = now + CHECK_INTERVAL_MS;
+    return 0;
+}
+
+// A new client at the same positions: nothing that the old one had queued can come through.
+static int client_restart(struct source_kafka *k)
+{
+    client_close(k);
+    int rc = client_open(k);
+    if (rc == 0)
+        rc = client_assign(k);
+    if (rc < 0) {
+        k->rc = rc;
+        snprintf(k->fatal, sizeof k->fatal, "%.*s", (int)sizeof k->fatal - 1, k->base.error);
+    }
+    return rc;
+}
+
+// librdkafka says nothing about partitions that were added, and not always something about a topic
+// that was removed.
+static int client_check_topics(struct source_kafka *k)
+{
+    for (enum topic t = 0; t < TOPICS; t++) {
+        int n = 0;
+        bool unbounded = false;
+        for (int i = 0; i < k->base.n_partitions; i++)
+            if (k->base.partitions[i].topic == t) {
+                n++;
+                unbounded |= k->partitions[i].stop == SOURCE_UNBOUNDED;
+            }
+        if (!unbounded)
+            continue;
+        const int found = client_count_partitions(k, k->topics[t], CHECK_TIMEOUT_MS);
+        if (found == -ENOENT || found == -EACCES)
+            return found;
+        if (found > 0 && found != n)
+            return fail(k, -ESTALE,
+                        "topic %s has %d partitions now, it had %d when reading began: restart to "
+                        "read them all",
+                        k->topics[t], found, n);
+    }
+    return 0;
+}
+
+// A partition that is silent although its log goes on gets a new client, three times. Seen with
+// batches that do not parse (no error at all comes up) and after a broker had stalled.
+static void client_check_silence(struct source_kafka *k)
+{
+    static const struct failure stalled = {0, -EIO, "no records arrive although there are some"};
+
+    for (int i = 0; i < k->base.n_partitions; i++) {
+        const struct source_partition *at = &k->base.partitions[i];
+        struct partition *p = &k->partitions[i];
+        const int64_t now = now_ms();
+        int64_t lo = -1, hi = -1;
+
+        if (p->rc || p->eof || partition_done(p) || rd_kafka_queue_length(p->queue) > 0)
+            p->moved_ms = now;
+        if (now - p->moved_ms < CHECK_INTERVAL_MS)
+            continue;
+        // No answer: an outage, which is no reason for anything.
+        if (rd_kafka_query_watermark_offsets(k->client, at->name, at->partition, &lo, &hi,
+                                             CHECK_TIMEOUT_MS) ||
+            hi <= p->next)
+            continue;
+        if (p->stalls++ == STALLS_MAX) {
+            partition_fail(k, i, &stalled, "a new client did not help");
+            continue;
+        }
+        say(k, LOG_WARNING,
+            "kafka: topic %s partition %" PRId32 ": nothing after offset %" PRId64
+            " for a minute, the log ends at %" PRId64 ": new client",
+            at->name, at->partition, p->next, hi);
+        k->restart = true;
+    }
+}
+
+// What every call does first: callbacks, and once a minute a look around.
+static int client_tend(struct source_kafka *k)
+{
+    const int64_t now = now_ms();
+    int rc = 0;
+
+    if (k->rc == 0) {
+        assert(k->started);
+        client_serve(k);
+    }
+    if (k->rc < 0)
+        return fail(k, k->rc, "%s", k->fatal);
+    if (now >= k->check_ms) {
+        k->check_ms = now + CHECK_INTERVAL_MS;
+        rc = client_check_topics(k);
+        if (rc < 0)
+            return rc;
+        client_check_silence(k);
+        if (k->below > 0)
+            say(k, LOG_WARNING, "kafka: %" PRId64 " records below their position were dropped",
+                k->below);
+        k->below = 0;
+    }
+    return k->restart ? client_restart(k) : 0;
+}
+
+// ---- the operations of a source ----
+
+static int kafka_bounds(struct source *s, int64_t *first, int64_t *end)
+{
+    struct source_kafka *k = of(s);
+    int i = 0;
+
+    for (enum topic t = 0; t < TOPICS; t++) {
+        if (!k->topics[t])
+            continue;
+        const int found = client_count_partitions(k, k->topics[t], REPLY_TIMEOUT_MS);
+        if (found < 0)
+            return found;
+        int n = 0;
+        for (; i < s->n_partitions && s->partitions[i].topic == t; i++)
+            n++;
+        if (found != n)
+            return fail(k, -ESTALE, "topic %s has %d partitions now, it had %d at start",
+                        k->topics[t], found, n);
+    }
+    return client_watermarks(k, first, end);
+}
+
+static int kafka_offsets_for_time(struct source *s, int64_t ts_ms, int64_t *offsets)
+{
+    struct source_kafka *k = of(s);
+    const int n = s->n_partitions;
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(n);
+    int64_t *first = calloc((size_t)n * 2, sizeof *first);
+    rd_kafka_resp_err_t code;
+    int rc = first ? 0 : fail(k, -ENOMEM, "out of memory");
+
+    if (rc < 0)
+        goto out;
+    // The ends first: a record that arrives in between is then found by its time, or is behind the
+    // end; after the lookup it could be jumped over.
+    int64_t *const end = first + n;
+    rc = client_watermarks(k, first, end);
+    if (rc < 0)
+        goto out;
+    for (int i = 0; i < n; i++)
+        rd_kafka_topic_partition_list_add(list, s->partitions[i].name, s->partitions[i].partition)
+            ->offset = ts_ms;
+    code = rd_kafka_offsets_for_times(k->client, list, REPLY_TIMEOUT_MS);
+    if (code) {
+        rc = client_unreachable(k, "offsets by time", code);
+        goto out;
+    }
+    for (int i = 0; i < n; i++) {
+        const struct source_partition *at = &s->partitions[i];
+        const rd_kafka_topic_partition_t *answer =
+            rd_kafka_topic_partition_list_find(list, at->name, at->partition);
+        if (answer->err) {
+            rc = fail(k, -EIO, "offsets by time of topic %s partition %" PRId32 ": %s", at->name,
+                      at->partition, rd_kafka_err2str(answer->err));
+            goto out;
+        }
+        // RD_KAFKA_OFFSET_END: no record is that late.
+        offsets[i] = answer->offset >= 0 ? answer->offset : end[i];
+    }
+out:
+    rd_kafka_topic_partition_list_destroy(list);
+    free(first);
+    return rc;
+}
+
+static int kafka_start(struct source *s, const int64_t *next, const int64_t *stop)
+{
+    struct source_kafka *k = of(s);
+    const int n = s->n_partitions;
+    int64_t *first = calloc((size_t)n * 2, sizeof *first);
+    int rc = first ? 0 : fail(k, -ENOMEM, "out of memory");
+
+    if (rc == 0 && k->rc < 0)
+        rc = fail(k, k->rc, "%s", k->fatal);
+    if (rc < 0)
+        goto out;
+    int64_t *const end = first + n;
+    rc = client_watermarks(k, first, end);
+    for (int i = 0; i < n && rc == 0; i++) {
+        const struct source_partition *at = &s->partitions[i];
+        const int64_t from = next[i] == SOURCE_BEGIN ? first[i] : next[i];
+        assert(from >= 0 && (stop[i] == SOURCE_UNBOUNDED || stop[i] >= 0));
+        if (from < first[i])
+            rc = fail(k, -ERANGE,
+                      "topic %s partition %" PRId32 ": offset %" PRId64
+                      " was deleted by retention, the log is %" PRId64 " up to %" PRId64,
+                      at->name, at->partition, from, first[i], end[i]);
+        if (from > end[i])
+            rc = fail(k, -ERANGE,
+                      "topic %s partition %" PRId32 ": offset %" PRId64
+                      " is beyond the log, which is %" PRId64 " up to %" PRId64
+                      ": was the topic truncated or created anew?",
+                      at->name, at->partition, from, first[i], end[i]);
+    }
+    if (rc == 0) {
+        const bool again = k->started;
+        if (again)
+            client_close(k); // before its queues are forgotten
+        for (int i = 0; i < n; i++)
+            k->partitions[i] = (struct partition){
+                .next = next[i] == SOURCE_BEGIN ? first[i] : next[i],
+                .stop = stop[i],
+            };
+        rc = again ? client_restart(k) : client_assign(k);
+    }
+out:
+    free(first);
+    return rc;
+}
+
+static int kafka_read(struct source *s, int index, int max, struct record *records)
+{
+    struct source_kafka *k = of(s);
+    struct partition *p = &k->partitions[index];
+    int n = 0, rc;
+
+    assert(index >= 0 && index < s->n_partitions && max > 0);
+    client_release_messages(k);
+    rc = client_tend(k);
+    if (rc < 0)
+        return rc;
+    if (p->rc == 0 && !partition_done(p)) {
+        const ssize_t got = rd_kafka_consume_batch_queue(
+            p->queue, 0, k->messages, (size_t)(max < BATCH_MAX ? max : BATCH_MAX));
+        k->n_messages = got < 0 ? 0 : (int)got;
+    }
+    for (int i = 0; i < k->n_messages && p->rc == 0 && !partition_done(p); i++) {
+        const rd_kafka_message_t *m = k->messages[i];
+        if (m->err == RD_KAFKA_RESP_ERR__PARTITION_EOF) {
+            partition_advance(p, m->offset);
+            p->eof = m->offset >= p->next;
+            p->stalls = 0;
+        } else if (m->err) {
+            const struct failure *f = failure_find(m->err);
+            if (f)
+                partition_fail(k, index, f, rd_kafka_message_errstr(m));
+            else
+                report(k, rd_kafka_message_errstr(m));
+        } else if (m->offset < p->next) {
+            k->below++;
+        } else if (p->stop == SOURCE_UNBOUNDED || m->offset < p->stop) {
+            rd_kafka_timestamp_type_t kind;
+            const int64_t ts = rd_kafka_message_timestamp(m, &kind);
+            records[n++] = (struct record){
+                .offset = m->offset,
+                .broker_ts_ms = kind == RD_KAFKA_TIMESTAMP_NOT_AVAILABLE ? -1 : ts,
+                .key = m->key,
+                .value = m->payload,
+                .key_size = m->key_len,
+                .value_size = m->len,
+                .tombstone = !m->payload,
+            };
+            partition_advance(p, m->offset + 1);
+            p->eof = false;
+            p->stalls = 0;
+        } else {
+            partition_advance(p, p->stop);
+        }
+    }
+    if (k->n_messages > 0)
+        p->moved_ms = now_ms();
+    // What came before the error is delivered first.
+    return n > 0 || p->rc == 0 ? n : fail(k, p->rc, "%s", p->failure);
+}
+
+static int64_t kafka_position(const struct source *s, int index)
+{
+    return ((const struct source_kafka *)s)->partitions[index].next;
+}
+
+static bool kafka_at_end(const struct source *s, int index)
+{
+    const struct partition *p = &((const struct source_kafka *)s)->partitions[index];
+    if (p->stop != SOURCE_UNBOUNDED)
+        return partition_done(p);
+    return p->eof && p->rc == 0 && rd_kafka_queue_length(p->queue) == 0;
+}
+
+static int kafka_wait(struct source *s, int timeout_ms)
+{
+    struct source_kafka *k = of(s);
+    const int64_t end = now_ms() + timeout_ms;
+
+    for (;;) {
+        uint64_t edges;
+        // Cleared before the queues are looked at: what comes later sets it again.
+        if (read(k->wake, &edges, sizeof edges) < 0 && errno != EAGAIN && errno != EINTR)
+            return fail(k, -errno, "reading the eventfd failed: %s", strerror(errno));
+        const int rc = client_tend(k);
+        if (rc < 0)
+            return rc;
+        for (int i = 0; i < s->n_partitions; i++) {
+            const struct partition *p = &k->partitions[i];
+            if (p->rc || (!partition_done(p) && rd_kafka_queue_length(p->queue) > 0))
+                return 0;
+        }
+        const int64_t left = end - now_ms();
+        if (left <= 0)
+            return 0;
+        // A signal ends the wait: the caller may want to stop.
+        if (poll(&(struct pollfd){.fd = k->wake, .events = POLLIN}, 1,
+                 left < WAIT_MS ? (int)left : WAIT_MS) < 0)
+            return errno == EINTR ? 0 : fail(k, -errno, "poll failed: %s", strerror(errno));
+    }
+}
+
+static void kafka_commit(struct source *s, const int64_t *next, uint64_t checkpoint)
+{
+    struct source_kafka *k = of(s);
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(s->n_partitions);
+    char mark[32];
+    rd_kafka_resp_err_t code;
+
+    if (!k->client)
+        return;
+    const int size = snprintf(mark, sizeof mark, "ckpt=%" PRIu64, checkpoint);
+    for (int i = 0; i < s->n_partitions; i++) {
+        if (next[i] < 0)
+            continue;
+        rd_kafka_topic_partition_t *to = rd_kafka_topic_partition_list_add(
+            list, s->partitions[i].name, s->partitions[i].partition);
+        to->offset = next[i];
+        to->metadata = strdup(mark); // the list frees it
+        to->metadata_size = to->metadata ? (size_t)size : 0;
+    }
+    code = rd_kafka_commit(k->client, list, 1);
+    if (code)
+        say(k, LOG_WARNING, "kafka: committing offsets failed: %s", rd_kafka_err2str(code));
+    else
+        k->commits++;
+    rd_kafka_topic_partition_list_destroy(list);
+}
+
+static void kafka_close(struct source *s)
+{
+    struct source_kafka *k = of(s);
+
+    client_close(k);
+    if (k->conf)
+        rd_kafka_conf_destroy(k->conf);
+    if (k->wake >= 0)
+        close(k->wake);
+    for (enum topic t = 0; t < TOPICS; t++)
+        free((char *)k->topics[t]);
+    free(k->bootstrap);
+    free(k->partitions);
+    free(s->partitions);
+    free(k);
+}
+
+static const struct source_ops kafka_ops = {
+    .name = "kafka",
+    .bounds = kafka_bounds,
+    .offsets_for_time = kafka_offsets_for_time,
+    .start = kafka_start,
+    .read = kafka_read,
+    .position = kafka_position,
+    .at_end = kafka_at_end,
+    .wait = kafka_wait,
+    .commit = kafka_commit,
+    .close = kafka_close,
+};
+
+// ---- configuration ----
+
+// Warns about, or refuses, the versions of librdkafka whose defects would hit us.
+static int version_check(struct source_kafka *k, int version, const char *mechanism)
+{
+    if (version >= VERSION(2, 5, 0) && version < VERSION(2, 5, 1))
+        return fail(k, -ENOTSUP, "librdkafka 2.5.0 aborts when it sends metrics: use 2.5.3");
+    if (version >= VERSION(2, 10, 0) && version < VERSION(2, 10, 1))
+        return fail(
+            k, -ENOTSUP,
+            "librdkafka 2.10.0 reconnects without end and reads freed metadata: use 2.10.1");
+    if (version < VERSION(2, 6, 1) && !strncasecmp(mechanism, "SCRAM", 5))
+        say(k, LOG_WARNING,
+            "kafka: librdkafka before 2.6.1 cannot log in with SCRAM at Kafka 4: \"invalid "
+            "credentials\" means this, not the password");
+    return 0;
+}
+
+static int conf_set(struct source_kafka *k, const char *key, const char *value)
+{
+    char why[256] = "";
+    bool secret = false;
+
+    if (rd_kafka_conf_set(k->conf, key, value, why, sizeof why) == RD_KAFKA_CONF_OK)
+        return 0;
+    for (size_t i = 0; i < sizeof secrets / sizeof *secrets; i++)
+        secret |= strcasestr(key, secrets[i]) != NULL;
+    return fail(k, -EINVAL, "Kafka property %s: %s", key,
+                secret ? "librdkafka does not accept it" : why);
+}
+
+static int conf_build(struct source_kafka *k, const struct source_kafka_options *options)
+{
+    const int version = rd_kafka_version();
+    int rc;
+
+    k->conf = rd_kafka_conf_new();
+    rd_kafka_conf_set_opaque(k->conf, k);
+    rd_kafka_conf_set_log_cb(k->conf, k->log ? log_line : NULL);
+    rd_kafka_conf_set_error_cb(k->conf, error_event);
+    rd_kafka_conf_set_offset_commit_cb(k->conf, commit_event);
+    rc = conf_set(k, "bootstrap.servers", options->bootstrap);
+    if (rc < 0)
+        return rc;
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
+        const struct setting *to = &settings[i];
+        if (version < to->since || (to->before && version >= to->before))
+            continue;
+        rc = conf_set(k, to->key, options->replay ? to->replay : to->live);
+        if (rc < 0)
+            return rc;
+    }
+    for (int i = 0; i < options->n_properties; i++) {
+        const struct source_kafka_property *property = &options->properties[i];
+        for (size_t j = 0; j < sizeof owned / sizeof *owned; j++)
+            if (!strcmp(property->key, owned[j].key))
+                return fail(k, -EINVAL, "Kafka property %s cannot be set: %s", owned[j].key,
+                            owned[j].why);
+        rc = conf_set(k, property->key, property->value);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+static int partitions_list(struct source_kafka *k)
+{
+    int count[TOPICS] = {0}, n = 0;
+    struct source_partition *to;
+
+    for (enum topic t = 0; t < TOPICS; t++) {
+        if (!k->topics[t])
+            continue;
+        count[t] = client_count_partitions(k, k->topics[t], REPLY_TIMEOUT_MS);
+        if (count[t] < 0)
+            return count[t];
+        n += count[t];
+    }
+    k->partitions = calloc((size_t)n, sizeof *k->partitions);
+    k->base.partitions = to = calloc((size_t)n, sizeof *k->base.partitions);
+    if (!k->partitions || !to)
+        return fail(k, -ENOMEM, "out of memory");
+    // In the order that the interface promises: by topic, one name each, then by partition.
+    for (enum topic t = 0; t < TOPICS; t++)
+        for (int i = 0; i < count[t]; i++, to++) {
+            to->topic = t;
+            to->partition = i;
+            snprintf(to->name, sizeof to->name, "%s", k->topics[t]);
+        }
+    k->base.n_partitions = n;
+    return 0;
+}
+
+static int topics_take(struct source_kafka *k, const struct source_kafka_options *options)
+{
+    int n = 0;
+    for (enum topic t = 0; t < TOPICS; t++) {
+        const char *name = options->topics[t];
+        if (!name)
+            continue;
+        if (!*name || strlen(name) > TOPIC_NAME_MAX)
+            return fail(k, -EINVAL, "a Kafka topic's name has 1 to %d characters", TOPIC_NAME_MAX);
+        for (enum topic u = 0; u < t; u++)
+            if (k->topics[u] && !strcmp(k->topics[u], name))
+                return fail(k, -EINVAL, "Kafka topic %s is named twice", name);
+        k->topics[t] = strdup(name);
+        if (!k->topics[t])
+            return fail(k, -ENOMEM, "out of memory");
+        n++;
+    }
+    return n > 0 ? 0 : fail(k, -EINVAL, "no Kafka topic is named");
+}
+
+int source_kafka_open(struct source **s, const struct source_kafka_options *options, char *error,
+                      size_t error_size)
+{
+    struct source_kafka *k = calloc(1, sizeof *k);
+    char text[256] = "";
+    size_t size = sizeof text;
+    int rc;
+
+    if (!k) {
+        snprintf(error, error_size, "out of memory");
+        return -ENOMEM;
+    }
+    k->base.ops = &kafka_ops;
+    k->log = options->log;
+    k->log_arg = options->log_arg;
+    k->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    k->bootstrap = strdup(options->bootstrap);
+    if (k->wake < 0 || !k->bootstrap) {
+        rc = fail(k, errno ? -errno : -ENOMEM, "eventfd: %s", strerror(errno));
+        goto close;
+    }
+    rc = topics_take(k, options);
+    if (rc < 0)
+        goto close;
+    rc = conf_build(k, options);
+    if (rc < 0)
+        goto close;
+    rd_kafka_conf_get(k->conf, "builtin.features", text, &size);
+    say(k, LOG_INFO, "kafka: librdkafka %s with %s", rd_kafka_version_str(), text);
+    size = sizeof text;
+    rd_kafka_conf_get(k->conf, "sasl.mechanisms", text, &size);
+    rc = version_check(k, rd_kafka_version(), text);
+    if (rc < 0)
+        goto close;
+    rc = client_open(k);
+    if (rc < 0)
+        goto close;
+    rc = partitions_list(k);
+    if (rc < 0)
+        goto close;
+    *s = &k->base;
+    return 0;
+close:
+    snprintf(error, error_size, "%s", k->base.error);
+    kafka_close(&k->base);
+    return rc;
+}
