@@ -24,10 +24,10 @@ struct fixture {
 static int checks(void *arg, struct http_check *list)
 {
     const struct fixture *f = arg;
-    list[0] = (struct http_check){.name = "restored", .ok = true};
-    list[1] = (struct http_check){.name = "lag", .ok = !f->behind};
+    list[0] = (struct http_check){.name = "lag", .ok = !f->behind};
+    list[1] = (struct http_check){.name = "restored", .ok = true};
     if (f->behind)
-        snprintf(list[1].message, sizeof list[1].message, "41 s \"behind\"");
+        snprintf(list[0].message, sizeof list[0].message, "41 s \"behind\"");
     return 2;
 }
 
@@ -102,14 +102,14 @@ static void ready_is_every_check_and_the_body_says_which_failed(void **state)
     const char *answer = get(f, "GET", "/readyz");
     assert_contains(answer, "HTTP/1.1 200 ");
     assert_contains(answer, "application/json");
-    assert_contains(answer, "{\"ready\":true,\"checks\":[{\"name\":\"restored\",\"ok\":true},"
-                            "{\"name\":\"lag\",\"ok\":true}]}");
+    assert_contains(answer, "{\"ready\":true,\"checks\":[{\"name\":\"lag\",\"ok\":true},"
+                            "{\"name\":\"restored\",\"ok\":true}]}");
     f->behind = true;
     answer = get(f, "GET", "/readyz");
     assert_contains(answer, "HTTP/1.1 503 ");
     assert_contains(answer,
-                    "{\"ready\":false,\"checks\":[{\"name\":\"restored\",\"ok\":true},"
-                    "{\"name\":\"lag\",\"ok\":false,\"message\":\"41 s \\\"behind\\\"\"}]}");
+                    "{\"ready\":false,\"checks\":[{\"name\":\"lag\",\"ok\":false,"
+                    "\"message\":\"41 s \\\"behind\\\"\"},{\"name\":\"restored\",\"ok\":true}]}");
 }
 
 static void head_has_the_length_and_no_body(void **state)

@@ -154,6 +154,7 @@ static void counters_start_at_zero_and_add_up_by_label(void **state)
     assert_true(
         shows("twotower_records_rejected_total{topic=\"ranker_scores\",reason=\"bad_id\"} 4"));
     assert_true(shows("twotower_records_rejected_total{topic=\"items\",reason=\"bad_id\"} 0"));
+    assert_false(shows("twotower_records_rejected_total{topic=\"items\",reason=\"none\"} 0"));
     metrics_add_of2(METRIC_OUTCOMES, TOPIC_IMPRESSIONS, BY_OUTCOME_EXPIRED, 9);
     assert_true(
         shows("twotower_record_outcomes_total{topic=\"impressions\",outcome=\"expired\"} 9"));
