@@ -58,6 +58,7 @@ static int say(const struct sentence *s, int rc, const char *format, ...)
 
 static int open_regular(int directory, const char *name, uint64_t *size)
 {
+    *size = 0;
     const int fd =
         openat(directory, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
     if (fd < 0)
