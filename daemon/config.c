@@ -756,6 +756,15 @@ int config_set(struct config *c, const char *key, const char *text, const char *
     return option_set(c, row, name, key, text, at, problems);
 }
 
+bool config_given(const struct config *c, const char *key)
+{
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (strcmp(rows[i].key, key) == 0)
+            return strcmp(c->origin[i].where, "default") != 0;
+    assert(false);
+    return false;
+}
+
 int config_set_pair(struct config *c, const char *pair, const char *origin,
                     struct config_problems *problems)
 {

@@ -165,6 +165,9 @@ int config_set_pair(struct config *c, const char *pair, const char *origin,
                     struct config_problems *problems);
 int config_check(const struct config *c, struct config_problems *problems);
 
+// Whether somebody gave this option a value, be it the default's.
+bool config_given(const struct config *c, const char *key);
+
 // One line each: "twotower.toml:3:1: error: unknown key 'join.windw'; did you mean 'join.window'?"
 void config_problems_print(const struct config_problems *problems, FILE *out);
 // A JSON list of {"file", "line", "column", "message"}.

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/assemble.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "daemon/log.h"
+#include "model/kernels.h"
+
+static const char *table_optimizer(enum config_optimizer o)
+{
+    static const char *const names[] = {[CONFIG_OPTIMIZER_ROWWISE_ADAGRAD] = "rowwise_adagrad",
+                                        [CONFIG_OPTIMIZER_ADAGRAD] = "adagrad",
+                                        [CONFIG_OPTIMIZER_ADAM] = "adam"};
+    return names[o];
+}
+
+static struct optimizer optimizer_with(const char *name, double rate)
+{
+    struct optimizer o = *optimizer_find(name);
+    o.rate = (float)rate;
+    return o;
+}
+
+struct two_tower_options assemble_model(const struct config *c)
+{
+    struct two_tower_options o = {
+        .kind = c->model_type == CONFIG_MODEL_RECIPE ? MODEL_RECIPE : MODEL_TWO_TOWER,
+        .dim = c->model_dim,
+        .history = c->model_history,
+        .repeat = c->model_repeat,
+        .batch_max = c->model_batch,
+        .uniform_negatives = c->model_uniform_negatives,
+        .seed = (uint64_t)c->model_seed,
+        .init = (float)c->model_init,
+        .table = optimizer_with(table_optimizer(c->model_optimizer), c->model_rate),
+        .matrix = optimizer_with("adam", c->model_dense_rate),
+        .scalar = optimizer_with("adam", c->model_scalar_rate),
+        .prior_half_life = {(float)c->model_prior_half_life_fast,
+                            (float)c->model_prior_half_life_slow},
+        .logq_half_life = (float)c->model_logq_half_life,
+        .user_features = c->model_user_features,
+        .item_features = c->model_item_features,
+        .hidden = c->model_hidden,
+        .temperature = (float)c->model_temperature,
+        .logq = c->model_logq,
+        .accidental_hits = c->model_accidental_hits,
+        .attention = c->model_history_encoder == CONFIG_ENCODER_ATTENTION,
+        .hard_negatives = c->model_hard_negatives,
+    };
+    o.table.l2 = (float)c->model_l2;
+    o.table.start = (float)c->model_accumulator;
+    return o;
+}
+
+struct trainer_options assemble_trainer(const struct config *c, int partitions,
+                                        struct join_window *windows)
+{
+    for (int i = 0; i < c->join_actions.n; i++)
+        windows[i] = (struct join_window){c->join_actions.list[i].name, c->join_actions.list[i].ms};
+    return (struct trainer_options){
+        .rows = {.items_max = (size_t)c->tables_items_max,
+                 .users_max = (size_t)c->tables_users_max,
+                 .admit_items = c->tables_admit_items,
+                 .admit_users = c->tables_admit_users,
+                 .item_ttl_ms = c->tables_item_ttl_ms,
+                 .user_ttl_ms = c->tables_user_ttl_ms},
+        .model = assemble_model(c),
+        .join = {.window_ms = c->join_window_ms,
+                 .windows = windows,
+                 .n_windows = c->join_actions.n,
+                 .lateness_ms = c->join_lateness_ms,
+                 .bytes_max = (size_t)c->join_max_bytes,
+                 .user_features = c->model_user_features},
+        .batch = c->model_batch,
+        .chunk = c->eval_chunk,
+        .partitions = partitions,
+        // A quarter of what the tables may hold at the most; only what is used is ever touched.
+        .undo_bytes = (size_t)256 << 20,
+        .negatives = c->model_type == CONFIG_MODEL_TWO_TOWER,
+    };
+}
+
+struct cutter_options assemble_cutter(const struct config *c, enum slice_order order)
+{
+    enum { IDLE_MS = 2000, DRIFT_MS = 60000 };
+    return (struct cutter_options){
+        .order = order,
+        .slice_events = c->slice_events,
+        .interval_ms = c->slice_interval_ms,
+        .lateness_ms = c->join_lateness_ms,
+        .drift_ms = DRIFT_MS,
+        .idle_ms = IDLE_MS,
+        .max_future_ms = c->join_max_future_ms,
+    };
+}
+
+int assemble_kernels(const struct config *c, char *error, size_t error_size)
+{
+    const char *name = c->kernels_set == CONFIG_KERNELS_AUTO
+                           ? NULL
+                           : config_word("kernels.set", c->kernels_set);
+    if (kernels_init(name) == 0)
+        return 0;
+    snprintf(error, error_size, "kernels.set = %s: this CPU cannot run them", name);
+    return -EINVAL;
+}
+
+static void kafka_log(void *arg, int level, const char *text)
+{
+    (void)arg;
+    log_foreign(level, "librdkafka", text);
+}
+
+static const char *topic_or_null(const char *name)
+{
+    return *name ? name : NULL;
+}
+
+int assemble_source(const struct config *c, bool replay, struct source **s, char *error,
+                    size_t error_size)
+{
+    switch (c->source_type) {
+    case CONFIG_SOURCE_FILE:
+        return source_file_open(s, c->source_path, error, error_size);
+    case CONFIG_SOURCE_BUILTIN:
+        return source_builtin_open(
+            s,
+            &(struct source_builtin_options){.seed = (uint64_t)c->source_seed,
+                                             .users = c->source_users,
+                                             .items = c->source_catalogue,
+                                             .requests = c->source_requests,
+                                             .start_ms = INT64_C(1767225600000), // 1 January 2026
+                                             .requests_per_s = c->source_requests_per_second},
+            error, error_size);
+    case CONFIG_SOURCE_KAFKA:
+        return source_kafka_open(
+            s,
+            &(struct source_kafka_options){
+                .bootstrap = c->source_brokers,
+                .topics = {[TOPIC_ITEMS] = topic_or_null(c->source_items),
+                           [TOPIC_SCORES] = topic_or_null(c->source_ranker_scores),
+                           [TOPIC_IMPRESSIONS] = topic_or_null(c->source_impressions),
+                           [TOPIC_ENGAGEMENTS] = topic_or_null(c->source_engagements)},
+                .replay = replay,
+                .n_properties = c->source_kafka.n,
+                .properties = c->source_kafka.list,
+                .log = kafka_log},
+            error, error_size);
+    }
+    snprintf(error, error_size, "source.type: unknown");
+    return -EINVAL;
+}

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// `twotower eval`: a recorded stream, once, in time order, predicted before it is learned. The
+// protocol is pipeline/evaluate.h's: chunks of 10,000 examples, a quarter of each scored, every
+// item id of the stream in the corpus.
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+#include <time.h>
+
+#include "daemon/assemble.h"
+#include "daemon/command.h"
+#include "daemon/log.h"
+#include "model/kernels.h"
+
+enum { CHUNK = 10000 };
+static const double SAMPLING = 0.25;
+
+static double cpu_seconds(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+// Every item id of the stream, in the order of appearance.
+struct corpus {
+    struct columns columns;
+    struct id_table ids;
+    struct id *list;
+    size_t n;
+    uint64_t engagements;
+};
+
+struct evaluating {
+    struct trainer trainer;
+    struct evaluator *evaluator;
+    double marked;  // thread CPU seconds when learning began
+    double train;   // CPU seconds in learning steps
+    double loss;
+    uint64_t steps, skipped;
+    double examples;
+    struct evaluation half; // as of half of the stream's engagements
+    uint64_t half_at;
+};
+
+static void score(void *arg, int n, const struct example *examples, const float *features)
+{
+    struct evaluating *e = arg;
+    evaluator_score(e->evaluator, n, examples, features);
+    if (e->half.n == 0 && trainer_state(&e->trainer)->examples >= e->half_at)
+        e->half = evaluator_total(e->evaluator);
+    e->marked = cpu_seconds(CLOCK_THREAD_CPUTIME_ID);
+}
+
+static void step(void *arg, const struct step_report *report)
+{
+    struct evaluating *e = arg;
+    const double now = cpu_seconds(CLOCK_THREAD_CPUTIME_ID);
+    e->train += now - e->marked;
+    e->marked = now;
+    e->steps++;
+    e->skipped += report->skipped;
+    e->loss += report->loss;
+    e->examples += report->examples;
+}
+
+// Runs the whole source through see. 0 or -errno with the cutter's sentence.
+static int stream_each(struct source *source, const struct config *c,
+                       int (*see)(void *, const struct slice *), void *arg, char *error,
+                       size_t error_size)
+{
+    const int n = source->n_partitions;
+    int64_t *first = calloc((size_t)n * 3, sizeof *first);
+    if (!first)
+        return -ENOMEM;
+    int64_t *stop = first + n, *time_max = first + 2 * n;
+    struct cutter_options options = assemble_cutter(c, SLICE_CANONICAL);
+    struct cutter *cutter = NULL;
+    int rc = source->ops->bounds(source, first, stop);
+    if (rc == 0)
+        rc = source->ops->start(source, first, stop);
+    if (rc < 0) {
+        snprintf(error, error_size, "%s", source->error);
+        free(first);
+        return rc;
+    }
+    for (int p = 0; p < n; p++)
+        time_max[p] = INT64_MIN;
+    rc = cutter_open(&cutter, source, &options,
+                     &(struct cutter_position){.next = first, .time_max_ms = time_max});
+    for (bool last = false; rc >= 0 && !last;) {
+        struct slice *slice;
+        rc = cutter_next(cutter, 0, 1000, &slice);
+        if (rc < 0)
+            snprintf(error, error_size, "%s", cutter_error(cutter));
+        if (rc <= 0)
+            continue;
+        last = slice->last;
+        rc = see(arg, slice);
+        cutter_give(cutter, slice);
+    }
+    cutter_close(cutter);
+    free(first);
+    return rc < 0 ? rc : 0;
+}
+
+static int corpus_see(void *arg, const struct slice *slice)
+{
+    struct corpus *corpus = arg;
+    for (int i = 0; i < slice->n_events; i++) {
+        const struct event *e = slice->events[i].event;
+        if (e->topic != TOPIC_IMPRESSIONS && e->topic != TOPIC_ENGAGEMENTS)
+            continue;
+        corpus->engagements += e->topic == TOPIC_ENGAGEMENTS;
+        for (int k = 0; k < e->n_items; k++) {
+            bool created;
+            id_table_see(&corpus->ids, &e->items[k].item, e->ts_ms, &created);
+        }
+    }
+    return 0;
+}
+
+static int corpus_list(struct corpus *corpus)
+{
+    corpus->n = corpus->ids.row.n;
+    corpus->list = calloc(corpus->n + 1, sizeof *corpus->list);
+    if (!corpus->list)
+        return -ENOMEM;
+    for (uint32_t row = 0; row < corpus->n; row++)
+        corpus->list[row] = id_table_id(&corpus->ids, row);
+    return 0;
+}
+
+static int apply(void *arg, const struct slice *slice)
+{
+    struct evaluating *e = arg;
+    trainer_apply(&e->trainer, slice);
+    return 0;
+}
+
+static double share(double part, double whole)
+{
+    return whole > 0 ? part / whole : 0;
+}
+
+// One figure of the report, in the order of print.
+struct figure {
+    const char *name, *format;
+    double value;
+};
+
+static void report(const struct config *c, const struct evaluating *e, double total, bool json)
+{
+    const struct evaluation all = evaluator_total(e->evaluator), *half = &e->half;
+    const struct join_counts *counts = join_counts(&e->trainer.join);
+    uint64_t in = 0, rejected = 0, joined = 0;
+    for (int t = 0; t < TOPICS; t++) {
+        in += counts->in[t];
+        rejected += counts->out[t][REJECTED];
+        joined += counts->out[t][JOINED];
+    }
+    const struct figure figures[] = {
+        {"examples", "%.0f", (double)trainer_state(&e->trainer)->examples},
+        {"scored", "%.0f", all.n},
+        {"recall@10", "%.4f", share(all.recall_10, all.n)},
+        {"recall@100", "%.4f", share(all.recall_100, all.n)},
+        {"ndcg@10", "%.4f", share(all.ndcg_10, all.n)},
+        {"logloss", "%.4f", share(all.log_loss, all.n)},
+        {"popularity_recall@10", "%.4f", share(all.popularity_recall_10, all.n)},
+        {"popularity_recall@100", "%.4f", share(all.popularity_recall_100, all.n)},
+        {"second_half_recall@10", "%.4f",
+         share(all.recall_10 - half->recall_10, all.n - half->n)},
+        {"second_half_recall@100", "%.4f",
+         share(all.recall_100 - half->recall_100, all.n - half->n)},
+        {"training_loss", "%.4f", share(e->loss, e->examples)},
+        {"steps", "%.0f", (double)e->steps},
+        {"steps_skipped", "%.0f", (double)e->skipped},
+        {"examples_per_second", "%.0f", share(e->examples, e->train)},
+        {"cpu_seconds_train", "%.3f", e->train},
+        {"cpu_seconds_total", "%.3f", total},
+        {"events", "%.0f", (double)in},
+        {"joined", "%.0f", (double)joined},
+        {"rejected", "%.0f", (double)rejected},
+        {"balanced", "%.0f", join_balanced(&e->trainer.join)},
+        {"items", "%.0f", (double)id_table_state(&e->trainer.rows.items)->live},
+        {"users", "%.0f", (double)id_table_state(&e->trainer.rows.users)->live},
+    };
+    const size_t n = sizeof figures / sizeof *figures;
+    if (json)
+        printf("{\"model\": \"%s\", \"dim\": %d, \"batch\": %d, \"kernels\": \"%s\"",
+               config_word("model.type", c->model_type), c->model_dim, c->model_batch,
+               kernels->name);
+    for (size_t i = 0; i < n; i++) {
+        if (json)
+            printf(", \"%s\": ", figures[i].name);
+        else
+            printf("%-24s ", figures[i].name);
+        printf(figures[i].format, figures[i].value);
+        if (!json)
+            putchar('\n');
+    }
+    if (json)
+        puts("}");
+}
+
+int cmd_eval(const struct config *config, const struct command_line *line)
+{
+    struct config c = *config;
+    struct join_window windows[CONFIG_ENTRIES_MAX];
+    struct source *source = NULL;
+    struct corpus corpus = {0};
+    struct evaluating e = {0};
+    char error[1024] = "out of memory";
+    int status = EX_UNAVAILABLE;
+    // The protocol's chunk and share, unless the configuration asks for others.
+    if (c.eval_chunk == 0)
+        c.eval_chunk = CHUNK;
+    if (!config_given(config, "eval.sampling"))
+        c.eval_sampling = SAMPLING;
+    if (assemble_kernels(&c, error, sizeof error) < 0)
+        return command_fail(line, EX_CONFIG, "%s", error);
+    if (c.source_type == CONFIG_SOURCE_BUILTIN && c.source_requests == 0)
+        return command_fail(line, EX_USAGE,
+                            "a stream without end: give --events DIR, or source.requests");
+
+    // Once for the ids, once to learn.
+    int rc = assemble_source(&c, true, &source, error, sizeof error);
+    if (rc == 0)
+        rc = columns_open(&corpus.columns, 0);
+    if (rc == 0)
+        rc = id_table_open(&corpus.ids, &corpus.columns,
+                           &(struct id_table_options){
+                               .names = {"corpus.id", "corpus.table", "corpus.sighting"},
+                               .heap_names = {"corpus.text", "corpus.free"},
+                               .rows_max = (size_t)c.tables_items_max,
+                               .admit = 1});
+    if (rc == 0)
+        rc = stream_each(source, &c, corpus_see, &corpus, error, sizeof error);
+    if (rc == 0)
+        rc = corpus_list(&corpus);
+    if (rc == 0) {
+        struct trainer_options options = assemble_trainer(&c, source->n_partitions, windows);
+        rc = trainer_open(&e.trainer, &options);
+    }
+    if (rc == 0)
+        rc = evaluator_open(&e.evaluator, &e.trainer.columns, &e.trainer.rows,
+                            &(struct evaluator_options){
+                                .sampling = c.eval_sampling,
+                                .popularity_half_life = c.eval_popularity_half_life,
+                                .chunk_max = c.eval_chunk,
+                                .corpus = corpus.list,
+                                .corpus_n = corpus.n});
+    if (rc == 0) {
+        e.trainer.score = score;
+        e.trainer.step = step;
+        e.trainer.arg = &e;
+        e.half_at = corpus.engagements / 2;
+        const double begun = cpu_seconds(CLOCK_PROCESS_CPUTIME_ID);
+        rc = stream_each(source, &c, apply, &e, error, sizeof error);
+        trainer_finish(&e.trainer);
+        const double total = cpu_seconds(CLOCK_PROCESS_CPUTIME_ID) - begun;
+        if (rc == 0) {
+            report(&c, &e, total, command_value(line, "json"));
+            status = join_balanced(&e.trainer.join) ? EX_OK : EX_SOFTWARE;
+        }
+    }
+    if (rc < 0)
+        status = command_fail(line, rc == -ENOENT ? EX_NOINPUT : EX_IOERR, "%s", error);
+    evaluator_close(e.evaluator);
+    trainer_close(&e.trainer);
+    free(corpus.list);
+    id_table_close(&corpus.ids);
+    columns_close(&corpus.columns);
+    if (source)
+        source->ops->close(source);
+    return status;
+}
