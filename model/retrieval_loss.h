@@ -35,7 +35,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "model/topk.h"
+struct arena;
 
 enum retrieval_reduction {
     RETRIEVAL_BY_WEIGHT, // sum of weight l / sum of weight
@@ -87,10 +87,10 @@ struct retrieval_loss {
     uint64_t removed_by_mask;
     struct retrieval_trace trace; // set by who wants it, before forward
 
-    float *G;                   // (q, heads, n): scores, then their gradient
-    float *row, *correction;    // (n)
-    uint64_t *removed, *kept;   // (words)
-    struct topk_entry *hardest; // (n)
+    float *G;                 // (q, heads, n): scores, then their gradient
+    float *row, *correction;  // (n)
+    uint64_t *removed, *kept; // (words)
+    uint64_t *keys;           // (n) for mining
 };
 
 void retrieval_loss_init(struct retrieval_loss *l, const struct retrieval_options *options,
@@ -108,7 +108,7 @@ void retrieval_loss_backward(const struct retrieval_loss *l, const struct retrie
 void retrieval_loss_correction(int n, const float *sampling, float floor, float *correction);
 // Adds to the set the columns with the id of the positive, itself excepted; returns how many.
 int retrieval_loss_same_id(int n, const uint64_t *ids, int positive, uint64_t *removed);
-// Overwrites the set with the positive and the k first others in the order of topk.h.
-// hardest (k) is scratch.
-void retrieval_loss_mine(int n, const float *scores, int positive, int k,
-                         struct topk_entry *hardest, uint64_t *kept);
+// Overwrites the set with the positive and the k first others in the order of topk.h (score
+// descending, then lower column, NaN last). keys (n) is scratch.
+void retrieval_loss_mine(int n, const float *scores, int positive, int k, uint64_t *keys,
+                         uint64_t *kept);

@@ -389,7 +389,7 @@ static void tfrs_hard_negatives(struct test *t)
     const struct tensor logits = tensor_in(t, "logits"), labels = tensor_in(t, "labels");
     const int rows = logits.shape[0], n = logits.shape[1], k = int_in(t, "num_hard_negatives");
     uint64_t *kept = arena_bytes(&t->scratch, retrieval_words(n) * sizeof *kept);
-    struct topk_entry *hardest = arena_bytes(&t->scratch, (size_t)n * sizeof *hardest);
+    uint64_t *keys = arena_bytes(&t->scratch, (size_t)n * sizeof *keys);
     float *sorted = floats(t, logits.count);
     size_t count = 0;
     for (int i = 0; i < rows; i++) {
@@ -397,7 +397,7 @@ static void tfrs_hard_negatives(struct test *t)
         for (int j = 0; j < n; j++)
             if (labels.data[i * n + j] > labels.data[i * n + positive])
                 positive = j;
-        retrieval_loss_mine(n, logits.data + i * n, positive, k, hardest, kept);
+        retrieval_loss_mine(n, logits.data + i * n, positive, k, keys, kept);
         for (int j = 0; j < n; j++)
             if (kept[j / 64] >> (j % 64) & 1)
                 sorted[count++] = (float)j;

@@ -301,16 +301,38 @@ static void rare_candidates_are_corrected_upwards(void **state)
 
 static void mining_keeps_the_positive_and_the_largest_others(void **state)
 {
-    const float scores[] = {9, 1, 5, -INFINITY, 5, 5};
-    struct topk_entry hardest[6];
-    uint64_t kept;
+    const float scores[] = {9, 1, 5, -INFINITY, 5, 5, NAN};
+    uint64_t keys[7], kept;
     (void)state;
-    retrieval_loss_mine(6, scores, 0, 2, hardest, &kept);
+    retrieval_loss_mine(7, scores, 0, 2, keys, &kept);
     assert_int_equal(kept, 0x15); // the positive is not one of the two; of ties the lower columns
-    retrieval_loss_mine(6, scores, 1, 2, hardest, &kept);
+    retrieval_loss_mine(7, scores, 1, 2, keys, &kept);
     assert_int_equal(kept, 0x07);
-    retrieval_loss_mine(6, scores, 1, 5, hardest, &kept);
+    retrieval_loss_mine(7, scores, 1, 5, keys, &kept);
     assert_int_equal(kept, 0x3f);
+    retrieval_loss_mine(7, (float[]){-0.0f, 0, -1, -1, -2, -2, -3}, 6, 1, keys, &kept);
+    assert_int_equal(kept, 0x41); // the two zeros tie
+}
+
+static void mining_agrees_with_a_sorted_row_for_every_k(void **state)
+{
+    struct rng rng = {8, 0};
+    (void)state;
+    for (int k = 1; k < CANDIDATES; k++) {
+        float scores[CANDIDATES];
+        uint64_t keys[CANDIDATES], kept[WORDS];
+        const int positive = k / 2;
+        for (int j = 0; j < CANDIDATES; j++)
+            scores[j] = (float)rng_below(&rng, 20) - 10; // many ties
+        retrieval_loss_mine(CANDIDATES, scores, positive, k, keys, kept);
+        for (int j = 0; j < CANDIDATES; j++) {
+            int before = 0;
+            for (int o = 0; o < CANDIDATES; o++)
+                before +=
+                    o != positive && (scores[o] > scores[j] || (scores[o] == scores[j] && o < j));
+            assert_int_equal(kept[j / 64] >> (j % 64) & 1, j == positive || before < k);
+        }
+    }
 }
 
 static void heads_that_tie_share_the_gradient(void **state)
@@ -398,6 +420,7 @@ int main(void)
         cmocka_unit_test(the_sampling_floor_can_be_lowered),
         cmocka_unit_test(rare_candidates_are_corrected_upwards),
         cmocka_unit_test(mining_keeps_the_positive_and_the_largest_others),
+        cmocka_unit_test(mining_agrees_with_a_sorted_row_for_every_k),
         cmocka_unit_test(heads_that_tie_share_the_gradient),
         cmocka_unit_test(the_sum_doubles_with_the_batch_and_the_mean_does_not),
         cmocka_unit_test(impossible_batches_are_refused_with_a_reason),
