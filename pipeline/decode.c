@@ -9,6 +9,8 @@
 // - At the top level of an impression item_id, position, propensity and features keep their
 //   meaning also beside "items", so they must be valid there; items and item_id exclude each other.
 // - Names (actions, tasks) are held to the length of ids; other texts only to that of the record.
+// - Lists of features are limited like lists of items, scores to 256 tasks: too_large.
+// - event->partition is left 0: only the caller knows its source.
 // - A record that is malformed further on is not_json, whatever else is wrong with it before.
 #include "pipeline/decode.h"
 
@@ -17,7 +19,6 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdalign.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
