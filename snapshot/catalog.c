@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <libgen.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -151,12 +152,35 @@ static int remove_leftover(void *arg, const char *name)
     return manifest == -ENOENT ? remove_generation(c, generation) : 0;
 }
 
+// Makes the root's own name durable. Also when it was there: the process that made it may have been
+// killed before it came this far.
+static int sync_parent(struct catalog *c, bool made)
+{
+    const struct storage_ops *ops = c->storage->ops;
+    char *path = strdup(c->path);
+    if (!path)
+        return fail(c, -ENOMEM, "out of memory");
+    const int parent = ops->open(c->storage, STORAGE_CWD, dirname(path), O_RDONLY | O_DIRECTORY, 0);
+    free(path);
+    if (parent == -EACCES && !made)
+        return 0; // an administrator made the root, in a place that is closed to us
+    int rc = parent;
+    if (parent >= 0) {
+        rc = ops->sync(c->storage, parent);
+        ops->close(c->storage, parent);
+    }
+    return rc < 0 ? fail(c, rc, "cannot sync the directory above: %s", strerror(-rc)) : 0;
+}
+
 static int open_root(struct catalog *c)
 {
     const struct storage_ops *ops = c->storage->ops;
     int rc = ops->make_directory(c->storage, STORAGE_CWD, c->path);
     if (rc < 0 && rc != -EEXIST)
         return fail(c, rc, "cannot make the directory: %s", strerror(-rc));
+    rc = sync_parent(c, rc == 0);
+    if (rc < 0)
+        return rc;
     rc = ops->open(c->storage, STORAGE_CWD, c->path, O_RDONLY | O_DIRECTORY, 0);
     if (rc < 0)
         return fail(c, rc, "cannot open the directory: %s", strerror(-rc));

@@ -7,7 +7,8 @@
 // Where the kernel refuses io_uring (seccomp in containers, kernel.io_uring_disabled, memory
 // limits), pwrite takes its place; engine_backend and engine_reason say so.
 //
-// One thread owns an engine. Its memory, 16 MiB of huge pages, is taken and touched in engine_open
+// One thread owns an engine: the one that opens its first file, which need not be the one that
+// opened the engine. Its memory, 16 MiB of huge pages, is taken and touched in engine_open
 // and never again. Functions return 0 or -errno, and then engine_error has the sentence. After an
 // error nothing is in flight any more; the file must be abandoned, and the engine is as new.
 #pragma once

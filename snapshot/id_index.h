@@ -16,8 +16,9 @@
 //     4092    u32 crc32c of header bytes 0..4091; what is not named is zero
 //
 // A key's first bucket is (fmix64(key ^ seed) * n_buckets) >> 64, fmix64 being the finaliser of
-// MurmurHash3. A key goes into the first empty slot from there on, wrapping at the end. So a search
-// reads buckets until the key is found or overflow is 0.
+// MurmurHash3: fmix64(1) = b456bcfc34c2cb2c, fmix64(2) = 3abf2a20650683e7. A key goes into the
+// first empty slot from there on, wrapping at the end. So a search reads buckets until the key is
+// found or overflow is 0.
 //
 // Keys are the integer ids themselves (ID_INDEX_INTEGERS), or XXH3-64 of the id's bytes with the
 // id's kind (0 string, 1 integer in decimal) as its seed (ID_INDEX_HASHES). Hashes may collide:

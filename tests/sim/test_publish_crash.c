@@ -41,7 +41,7 @@ struct inode {
 
 struct tree {
     int n;
-    struct inode inodes[INODES]; // 0 is the root
+    struct inode inodes[INODES]; // 0 is the directory that the root is made in
 };
 
 enum change { CHANGE_DATA, CHANGE_SIZE, CHANGE_ENTER, CHANGE_RENAME, CHANGE_REMOVE };
@@ -58,7 +58,7 @@ struct entry_log {
 };
 
 // Which sync a writer leaves out.
-enum mutant { NONE, NO_DATA, NO_MANIFEST, NO_DIRECTORY, NO_ROOT, NO_LATEST };
+enum mutant { NONE, NO_DATA, NO_MANIFEST, NO_DIRECTORY, NO_ROOT, NO_PARENT, NO_LATEST };
 
 struct sim {
     struct storage storage;
@@ -214,9 +214,9 @@ static int sim_open(struct storage *s, int directory, const char *name, int flag
     const int rc = refusal();
     if (rc < 0)
         return rc;
-    if (directory == STORAGE_CWD)
-        return handle_new(0, "root");
-    const int parent = sim.handles[directory].inode;
+    if (strcmp(name, ".") == 0)
+        return handle_new(0, "parent");
+    const int parent = directory == STORAGE_CWD ? 0 : sim.handles[directory].inode;
     const int at = inode_find(&sim.live.inodes[parent], name);
     if (at >= 0 && flags & O_EXCL)
         return -EEXIST;
@@ -311,7 +311,7 @@ static bool left_out(int handle)
 {
     const char *name = sim.handles[handle].name;
     const bool directory = sim.live.inodes[sim.handles[handle].inode].directory;
-    const bool root = sim.handles[handle].inode == 0;
+    const bool parent = sim.handles[handle].inode == 0, root = strcmp(name, "snapshots") == 0;
     switch (sim.mutant) {
     case NONE:
         return false;
@@ -320,9 +320,11 @@ static bool left_out(int handle)
     case NO_MANIFEST:
         return !directory && strstr(name, "manifest");
     case NO_DIRECTORY:
-        return directory && !root;
+        return directory && !root && !parent;
     case NO_ROOT:
         return root;
+    case NO_PARENT:
+        return parent;
     case NO_LATEST:
         return !directory && strstr(name, "LATEST");
     }
@@ -350,9 +352,7 @@ static int sim_make_directory(struct storage *s, int directory, const char *name
     const int rc = refusal();
     if (rc < 0)
         return rc;
-    if (directory == STORAGE_CWD)
-        return -EEXIST;
-    const int parent = sim.handles[directory].inode;
+    const int parent = directory == STORAGE_CWD ? 0 : sim.handles[directory].inode;
     if (inode_find(&sim.live.inodes[parent], name) >= 0)
         return -EEXIST;
     enter(parent, name, true);
@@ -478,7 +478,7 @@ static int publish(struct engine *engine, uint64_t generation, char *error, size
     content(generation, rows, blob);
     struct writer *w;
     const struct writer_options options = {
-        .root = "/root", .generation = generation, .format = "checkpoint", .engine = engine};
+        .root = "snapshots", .generation = generation, .format = "checkpoint", .engine = engine};
     int rc = writer_open(&w, &options, error, error_size);
     if (rc < 0)
         return rc;
@@ -507,7 +507,7 @@ static void live(int generations)
     char error[512];
     struct engine *engine = sim_engine();
     struct catalog *c;
-    assert_int_equal(catalog_open(&c, &sim.storage, "/root", error, sizeof error), 0);
+    assert_int_equal(catalog_open(&c, &sim.storage, "snapshots", error, sizeof error), 0);
     for (int g = 1; g <= generations; g++) {
         if (publish(engine, (uint64_t)g, error, sizeof error) < 0)
             fail_msg("%s", error);
@@ -522,6 +522,14 @@ static void live(int generations)
 // --- the states after a crash ---
 
 static char disk[64]; // a real directory
+static char root[80]; // <disk>/snapshots
+
+static void disk_name(void)
+{
+    snprintf(disk, sizeof disk, "%s/twotower-crash-%ld",
+             access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp", (long)getpid());
+    snprintf(root, sizeof root, "%s/snapshots", disk);
+}
 
 static void write_tree(const struct tree *t, int inode, const char *path)
 {
@@ -590,14 +598,14 @@ static void judge_tree(const struct tree *t, int acked, struct verdict *v, const
     v->states++;
     write_tree(t, 0, disk);
     int generation;
-    const char *wrong = load(disk, &generation); // a fleet
+    const char *wrong = load(root, &generation); // a fleet
     if (!wrong && generation < acked)
         wrong = "a reader finds an older generation or none";
     if (!wrong) { // ourselves, starting again
         char error[512], path[160];
         struct catalog *c;
         uint64_t newest = 0;
-        if (catalog_open(&c, NULL, disk, error, sizeof error) < 0)
+        if (catalog_open(&c, NULL, root, error, sizeof error) < 0)
             fail_msg("%s", error);
         const int rc = catalog_newest(c, &newest);
         catalog_path(c, newest, path, sizeof path);
@@ -655,8 +663,7 @@ static struct verdict crash_everywhere(enum mutant mutant)
     sim_start(mutant);
     live(GENERATIONS);
     seen_before(0);
-    snprintf(disk, sizeof disk, "%s/twotower-crash-%ld",
-             access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp", (long)getpid());
+    disk_name();
     for (int time = 0; time <= sim.time; time++) {
         int pending = 0;
         for (int i = 0; i < sim.n_log && sim.log[i].time <= time; i++)
@@ -711,6 +718,7 @@ static void a_writer_that_leaves_a_sync_out_is_caught(void **state)
         {NO_MANIFEST, "the manifest", true},
         {NO_DIRECTORY, "the generation's directory", true},
         {NO_ROOT, "the root directory", true},
+        {NO_PARENT, "the directory that the root is in", true},
         // A torn LATEST is found out by its readers: it is a hint.
         {NO_LATEST, "LATEST", false},
     };
@@ -729,7 +737,7 @@ static void expect_loadable(int at_least, const char *what, int call)
 {
     int generation;
     write_tree(&sim.live, 0, disk);
-    const char *wrong = load(disk, &generation);
+    const char *wrong = load(root, &generation);
     tree_remove(disk);
     if (wrong || generation < at_least)
         fail_msg("%s at call %d: %s, generation %d", what, call, wrong ? wrong : "loads",
@@ -749,8 +757,7 @@ static void whichever_call_fails_the_generation_before_loads_and_the_next_one_wo
         {-EROFS, "EROFS", false},
         {-EINTR, "EINTR", true},
     };
-    snprintf(disk, sizeof disk, "%s/twotower-crash-%ld",
-             access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp", (long)getpid());
+    disk_name();
     for (size_t e = 0; e < sizeof errors / sizeof errors[0]; e++) {
         for (int call = 1;; call++) {
             sim_start(NONE);
@@ -771,9 +778,10 @@ static void whichever_call_fails_the_generation_before_loads_and_the_next_one_wo
             expect_loadable(rc == 0 ? 2 : 1, errors[e].name, call);
             // What is left over goes at the next start; and publishing works as if nothing was.
             struct catalog *c;
-            assert_int_equal(catalog_open(&c, &sim.storage, "/root", error, sizeof error), 0);
-            for (int i = 0; i < sim.live.inodes[0].n_entries; i++)
-                assert_null(strstr(sim.live.inodes[0].entries[i].name, ".tmp"));
+            assert_int_equal(catalog_open(&c, &sim.storage, "snapshots", error, sizeof error), 0);
+            const struct inode *top = &sim.live.inodes[sim.live.inodes[0].entries[0].inode];
+            for (int i = 0; i < top->n_entries; i++)
+                assert_null(strstr(top->entries[i].name, ".tmp"));
             uint64_t next;
             assert_int_equal(catalog_next(c, 2, &next), 0);
             assert_int_equal(publish(engine, next, error, sizeof error), 0);
@@ -793,7 +801,7 @@ static void short_writes_are_gone_on_with(void **state)
     sim_start(NONE);
     sim.short_writes = true;
     live(1);
-    snprintf(disk, sizeof disk, "/tmp/twotower-crash-%ld", (long)getpid());
+    disk_name();
     expect_loadable(1, "short writes", 0);
 }
 
