@@ -362,6 +362,9 @@ static void a_manifest_that_lies_under_a_right_checksum_is_refused(void **state)
     } lies[] = {
         {"\"item_emb.f32.safetensors\"", "\"../7/item_emb.f32.safetensors\"", "leads elsewhere"},
         {"\"item_emb.f32.safetensors\"", "\"\"", "leads elsewhere"},
+        {"\"item_emb.f32.safetensors\"", "\"x/item_emb.f32.safetensors\"", "leads elsewhere"},
+        {"\"crc32c\":\t\"", "\"crc32c\":\t\"00000000\", \"x\":\t\"", "safetensors: checksum"},
+        {"\"crc32c\":\t\"", "\"crc32c\":\t\"x", "no crc32c"},
         {"\"item_emb.f32.safetensors\"", "\"golden.json\"", "listed twice"},
         {"\"item_emb.f32.safetensors\"", "\"item_ids.safetensors\"", "listed twice"},
         {"[3000, 5]", "[5, 3000]", "row_stride"},
