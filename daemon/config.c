@@ -17,6 +17,7 @@
 #include "daemon/log.h"
 #include "daemon/suggest.h"
 #include "model/arena.h"
+#include "pipeline/join.h"
 
 enum { FILE_BYTES_MAX = CONFIG_MEMORY / 2, WORD_MAX = 32, VALUE_TEXT_SIZE = 2048 };
 
@@ -917,6 +918,14 @@ int config_check(const struct config *c, struct config_problems *problems)
         problem_add(problems, key_origin(c, "source.engagements"),
                     "'source.impressions' and 'source.engagements' are both empty: there is "
                     "nothing to learn from");
+    if (c->join_actions.n > JOIN_ACTIONS_MAX)
+        problem_add(problems, c->join_actions.origin[JOIN_ACTIONS_MAX],
+                    "'join.actions' has more than %d actions", JOIN_ACTIONS_MAX);
+    for (int i = 0; i < c->join_actions.n; i++)
+        if (strlen(c->join_actions.list[i].name) > ACTION_BYTES_MAX)
+            problem_add(problems, c->join_actions.origin[i],
+                        "the name of an action has at most %d bytes, not '%.80s'", ACTION_BYTES_MAX,
+                        c->join_actions.list[i].name);
     if (!*c->state_dir)
         problem_add(problems, key_origin(c, "state.dir"), "'state.dir' must not be empty");
     if (!*c->snapshot_dir)

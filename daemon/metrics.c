@@ -31,8 +31,6 @@ struct label {
     const char *const *values;
 };
 
-static const char *const outcome_values[BY_OUTCOMES] = {"joined",    "applied", "expired", "late",
-                                                        "duplicate", "orphan",  "rejected"};
 static const char *const example_values[BY_EXAMPLE_LABELS] = {"positive", "negative"};
 static const char *const skip_values[BY_SKIPS] = {"not_finite", "too_large"};
 static const char *const cutoff_values[BY_CUTOFFS] = {"10", "100"};
@@ -51,8 +49,9 @@ static const char *const stage_values[BY_STAGES] = {"ingest", "train", "evaluate
 // The one or two labels of a set. Sets without any here are empty or filled in at start.
 static const struct label label_sets[][2] = {
     [LABELS_TOPIC] = {BY_TOPIC},
-    [LABELS_TOPIC_OUTCOME] = {BY_TOPIC, {"outcome", BY_OUTCOMES, outcome_values}},
+    [LABELS_TOPIC_OUTCOME] = {BY_TOPIC, {"outcome", OUTCOMES, outcome_names}},
     [LABELS_TOPIC_REASON] = {BY_TOPIC, BY_REASON},
+    [LABELS_TOPIC_REFUSAL] = {BY_TOPIC, {"reason", REFUSALS, refusal_names}},
     [LABELS_EXAMPLE] = {{"label", BY_EXAMPLE_LABELS, example_values}},
     [LABELS_SKIP] = {{"reason", BY_SKIPS, skip_values}},
     [LABELS_CUTOFF] = {{"k", BY_CUTOFFS, cutoff_values}},
@@ -133,6 +132,20 @@ static _Atomic uint64_t *cell(enum metric m, int series)
     return &cells_of[m][series];
 }
 
+static _Atomic uint64_t *counter(enum metric m, int series)
+{
+    assert(metric_rows[m].type == METRIC_COUNTER || metric_rows[m].type == METRIC_COUNTER_US);
+    return cell(m, series);
+}
+
+// The series of two labels: the second one changes fastest.
+static int series_of2(enum metric m, int first, int second)
+{
+    const struct label *label = label_sets[labels_of[m]];
+    assert(first >= 0 && first < label[0].n && second >= 0 && second < label[1].n);
+    return first * label[1].n + second;
+}
+
 void metrics_add(enum metric m, uint64_t n)
 {
     assert(labels_of[m] == LABELS_NONE);
@@ -141,15 +154,22 @@ void metrics_add(enum metric m, uint64_t n)
 
 void metrics_add_of(enum metric m, int label, uint64_t n)
 {
-    assert(metric_rows[m].type == METRIC_COUNTER || metric_rows[m].type == METRIC_COUNTER_US);
-    atomic_fetch_add_explicit(cell(m, label), n, memory_order_relaxed);
+    atomic_fetch_add_explicit(counter(m, label), n, memory_order_relaxed);
 }
 
 void metrics_add_of2(enum metric m, int first, int second, uint64_t n)
 {
-    const struct label *label = label_sets[labels_of[m]];
-    assert(first >= 0 && first < label[0].n && second >= 0 && second < label[1].n);
-    metrics_add_of(m, first * label[1].n + second, n);
+    metrics_add_of(m, series_of2(m, first, second), n);
+}
+
+void metrics_put_of(enum metric m, int label, uint64_t total)
+{
+    atomic_store_explicit(counter(m, label), total, memory_order_relaxed);
+}
+
+void metrics_put_of2(enum metric m, int first, int second, uint64_t total)
+{
+    metrics_put_of(m, series_of2(m, first, second), total);
 }
 
 void metrics_set(enum metric m, double value)
@@ -180,8 +200,7 @@ void metrics_observe(enum metric m, double seconds)
 
 uint64_t metrics_count(enum metric m, int series)
 {
-    assert(metric_rows[m].type == METRIC_COUNTER || metric_rows[m].type == METRIC_COUNTER_US);
-    return atomic_load_explicit(cell(m, series), memory_order_relaxed);
+    return atomic_load_explicit(counter(m, series), memory_order_relaxed);
 }
 
 // ---- Labels known at start

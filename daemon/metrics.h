@@ -8,6 +8,7 @@
 //     metrics_add(METRIC_STEPS, 1);                                 a counter without labels
 //     metrics_add_of(METRIC_RECORDS, TOPIC_ITEMS, n);               with one: the label's index
 //     metrics_add_of2(METRIC_RECORDS_REJECTED, topic, reason, 1);   with two
+//     metrics_put_of2(METRIC_OUTCOMES, topic, outcome, total);      a count that is kept elsewhere
 //     metrics_set(METRIC_EVENT_TIME_LAG, 0.8);                      a gauge
 //     metrics_observe(METRIC_STEP_DURATION, seconds);               a histogram
 //
@@ -24,21 +25,11 @@
 
 #include "pipeline/decode.h"
 #include "pipeline/event.h"
+#include "pipeline/join.h"
 
 // METRIC_COUNTER_US counts microseconds and is shown in seconds.
 enum metric_type { METRIC_COUNTER, METRIC_COUNTER_US, METRIC_GAUGE, METRIC_HISTOGRAM };
 
-// How a record ends, exactly one way each: in = the sum of these + what is still pending.
-enum metric_outcome {
-    BY_OUTCOME_JOINED,    // became part of an example
-    BY_OUTCOME_APPLIED,   // items and scores: took effect on their own
-    BY_OUTCOME_EXPIRED,   // its window closed before its counterpart came
-    BY_OUTCOME_LATE,      // behind the watermark by more than the lateness
-    BY_OUTCOME_DUPLICATE, // seen before
-    BY_OUTCOME_ORPHAN,    // names an impression nobody sent
-    BY_OUTCOME_REJECTED,  // not an event: see twotower_records_rejected_total
-    BY_OUTCOMES
-};
 enum metric_label_example { BY_EXAMPLE_POSITIVE, BY_EXAMPLE_NEGATIVE, BY_EXAMPLE_LABELS };
 enum metric_skip { BY_SKIP_NOT_FINITE, BY_SKIP_TOO_LARGE, BY_SKIPS };
 enum metric_cutoff { BY_CUTOFF_10, BY_CUTOFF_100, BY_CUTOFFS };
@@ -51,8 +42,9 @@ enum { METRIC_PARTITIONS_MAX = 1024 };
 #define METRIC_LABELS(X)                                                                           \
     X(NONE, 1)                                                                                     \
     X(TOPIC, TOPICS)                                                                               \
-    X(TOPIC_OUTCOME, TOPICS *BY_OUTCOMES)                                                          \
+    X(TOPIC_OUTCOME, TOPICS *OUTCOMES)                                                             \
     X(TOPIC_REASON, TOPICS *REJECTS)                                                               \
+    X(TOPIC_REFUSAL, TOPICS *REFUSALS)                                                             \
     X(PARTITION, METRIC_PARTITIONS_MAX)                                                            \
     X(EXAMPLE, BY_EXAMPLE_LABELS)                                                                  \
     X(SKIP, BY_SKIPS)                                                                              \
@@ -79,6 +71,8 @@ enum { METRIC_PARTITIONS_MAX = 1024 };
       "How records ended, one way each: records_total = the sum of these + records_pending.")      \
     X(RECORDS_REJECTED, "records_rejected_total", COUNTER, TOPIC_REASON,                           \
       "Records that are not events, by reason; kept in the dead-letter file.")                     \
+    X(RECORDS_REFUSED, "records_refused_total", COUNTER, TOPIC_REFUSAL,                            \
+      "Events that could not be joined for want of room or of a row, by reason.")                  \
     X(DEAD_LETTERS_DROPPED, "dead_letters_dropped_total", COUNTER, NONE,                           \
       "Rejected records that were counted but not kept, the dead-letter file being full.")         \
     X(DEAD_LETTER_BYTES, "dead_letter_bytes", GAUGE, NONE, "Size of the dead-letter file.")        \
@@ -165,6 +159,10 @@ extern const struct metric_row metric_rows[METRIC_COUNT];
 void metrics_add(enum metric m, uint64_t n);
 void metrics_add_of(enum metric m, int label, uint64_t n);
 void metrics_add_of2(enum metric m, int first, int second, uint64_t n);
+// Counters whose total somebody else keeps (the join's are in its checkpoints) are overwritten by
+// it.
+void metrics_put_of(enum metric m, int label, uint64_t total);
+void metrics_put_of2(enum metric m, int first, int second, uint64_t total);
 void metrics_set(enum metric m, double value);
 void metrics_set_of(enum metric m, int label, double value);
 void metrics_observe(enum metric m, double seconds);

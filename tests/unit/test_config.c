@@ -381,6 +381,18 @@ static void actions_have_windows_of_their_own(void **state)
                          strcmp(f->c.join_actions.list[i].name, "like") == 0 ? 5000 : 86400000);
 }
 
+static void more_actions_than_the_join_knows_are_refused(void **state)
+{
+    struct fixture *f = *state;
+    for (int i = 0; i < 33; i++) {
+        char pair[64];
+        snprintf(pair, sizeof pair, "join.actions.action%d=1h", i);
+        assert_int_equal(set(f, pair), 0);
+        assert_int_equal(config_check(&f->c, &f->problems), i < 32 ? 0 : -EINVAL);
+    }
+    assert_problem(f, 0, 0, 0, "'join.actions' has more than 32 actions");
+}
+
 static void a_key_without_its_section_is_recognised(void **state)
 {
     struct fixture *f = *state;
@@ -439,6 +451,8 @@ static void keys_that_need_each_other_are_checked(void **state)
         {"source.type=file", "'source.path' is needed"},
         {"state.dir=", "'state.dir' must not be empty"},
         {"snapshot.dir=./data/state", "must not be the same directory"},
+        {"join.actions.a123456789b123456789c123456789d123456789e123456789f123456789g12=1h",
+         "at most 62 bytes"},
         {"http.listen=localhost:80", "'http.listen' must be a numeric address"},
         {"http.listen=127.0.0.1", "'http.listen' must be a numeric address"},
         {"http.listen=127.0.0.1:70000", "'http.listen' must be a numeric address"},
@@ -636,6 +650,7 @@ int main(void)
         TEST(more_properties_than_there_is_room_for_are_refused),
         TEST(a_configuration_beyond_its_memory_is_refused),
         TEST(actions_have_windows_of_their_own),
+        TEST(more_actions_than_the_join_knows_are_refused),
         TEST(a_key_without_its_section_is_recognised),
         TEST(a_pair_without_equals_is_refused),
         TEST(the_last_of_two_values_wins),

@@ -155,9 +155,22 @@ static void counters_start_at_zero_and_add_up_by_label(void **state)
         shows("twotower_records_rejected_total{topic=\"ranker_scores\",reason=\"bad_id\"} 4"));
     assert_true(shows("twotower_records_rejected_total{topic=\"items\",reason=\"bad_id\"} 0"));
     assert_false(shows("twotower_records_rejected_total{topic=\"items\",reason=\"none\"} 0"));
-    metrics_add_of2(METRIC_OUTCOMES, TOPIC_IMPRESSIONS, BY_OUTCOME_EXPIRED, 9);
+    metrics_add_of2(METRIC_OUTCOMES, TOPIC_IMPRESSIONS, EXPIRED, 9);
     assert_true(
         shows("twotower_record_outcomes_total{topic=\"impressions\",outcome=\"expired\"} 9"));
+}
+
+static void a_total_that_is_kept_elsewhere_replaces_the_count(void **state)
+{
+    (void)state;
+    metrics_put_of2(METRIC_OUTCOMES, TOPIC_IMPRESSIONS, LATE, 9);
+    metrics_put_of2(METRIC_OUTCOMES, TOPIC_IMPRESSIONS, LATE, 12);
+    assert_true(shows("twotower_record_outcomes_total{topic=\"impressions\",outcome=\"late\"} 12"));
+    metrics_put_of(METRIC_RECORDS, TOPIC_ITEMS, 5);
+    assert_true(shows("twotower_records_total{topic=\"items\"} 5"));
+    metrics_put_of2(METRIC_RECORDS_REFUSED, TOPIC_SCORES, REFUSED_UNKNOWN_ITEM, 3);
+    assert_true(
+        shows("twotower_records_refused_total{topic=\"ranker_scores\",reason=\"unknown_item\"} 3"));
 }
 
 static void large_counts_keep_every_digit(void **state)
@@ -265,6 +278,7 @@ int main(void)
         TEST(the_text_is_well_formed_line_by_line),
         TEST(promtool_finds_nothing_to_say),
         TEST(counters_start_at_zero_and_add_up_by_label),
+        TEST(a_total_that_is_kept_elsewhere_replaces_the_count),
         TEST(large_counts_keep_every_digit),
         TEST(busy_time_is_added_in_microseconds_and_shown_in_seconds),
         TEST(a_gauge_appears_once_it_is_set_also_to_zero),
