@@ -305,20 +305,19 @@ static void uring_completed(struct engine *e, struct block *b, int res)
              (unsigned long long)(b->offset + b->done));
         return;
     } else {
-        b->tries = 0;
         const size_t before = b->done;
         b->done += (size_t)res;
         if (b->done >= b->size) {
             b->busy = false;
             return;
         }
-        if (e->direct) { // goes on at an aligned place: some bytes are written twice
+        if (e->direct) // goes on at an aligned place: some bytes are written twice
             b->done -= b->done % DIRECT_ALIGN;
-            if (b->done == before && ++b->tries == STORAGE_TRIES) {
-                b->busy = false;
-                fail(e, -EIO, "writes stay short at offset %llu", (unsigned long long)b->offset);
-                return;
-            }
+        b->tries = b->done > before ? 0 : b->tries + 1;
+        if (b->tries == STORAGE_TRIES) {
+            b->busy = false;
+            fail(e, -EIO, "writes stay short at offset %llu", (unsigned long long)b->offset);
+            return;
         }
     }
     uring_submit(e, i);

@@ -142,7 +142,7 @@ static int write_index(struct writer *w, const char *table, bool integers, uint6
     struct id_index x;
     int rc = id_index_open(&x, integers ? ID_INDEX_INTEGERS : ID_INDEX_HASHES, n, index_seed);
     if (rc < 0)
-        return rc;
+        return writer_fail(w, rc, "not enough memory for the index of the ids");
     for (uint64_t row = 0; row < n; row++) {
         struct ids_entry id = {0};
         get(arg, row, &id);

@@ -37,9 +37,8 @@ typedef void ids_get_fn(void *arg, uint64_t row, struct ids_entry *id);
 // times over.
 typedef void strings_get_fn(void *arg, uint64_t row, const char **bytes, size_t *size);
 
-// Writes the ids of n < 2^32 - 1 rows and their index. Needs 19 bytes of memory a row meanwhile
-// (-ENOMEM, without a sentence).
-// No two rows have the same id. 0 or -errno, as the writer.
+// Writes the ids of n < 2^32 - 1 rows and their index. Needs 19 bytes of memory a row meanwhile.
+// No two rows have the same id. Errors are the writer's: 0 or -errno, and they stay.
 int ids_write(struct writer *w, const char *table, uint64_t n, ids_get_fn *get, void *arg);
 // Writes a string column of n rows, for instance titles: name "item_titles".
 int strings_write(struct writer *w, const char *name, uint64_t n, strings_get_fn *get, void *arg);

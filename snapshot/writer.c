@@ -78,6 +78,12 @@ static int fail_memory(struct writer *w)
     return fail(w, -ENOMEM, "out of memory");
 }
 
+int writer_fail(struct writer *w, int rc, const char *why)
+{
+    assert(rc < 0);
+    return fail(w, rc, "%s", why);
+}
+
 const char *writer_error(const struct writer *w)
 {
     return w->error;

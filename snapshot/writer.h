@@ -62,6 +62,9 @@ int writer_open(struct writer **w, const struct writer_options *options, char *e
 // Frees the writer. What was not published is removed from the disk.
 void writer_close(struct writer *w);
 const char *writer_error(const struct writer *w); // "" when nothing has failed
+// For those who make what is written, when they cannot: the error stays like the writer's own.
+// rc is -errno; why is the sentence. Returns the first error.
+int writer_fail(struct writer *w, int rc, const char *why);
 
 // One file at a time: begin, its bytes in pieces of any size, end. The bytes are little-endian and
 // row-major, and exactly as many as the shape says: anything else is our mistake, an assert.

@@ -354,6 +354,24 @@ static void a_disk_too_small_is_refused_before_anything_is_written(void **state)
     root_remove(&r);
 }
 
+static void the_first_error_is_the_one_that_stays(void **state)
+{
+    (void)state;
+    struct test_root r;
+    root_make(&r, "/tmp", ENGINE_AUTO, NULL);
+    struct writer *w = root_writer(&r, 1);
+    assert_string_equal(writer_error(w), "");
+    assert_int_equal(writer_fail(w, -ENOMEM, "no room for the towers"), -ENOMEM);
+    assert_int_equal(writer_fail(w, -EIO, "something else"), -ENOMEM);
+    assert_int_equal(writer_blob(w, "b", "b", "x", 1), -ENOMEM);
+    assert_int_equal(writer_manifest_text(w, "k", "v"), -ENOMEM);
+    assert_int_equal(writer_publish(w), -ENOMEM);
+    assert_non_null(strstr(writer_error(w), "/1: no room for the towers"));
+    writer_close(w);
+    assert_int_equal(count_entries(r.path), 0);
+    root_remove(&r);
+}
+
 static void a_value_that_is_not_json_is_refused(void **state)
 {
     (void)state;
@@ -449,6 +467,7 @@ int main(void)
         cmocka_unit_test(what_is_not_published_leaves_nothing),
         cmocka_unit_test(a_generation_that_exists_is_refused),
         cmocka_unit_test(a_disk_too_small_is_refused_before_anything_is_written),
+        cmocka_unit_test(the_first_error_is_the_one_that_stays),
         cmocka_unit_test(a_value_that_is_not_json_is_refused),
         cmocka_unit_test(without_io_uring_pwrite_takes_its_place_and_says_why),
         cmocka_unit_test(a_file_that_cannot_be_created_fails_the_generation_and_not_the_engine),
