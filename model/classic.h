@@ -1,28 +1,56 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The classic two-tower model (objectives A.1, A.3): [id row ; features through an MLP ; history
-// summary] -> one linear layer, for users and for items, and in-batch softmax with the options of
-// tfrs.tasks.Retrieval. Examples without an engagement are columns of the batch (negatives) with
-// weight 0 as rows. An item bias trained with the loss is the last element of the item's vector.
+// The classic two-tower model (Yi et al., RecSys 2019; tfrs.tasks.Retrieval):
 //
-// Dense parameters, in this order: user tower, item tower (when there are item features), history
-// encoder (when attention is on). One thread; the pure functions on a view may run on any.
+//     q   = Wu [Uid[u] ; MLP(user features) ; z ; m] + bu          the user tower, model/tower.h
+//     v   = Wi [E[c]   ; MLP(item features)] + bi                  the item tower
+//     s   = q . v + b[c]                                           b: a bias for each item
+//
+// The MLP is there when the features have a width, [z ; m] when attention is on: the encoder of
+// model/attention.h over the rows E of the newest `history` engagements, so that one item table
+// learns from both towers. It has one layer (then only the newest event asks, and the cost is
+// linear in the history), 4 heads when dim is a multiple of 4 and 1 otherwise, and the residual; no
+// positions: rows start within `init` of 0, where sines of size 1 would drown them, and the newest
+// event is told apart by asking. Without features and history a tower is one linear layer over the
+// id row; it is kept, so that every form has the same parameters at its end.
+//
+// One step: softmax over the batch (model/retrieval_loss.h with all its options) from each positive
+// example over the items of all examples; an example without an engagement is a column only. The
+// loss is the SUM over the positives: Adagrad's accumulator starts at a fixed size, and the mean's
+// gradients, batch times smaller, would not move a row for a long time; Adam does not care. A batch
+// without a positive changes nothing at all. A row that occurs more than once, as a candidate, in
+// histories or both, is updated once, from the sum of its gradients.
+//
+// logQ: each item keeps one cell of model/frequency.h, whose clock is model_state.examples; the
+// batch's own occurrences count from the next step on. An item never seen before is taken to be an
+// average one. Counts and priors of the recipe are not kept.
+//
+// One thread learns; the pure functions on a view may run on any.
 #pragma once
 
 #include "model/tables.h"
 
 struct classic;
 
+// The dense parameters: the weight and the bias of each linear layer there is. Each begins on a
+// multiple of 16 floats. What their optimisers keep lies behind all of them: that of the parameter
+// at offset p at dense_size + 2 p.
 size_t classic_dense_size(const struct two_tower_options *o); // floats
 bool classic_dense(const struct two_tower_options *o, int i, struct dense_parameter *p);
 
-// Writes the initial dense parameters into the tables' dense column. NULL when memory is short.
+// Writes the initial dense parameters into the tables' dense column. Scratch memory is taken, and
+// touched, for batch_max examples: batch_max^2 floats for the scores, and with attention about
+// 10 batch_max * history * dim. NULL when memory is short.
 struct classic *classic_open(const struct two_tower_options *o, struct tables *t, size_t items_max,
                              size_t users_max);
-void classic_close(struct classic *c);
+void classic_close(struct classic *c); // c may be NULL
+// features (n, user_features), NULL when the width is 0.
 struct step_report classic_learn(struct classic *c, struct tables *t, int n,
                                  const struct example *examples, const float *features);
 
+// As view_items and view_query, for this kind. They keep their scratch on the stack: 256 KiB, more
+// only for the widest hidden layers and histories (1.3 MiB at dim 1024 with 64 events). features
+// NULL stands for zeros, user NULL for a row of zeros.
 void classic_items(const struct view *v, int n, const float *vectors,
                    const struct item_state *states, const float *features, float *V);
 void classic_query(const struct view *v, int m, const float *const *history, const float *user,

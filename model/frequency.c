@@ -31,7 +31,7 @@ static struct frequency_cell *cell_of(const struct frequency *f, int hash, uint6
     return &f->cells[(uint64_t)hash * f->slots + slot];
 }
 
-static void sight(struct frequency_cell *cell, float rate, float prior, uint64_t now)
+void frequency_sight(struct frequency_cell *cell, float rate, float prior, uint64_t now)
 {
     if (cell->sightings == 0) {
         *cell = (struct frequency_cell){now, 1.0f / prior, 1};
@@ -45,12 +45,19 @@ static void sight(struct frequency_cell *cell, float rate, float prior, uint64_t
     cell->sightings += cell->sightings < UINT32_MAX;
 }
 
+float frequency_read(const struct frequency_cell *cell, float prior, uint64_t now)
+{
+    if (cell->sightings == 0)
+        return prior;
+    return 1.0f / fmaxf(1, fmaxf(cell->gap, (float)(now - cell->last)));
+}
+
 void frequency_update(struct frequency *f, int n, const uint64_t *ids)
 {
     f->now += (uint64_t)n;
     for (int i = 0; i < n; i++)
         for (int hash = 0; hash < f->hashes; hash++)
-            sight(cell_of(f, hash, ids[i]), f->rate, f->prior, f->now);
+            frequency_sight(cell_of(f, hash, ids[i]), f->rate, f->prior, f->now);
 }
 
 float frequency_probability(const struct frequency *f, uint64_t id)

@@ -42,6 +42,11 @@ struct frequency {
 // The recursion itself, as printed, for one cell.
 void frequency_recur(struct frequency_cell *cell, float rate, uint64_t now);
 
+// One cell with all that is done beyond the paper, for whoever keeps a cell for each item himself:
+// a sighting at `now`, which counts the batch it belongs to, and the probability as of `now`.
+void frequency_sight(struct frequency_cell *cell, float rate, float prior, uint64_t now);
+float frequency_read(const struct frequency_cell *cell, float prior, uint64_t now);
+
 void frequency_init(struct frequency *f, int hashes, uint64_t slots, float rate, float prior,
                     uint64_t seed, struct arena *arena);
 // The items of one batch of n examples, in any order, repeats included.

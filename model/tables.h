@@ -27,11 +27,12 @@ struct model_state {
 };
 
 struct tables {
-    struct column item_vector;   // d floats
-    struct column item_state;    // struct item_state
-    struct column item_slots;    // what the optimiser keeps for a row
-    struct column item_features; // item_features floats; not opened when the width is 0
-    struct column user_vector;   // d floats
+    struct column item_vector;    // d floats
+    struct column item_state;     // struct item_state
+    struct column item_slots;     // what the optimiser keeps for a row
+    struct column item_features;  // item_features floats; not opened when the width is 0
+    struct column item_frequency; // struct frequency_cell; only for two_tower with logq
+    struct column user_vector;    // d floats
     struct column user_slots;
     struct column dense; // d floats a unit: parameters, then what their optimisers keep
     struct column state; // one struct model_state

@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "model/classic.h"
-#include "model/gemm.h"
+#include "model/frequency.h"
 #include "model/recipe.h"
 #include "model/rng.h"
 #include "model/tables.h"
@@ -47,6 +47,12 @@ static size_t dense_size(const struct two_tower_options *o)
     return (n + (size_t)o->dim - 1) / (size_t)o->dim * (size_t)o->dim;
 }
 
+// The recipe corrects by its decayed counts, which it keeps for the prior anyway.
+static bool frequency_kept(const struct two_tower_options *o)
+{
+    return o->kind == MODEL_TWO_TOWER && o->logq;
+}
+
 static int columns_add(struct two_tower *m, struct columns *s)
 {
     const struct two_tower_options *o = &m->options;
@@ -65,6 +71,9 @@ static int columns_add(struct two_tower *m, struct columns *s)
     if (rc == 0 && o->item_features > 0)
         rc = column_open(&t->item_features, s, "item.features",
                          (size_t)o->item_features * sizeof(float), items);
+    if (rc == 0 && frequency_kept(o))
+        rc = column_open(&t->item_frequency, s, "item.frequency", sizeof(struct frequency_cell),
+                         items);
     if (rc == 0)
         rc = column_open(&t->user_vector, s, "user.vector", row, users);
     if (rc == 0)
@@ -145,6 +154,8 @@ void two_tower_item_created(struct two_tower *m, uint32_t row)
     optimizer_start(&o->table, 1, state->bias_slots);
     if (o->item_features > 0)
         memset(row_edit(&t->item_features, row), 0, t->item_features.unit);
+    if (frequency_kept(o))
+        memset(row_edit(&t->item_frequency, row), 0, t->item_frequency.unit);
 }
 
 void two_tower_user_created(struct two_tower *m, uint32_t row)

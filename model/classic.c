@@ -1,0 +1,665 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/classic.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/arena.h"
+#include "model/attention.h"
+#include "model/frequency.h"
+#include "model/kernels.h"
+#include "model/marks.h"
+#include "model/retrieval_loss.h"
+#include "model/rng.h"
+#include "model/tower.h"
+
+// Yi et al. 2019 use this rate in production.
+static const float FREQUENCY_RATE = 0.01f;
+// The clip of TFRS, 1e-6, would call all items of a large catalogue equally frequent.
+static const float SAMPLING_FLOOR = 1e-9f;
+
+// ---- The dense parameters: linear layers one after the other, in the order in which tower_init
+// and attention_encoder_init ask for them.
+
+enum { LAYER_HIDDEN, LAYER_FEATURES, LAYER_TOP, TOWER_LAYERS };
+enum { LAYER_QUERY, LAYER_KEYVALUE, LAYER_OUTPUT, HISTORY_LAYERS };
+enum {
+    LAYERS_USER = 0,
+    LAYERS_ITEM = LAYERS_USER + TOWER_LAYERS,
+    LAYERS_HISTORY = LAYERS_ITEM + TOWER_LAYERS,
+    LAYERS = LAYERS_HISTORY + HISTORY_LAYERS,
+};
+
+static const struct {
+    const char *weight, *bias;
+} layer_names[LAYERS] = {
+    {"user_hidden_weight", "user_hidden_bias"},
+    {"user_features_weight", "user_features_bias"},
+    {"user_top_weight", "user_top_bias"},
+    {"item_hidden_weight", "item_hidden_bias"},
+    {"item_features_weight", "item_features_bias"},
+    {"item_top_weight", "item_top_bias"},
+    {"history_query_weight", "history_query_bias"},
+    {"history_keyvalue_weight", "history_keyvalue_bias"},
+    {"history_output_weight", "history_output_bias"},
+};
+
+struct layer {
+    int in, out;            // 0 when this model has no such layer
+    size_t W, b, parameter; // offsets in floats, and the number of W; that of b is the next
+};
+
+static bool reads_history(const struct two_tower_options *o)
+{
+    return o->attention && o->history > 0;
+}
+
+static struct tower_shape user_shape(const struct two_tower_options *o)
+{
+    return (struct tower_shape){.id = o->dim,
+                                .features = o->user_features,
+                                .hidden = o->hidden ? o->hidden : MLP_HIDDEN_DEFAULT,
+                                .summary = reads_history(o) ? 2 * o->dim : 0,
+                                .out = o->dim};
+}
+
+static struct tower_shape item_shape(const struct two_tower_options *o)
+{
+    return (struct tower_shape){.id = o->dim,
+                                .features = o->item_features,
+                                .hidden = o->hidden ? o->hidden : MLP_HIDDEN_DEFAULT,
+                                .out = o->dim};
+}
+
+static struct attention_encoder_shape history_shape(const struct two_tower_options *o)
+{
+    return (struct attention_encoder_shape){.width = o->dim,
+                                            .length = o->history,
+                                            .heads = o->dim % 4 == 0 ? 4 : 1,
+                                            .layers = 1,
+                                            .positions = ATTENTION_POSITIONS_NONE,
+                                            .residual = true};
+}
+
+static int tower_in(const struct tower_shape *s)
+{
+    return (s->features ? 2 : 1) * s->id + s->summary;
+}
+
+static void tower_layers(const struct tower_shape *s, struct layer *layers)
+{
+    if (s->features) {
+        layers[LAYER_HIDDEN] = (struct layer){.in = s->features, .out = s->hidden};
+        layers[LAYER_FEATURES] = (struct layer){.in = s->hidden, .out = s->id};
+    }
+    layers[LAYER_TOP] = (struct layer){.in = tower_in(s), .out = s->out};
+}
+
+// Up to the next 64 bytes, as arenas do.
+static size_t floats_aligned(size_t n)
+{
+    return (n + 15) & ~(size_t)15;
+}
+
+// Returns how many floats the parameters take.
+static size_t layers_place(const struct two_tower_options *o, struct layer layers[LAYERS])
+{
+    const struct tower_shape user = user_shape(o), item = item_shape(o);
+    const int d = o->dim;
+    memset(layers, 0, LAYERS * sizeof *layers);
+    tower_layers(&user, layers + LAYERS_USER);
+    tower_layers(&item, layers + LAYERS_ITEM);
+    if (reads_history(o)) {
+        layers[LAYERS_HISTORY + LAYER_QUERY] = (struct layer){.in = d, .out = d};
+        layers[LAYERS_HISTORY + LAYER_KEYVALUE] = (struct layer){.in = d, .out = 2 * d};
+        layers[LAYERS_HISTORY + LAYER_OUTPUT] = (struct layer){.in = d, .out = d};
+    }
+    size_t at = 0, parameter = 0;
+    for (struct layer *l = layers; l < layers + LAYERS; l++) {
+        if (l->in == 0)
+            continue;
+        l->W = at;
+        l->b = at + floats_aligned((size_t)l->in * (size_t)l->out);
+        l->parameter = parameter;
+        at = l->b + floats_aligned((size_t)l->out);
+        parameter += 2;
+    }
+    return at;
+}
+
+size_t classic_dense_size(const struct two_tower_options *o)
+{
+    struct layer layers[LAYERS];
+    return layers_place(o, layers);
+}
+
+bool classic_dense(const struct two_tower_options *o, int i, struct dense_parameter *p)
+{
+    struct layer layers[LAYERS];
+    layers_place(o, layers);
+    for (int l = 0; l < LAYERS; l++) {
+        if (layers[l].in == 0 || layers[l].parameter != ((size_t)i & ~(size_t)1))
+            continue;
+        if (i % 2 == 0)
+            *p = (struct dense_parameter){layer_names[l].weight, layers[l].out, layers[l].in,
+                                          layers[l].W};
+        else
+            *p = (struct dense_parameter){layer_names[l].bias, 1, layers[l].out, layers[l].b};
+        return true;
+    }
+    return false;
+}
+
+// ---- The pure functions: the layers of the trainer over somebody else's parameters, which are
+// only read.
+
+static struct linear linear_at(const struct layer *l, const float *dense)
+{
+    float *parameters = (float *)(uintptr_t)dense;
+    return (struct linear){
+        .in = l->in, .out = l->out, .W = parameters + l->W, .b = parameters + l->b};
+}
+
+static size_t tower_scratch(const struct tower_shape *s)
+{
+    return (size_t)(s->features ? s->hidden + s->id : 0) + (size_t)tower_in(s);
+}
+
+// For forward only; scratch (rows, tower_scratch).
+static struct tower tower_at(const struct tower_shape *shape, const struct layer *layers,
+                             const float *dense, int rows, float *scratch)
+{
+    struct tower t = {
+        .shape = *shape, .top = linear_at(&layers[LAYER_TOP], dense), .B_max = rows, .h = scratch};
+    if (shape->features) {
+        t.f = t.h + (size_t)rows * tower_in(shape);
+        t.mlp = (struct mlp){.first = linear_at(&layers[LAYER_HIDDEN], dense),
+                             .second = linear_at(&layers[LAYER_FEATURES], dense),
+                             .B_max = rows,
+                             .H = t.f + (size_t)rows * shape->id};
+    }
+    return t;
+}
+
+void classic_items(const struct view *v, int n, const float *vectors,
+                   const struct item_state *states, const float *features, float *V)
+{
+    const struct two_tower_options *o = v->options;
+    const struct tower_shape shape = item_shape(o);
+    const size_t d = (size_t)o->dim, width = (size_t)o->item_features;
+    // As many rows at a time as fit 256 KiB: one by one, the weights would be read for each.
+    const size_t each = tower_scratch(&shape) + d + width;
+    const int rows = each < 1024 ? 64 : each < 65536 ? (int)(65536 / each) : 1;
+    struct layer layers[LAYERS];
+    float scratch[(size_t)rows * tower_scratch(&shape)], Y[(size_t)rows * d];
+    float zeros[(size_t)rows * width + 1];
+    layers_place(o, layers);
+    struct tower tower = tower_at(&shape, layers + LAYERS_ITEM, v->dense, rows, scratch);
+    if (!features)
+        memset(zeros, 0, sizeof zeros);
+    for (int from = 0; from < n; from += rows) {
+        const int size = n - from < rows ? n - from : rows;
+        const float *x = features ? features + (size_t)from * width : zeros;
+        tower_forward(&tower, size, vectors + (size_t)from * d, width ? x : NULL, NULL, Y);
+        for (size_t i = 0; i < (size_t)size; i++) {
+            float *out = V + ((size_t)from + i) * (d + 1);
+            memcpy(out, Y + i * d, d * sizeof *out);
+            out[d] = states[(size_t)from + i].bias;
+        }
+    }
+}
+
+// summary (2d): [z ; m] of one history, newest first.
+static void history_read(const struct two_tower_options *o, const struct layer *layers,
+                         const float *dense, int m, const float *const *history, float *summary)
+{
+    const struct attention_encoder_shape shape = history_shape(o);
+    const size_t d = (size_t)o->dim, length = (size_t)(m > 0 ? m : 1);
+    float X[length * d], Z[length * d], KV[2 * length * d], P[length * (size_t)shape.heads];
+    float newest[d], Q[d], mix[d], top[d];
+    int row, start[2];
+    struct attention layer = {.width = o->dim,
+                              .heads = shape.heads,
+                              .queries = ATTENTION_NEWEST,
+                              .query = linear_at(&layers[LAYER_QUERY], dense),
+                              .keyvalue = linear_at(&layers[LAYER_KEYVALUE], dense),
+                              .output = linear_at(&layers[LAYER_OUTPUT], dense),
+                              .sequences_max = 1,
+                              .length_max = o->history,
+                              .newest = newest,
+                              .Q = Q,
+                              .KV = KV,
+                              .mix = mix,
+                              .P = P};
+    struct attention_encoder encoder = {.shape = shape,
+                                        .layers = &layer,
+                                        .B_max = 1,
+                                        .row = &row,
+                                        .start = start,
+                                        .Z = (float *[]){Z},
+                                        .top = top};
+    for (int k = 0; k < m; k++)
+        memcpy(X + (size_t)k * d, history[k], d * sizeof *X);
+    attention_encoder_forward(&encoder, 1, &m, X, summary);
+}
+
+void classic_query(const struct view *v, int m, const float *const *history, const float *user,
+                   const float *features, float *q)
+{
+    const struct two_tower_options *o = v->options;
+    const struct tower_shape shape = user_shape(o);
+    const size_t d = (size_t)o->dim, width = (size_t)o->user_features;
+    struct layer layers[LAYERS];
+    float scratch[tower_scratch(&shape)], zeros[d + width], summary[2 * d];
+    layers_place(o, layers);
+    memset(zeros, 0, sizeof zeros);
+    if (reads_history(o))
+        history_read(o, layers + LAYERS_HISTORY, v->dense, m < o->history ? m : o->history, history,
+                     summary);
+    struct tower tower = tower_at(&shape, layers + LAYERS_USER, v->dense, 1, scratch);
+    tower_forward(&tower, 1, user ? user : zeros, width ? (features ? features : zeros) : NULL,
+                  reads_history(o) ? summary : NULL, q);
+    q[d] = 1;
+}
+
+// ---- Learning.
+
+struct classic {
+    struct two_tower_options options;
+    struct layer layers[LAYERS];
+    size_t parameters; // floats
+    void *memory;      // of everything below but the marks
+    struct tower user, item;
+    struct attention_encoder encoder;
+    struct retrieval_loss loss;
+    float *gradients; // of the dense parameters, at their offsets
+    struct marks item_of, user_of;
+    // Columns: the examples, those with an engagement first. B = batch_max.
+    int *example;       // (B): its number in the batch
+    uint32_t *slot;     // (B): of its item
+    float *C, *dC;      // (B, d + 1): the item's vector and bias
+    uint64_t *ids;      // (B)
+    float *probability; // (B)
+    // Item rows: first those of the columns, which go through the item tower, then those that
+    // occur in histories only. I = B, with histories B + B history.
+    uint32_t *items;     // (I)
+    float *ditems;       // (I, d)
+    float *id, *x;       // (B, d), (B, item_features)
+    float *V, *dV, *db;  // (B, d), (B, d), (B)
+    uint32_t *users;     // (B)
+    float *dusers;       // (B, d)
+    uint32_t *user_slot; // (B): of the query's user
+    // Queries: one for each example with an engagement.
+    float *Uid, *dUid, *ux;    // (B, d), (B, d), (B, user_features)
+    int *valid;                // (B): events of the history
+    float *X, *dX;             // (B, history, d)
+    float *summary, *dsummary; // (B, 2d)
+    float *Y, *dY;             // (B, d)
+    float *Q, *dQ;             // (B, d + 1)
+};
+
+static size_t tower_bytes(const struct tower_shape *s, size_t B)
+{
+    const size_t mlp = s->features ? (size_t)s->hidden + (size_t)s->id : 0;
+    return 2 * B * (mlp + (size_t)tower_in(s)) * sizeof(float);
+}
+
+// Enough for all that classic_open takes from its arena.
+static size_t memory_bytes(const struct two_tower_options *o, size_t parameters)
+{
+    const struct tower_shape user = user_shape(o), item = item_shape(o);
+    const size_t B = (size_t)o->batch_max, d = (size_t)o->dim;
+    const size_t H = reads_history(o) ? (size_t)o->history : 0;
+    const size_t loss = B * B + 2 * B + 2 * (2 * retrieval_words((int)B)) + 2 * B;
+    // Per event of a history: Z, dZ twice, keys and values with their gradients, X, dX, and ditems.
+    const size_t history =
+        B * H * (10 * d + (size_t)history_shape(o).heads) + H + B * (10 * d + 2) + 1;
+    const size_t columns = B * (4 * (d + 1) + 14 * d + 16) + B * H;
+    const size_t features = B * (size_t)(o->user_features + o->item_features);
+    const size_t arrays = 128; // each may begin up to 64 bytes late
+    return (parameters + loss + history + columns + features) * sizeof(float) +
+           tower_bytes(&user, B) + tower_bytes(&item, B) + sizeof(struct attention) + arrays * 64;
+}
+
+static void layer_check(const struct layer *l, const struct linear *linear, const float *dense,
+                        const float *gradients)
+{
+    assert(linear->in == l->in && linear->out == l->out);
+    assert(linear->W == dense + l->W && linear->b == dense + l->b);
+    assert(linear->dW == gradients + l->W && linear->db == gradients + l->b);
+}
+
+// The layers take their parameters from the dense column, in the order of layers_place.
+static void layers_open(struct classic *c, struct tables *t, struct arena *scratch)
+{
+    const struct two_tower_options *o = &c->options;
+    const struct tower_shape user = user_shape(o), item = item_shape(o);
+    const struct attention_encoder_shape history = history_shape(o);
+    float *dense = tables_dense(t);
+    struct rng rng = {rng_key(o->seed, UINT64_C(0x746f77657273)), 0}; // "towers"
+
+    c->gradients = arena_floats(scratch, c->parameters);
+    struct arena params = {(char *)dense, c->parameters * sizeof *dense, 0};
+    struct arena grads = {(char *)c->gradients, c->parameters * sizeof *dense, 0};
+    tower_init(&c->user, &user, o->batch_max, &params, &grads, scratch, &rng);
+    tower_init(&c->item, &item, o->batch_max, &params, &grads, scratch, &rng);
+    if (reads_history(o))
+        attention_encoder_init(&c->encoder, &history, o->batch_max, &params, &grads, scratch, &rng);
+
+    const struct attention *a = c->encoder.layers;
+    const struct linear *const linears[LAYERS] = {
+        &c->user.mlp.first,   &c->user.mlp.second,     &c->user.top,
+        &c->item.mlp.first,   &c->item.mlp.second,     &c->item.top,
+        a ? &a->query : NULL, a ? &a->keyvalue : NULL, a ? &a->output : NULL,
+    };
+    for (int l = 0; l < LAYERS; l++)
+        if (c->layers[l].in)
+            layer_check(&c->layers[l], linears[l], dense, c->gradients);
+}
+
+static void arrays_open(struct classic *c, struct arena *scratch)
+{
+    const struct two_tower_options *o = &c->options;
+    const size_t B = (size_t)o->batch_max, d = (size_t)o->dim;
+    const size_t H = reads_history(o) ? (size_t)o->history : 0, I = B + B * H;
+    c->example = arena_bytes(scratch, B * sizeof *c->example);
+    c->slot = arena_bytes(scratch, B * sizeof *c->slot);
+    c->C = arena_floats(scratch, B * (d + 1));
+    c->dC = arena_floats(scratch, B * (d + 1));
+    c->ids = arena_bytes(scratch, B * sizeof *c->ids);
+    c->probability = arena_floats(scratch, B);
+    c->items = arena_bytes(scratch, I * sizeof *c->items);
+    c->ditems = arena_floats(scratch, I * d);
+    c->id = arena_floats(scratch, B * d);
+    c->x = arena_floats(scratch, B * (size_t)o->item_features);
+    c->V = arena_floats(scratch, B * d);
+    c->dV = arena_floats(scratch, B * d);
+    c->db = arena_floats(scratch, B);
+    c->users = arena_bytes(scratch, B * sizeof *c->users);
+    c->dusers = arena_floats(scratch, B * d);
+    c->user_slot = arena_bytes(scratch, B * sizeof *c->user_slot);
+    c->Uid = arena_floats(scratch, B * d);
+    c->dUid = arena_floats(scratch, B * d);
+    c->ux = arena_floats(scratch, B * (size_t)o->user_features);
+    c->valid = arena_bytes(scratch, B * sizeof *c->valid);
+    c->X = arena_floats(scratch, B * H * d);
+    c->dX = arena_floats(scratch, B * H * d);
+    c->summary = arena_floats(scratch, B * 2 * d);
+    c->dsummary = arena_floats(scratch, B * 2 * d);
+    c->Y = arena_floats(scratch, B * d);
+    c->dY = arena_floats(scratch, B * d);
+    c->Q = arena_floats(scratch, B * (d + 1));
+    c->dQ = arena_floats(scratch, B * (d + 1));
+}
+
+struct classic *classic_open(const struct two_tower_options *o, struct tables *t, size_t items_max,
+                             size_t users_max)
+{
+    struct classic *c = calloc(1, sizeof *c);
+    if (!c)
+        return NULL;
+    c->options = *o;
+    c->parameters = layers_place(o, c->layers);
+    const size_t bytes = memory_bytes(o, c->parameters);
+    c->memory = malloc(bytes);
+    if (!c->memory || !marks_open(&c->item_of, items_max) || !marks_open(&c->user_of, users_max)) {
+        classic_close(c);
+        return NULL;
+    }
+    struct arena scratch = {c->memory, bytes, 0};
+    layers_open(c, t, &scratch);
+    arrays_open(c, &scratch);
+    const struct retrieval_options loss = {.temperature = o->temperature,
+                                           .sampling_floor = SAMPLING_FLOOR,
+                                           .hard_negatives = o->hard_negatives,
+                                           .accidental_hits = o->accidental_hits,
+                                           .reduction = RETRIEVAL_SUM};
+    retrieval_loss_init(&c->loss, &loss, o->batch_max, o->batch_max, 1, &scratch);
+
+    struct dense_parameter p;
+    for (int i = 0; classic_dense(o, i, &p); i++)
+        optimizer_start(&o->matrix, (size_t)p.rows * (size_t)p.columns,
+                        tables_dense(t) + t->dense_size + 2 * p.offset);
+    return c;
+}
+
+void classic_close(struct classic *c)
+{
+    if (!c)
+        return;
+    marks_close(&c->item_of);
+    marks_close(&c->user_of);
+    free(c->memory);
+    free(c);
+}
+
+// The sizes of one step.
+struct step {
+    int n, positives; // columns, and queries
+    int unique;       // items among the columns
+    int items, users; // rows that get a gradient
+};
+
+// Examples with an engagement first: column i is then the positive of query i.
+static void columns_order(struct classic *c, struct step *s, const struct example *examples)
+{
+    int at = 0;
+    for (int positive = 1; positive >= 0; positive--) {
+        for (int i = 0; i < s->n; i++)
+            if (!examples[i].positive == !positive)
+                c->example[at++] = i;
+        if (positive)
+            s->positives = at;
+    }
+}
+
+// Row by row, (n, from) to (n, to): as many columns as both have.
+static void columns_copy(int n, size_t from, const float *x, size_t to, float *y)
+{
+    const size_t width = from < to ? from : to;
+    for (size_t i = 0; i < (size_t)n; i++)
+        memcpy(y + i * to, x + i * from, width * sizeof *y);
+}
+
+// Every item once through the tower, then its vector and bias into each of its columns.
+static void items_forward(struct classic *c, const struct tables *t, struct step *s,
+                          const struct example *examples)
+{
+    const size_t d = (size_t)c->options.dim, width = (size_t)c->options.item_features;
+    const struct model_state *state = tables_state(t);
+    for (int j = 0; j < s->n; j++)
+        c->slot[j] = marks_slot(&c->item_of, examples[c->example[j]].item, c->items, &s->unique);
+    for (size_t u = 0; u < (size_t)s->unique; u++) {
+        memcpy(c->id + u * d, column_at(&t->item_vector, c->items[u]), d * sizeof(float));
+        if (width)
+            memcpy(c->x + u * width, column_at(&t->item_features, c->items[u]),
+                   width * sizeof(float));
+    }
+    tower_forward(&c->item, s->unique, c->id, width ? c->x : NULL, NULL, c->V);
+
+    const float average = 1.0f / (float)t->item_state.n;
+    for (size_t j = 0; j < (size_t)s->n; j++) {
+        const uint32_t row = c->items[c->slot[j]];
+        const struct item_state *item = column_at(&t->item_state, row);
+        memcpy(c->C + j * (d + 1), c->V + c->slot[j] * d, d * sizeof(float));
+        c->C[j * (d + 1) + d] = item->bias;
+        c->ids[j] = row;
+        if (c->options.logq)
+            c->probability[j] =
+                frequency_read(column_at(&t->item_frequency, row), average, state->examples);
+    }
+}
+
+static void queries_forward(struct classic *c, const struct tables *t, struct step *s,
+                            const struct example *examples, const float *features)
+{
+    const struct two_tower_options *o = &c->options;
+    const size_t d = (size_t)o->dim, width = (size_t)o->user_features, H = (size_t)o->history;
+    for (size_t i = 0; i < (size_t)s->positives; i++) {
+        const struct example *example = &examples[c->example[i]];
+        c->user_slot[i] = marks_slot(&c->user_of, example->user, c->users, &s->users);
+        memcpy(c->Uid + i * d, column_at(&t->user_vector, example->user), d * sizeof(float));
+        if (width)
+            memcpy(c->ux + i * width, features + (size_t)c->example[i] * width,
+                   width * sizeof(float));
+        if (!reads_history(o))
+            continue;
+        c->valid[i] = example->n_history < o->history ? example->n_history : o->history;
+        for (size_t k = 0; k < (size_t)c->valid[i]; k++)
+            memcpy(c->X + (i * H + k) * d, column_at(&t->item_vector, example->history[k]),
+                   d * sizeof(float));
+    }
+    if (reads_history(o))
+        attention_encoder_forward(&c->encoder, s->positives, c->valid, c->X, c->summary);
+    tower_forward(&c->user, s->positives, c->Uid, width ? c->ux : NULL,
+                  reads_history(o) ? c->summary : NULL, c->Y);
+    columns_copy(s->positives, d, c->Y, d + 1, c->Q);
+    for (size_t i = 0; i < (size_t)s->positives; i++)
+        c->Q[i * (d + 1) + d] = 1; // meets the item's bias
+}
+
+static void rows_add(size_t d, const float *gradient, float *sums, uint32_t slot)
+{
+    kernels->axpy(d, 1, gradient, sums + (size_t)slot * d);
+}
+
+// From dQ and dC to the gradients of the dense parameters and of every row.
+static void items_backward(struct classic *c, const struct step *s)
+{
+    const size_t d = (size_t)c->options.dim;
+    memset(c->dV, 0, (size_t)s->unique * d * sizeof(float));
+    memset(c->db, 0, (size_t)s->unique * sizeof(float));
+    memset(c->ditems, 0, (size_t)s->unique * d * sizeof(float));
+    for (size_t j = 0; j < (size_t)s->n; j++) {
+        rows_add(d, c->dC + j * (d + 1), c->dV, c->slot[j]);
+        c->db[c->slot[j]] += c->dC[j * (d + 1) + d];
+    }
+    tower_backward(&c->item, s->unique, c->options.item_features ? c->x : NULL, c->dV, c->ditems,
+                   NULL);
+}
+
+static void histories_backward(struct classic *c, struct step *s, const struct example *examples)
+{
+    const size_t d = (size_t)c->options.dim, H = (size_t)c->options.history;
+    memset(c->dX, 0, (size_t)s->positives * H * d * sizeof(float));
+    attention_encoder_backward(&c->encoder, s->positives, c->dsummary, c->dX);
+    for (size_t i = 0; i < (size_t)s->positives; i++)
+        for (size_t k = 0; k < (size_t)c->valid[i]; k++) {
+            const int before = s->items;
+            const uint32_t slot =
+                marks_slot(&c->item_of, examples[c->example[i]].history[k], c->items, &s->items);
+            if (s->items > before)
+                memset(c->ditems + (size_t)slot * d, 0, d * sizeof(float));
+            rows_add(d, c->dX + (i * H + k) * d, c->ditems, slot);
+        }
+}
+
+static void queries_backward(struct classic *c, struct step *s, const struct example *examples)
+{
+    const struct two_tower_options *o = &c->options;
+    const size_t d = (size_t)o->dim, positives = (size_t)s->positives;
+    columns_copy(s->positives, d + 1, c->dQ, d, c->dY);
+    memset(c->dUid, 0, positives * d * sizeof(float));
+    memset(c->dsummary, 0, positives * 2 * d * sizeof(float));
+    memset(c->dusers, 0, (size_t)s->users * d * sizeof(float));
+    tower_backward(&c->user, s->positives, o->user_features ? c->ux : NULL, c->dY, c->dUid,
+                   reads_history(o) ? c->dsummary : NULL);
+    for (size_t i = 0; i < positives; i++)
+        rows_add(d, c->dUid + i * d, c->dusers, c->user_slot[i]);
+    s->items = s->unique;
+    if (reads_history(o))
+        histories_backward(c, s, examples);
+}
+
+static bool finite_sum(size_t n, const float *x)
+{
+    return isfinite(kernels->dot(n, x, x));
+}
+
+static bool gradients_finite(const struct classic *c, const struct step *s)
+{
+    const size_t d = (size_t)c->options.dim;
+    return isfinite(c->loss.loss) && finite_sum(c->parameters, c->gradients) &&
+           finite_sum((size_t)s->items * d, c->ditems) &&
+           finite_sum((size_t)s->users * d, c->dusers) && finite_sum((size_t)s->unique, c->db);
+}
+
+static void rows_update(const struct two_tower_options *o, uint64_t step, struct column *vector,
+                        struct column *slots, int n, const uint32_t *rows, const float *gradients)
+{
+    for (int i = 0; i < n; i++)
+        optimizer_update(&o->table, step, (size_t)o->dim, gradients + (size_t)i * o->dim,
+                         column_edit(vector, rows[i]), column_edit(slots, rows[i]));
+}
+
+static void dense_update(const struct classic *c, struct tables *t, uint64_t step)
+{
+    for (size_t i = 0; i < t->dense.n; i++)
+        column_edit(&t->dense, i);
+    float *dense = tables_dense(t), *slots = dense + t->dense_size;
+    struct dense_parameter p;
+    for (int i = 0; classic_dense(&c->options, i, &p); i++)
+        optimizer_update(&c->options.matrix, step, (size_t)p.rows * (size_t)p.columns,
+                         c->gradients + p.offset, dense + p.offset, slots + 2 * p.offset);
+}
+
+static void update(struct classic *c, struct tables *t, const struct step *s)
+{
+    const struct two_tower_options *o = &c->options;
+    struct model_state *state = column_edit(&t->state, 0);
+    const float average = 1.0f / (float)t->item_state.n;
+    state->steps++;
+    state->examples += (uint64_t)s->n;
+    rows_update(o, state->steps, &t->item_vector, &t->item_slots, s->items, c->items, c->ditems);
+    rows_update(o, state->steps, &t->user_vector, &t->user_slots, s->users, c->users, c->dusers);
+    for (int u = 0; u < s->unique; u++) {
+        struct item_state *item = column_edit(&t->item_state, c->items[u]);
+        optimizer_update(&o->table, state->steps, 1, &c->db[u], &item->bias, item->bias_slots);
+        if (o->logq)
+            frequency_sight(column_edit(&t->item_frequency, c->items[u]), FREQUENCY_RATE, average,
+                            state->examples);
+    }
+    dense_update(c, t, state->steps);
+}
+
+struct step_report classic_learn(struct classic *c, struct tables *t, int n,
+                                 const struct example *examples, const float *features)
+{
+    const size_t width = (size_t)c->options.dim + 1;
+    struct step s = {.n = n};
+    assert(n > 0 && n <= c->options.batch_max && !features == !c->options.user_features);
+    columns_order(c, &s, examples);
+    if (s.positives == 0)
+        return (struct step_report){.examples = n};
+    marks_clear(&c->item_of);
+    marks_clear(&c->user_of);
+
+    // Everything is read as it was before the step.
+    items_forward(c, t, &s, examples);
+    queries_forward(c, t, &s, examples, features);
+    const struct retrieval_batch batch = {.queries = s.positives,
+                                          .candidates = n,
+                                          .D = (int)width,
+                                          .Q = c->Q,
+                                          .C = c->C,
+                                          .sampling = c->options.logq ? c->probability : NULL,
+                                          .ids = c->ids};
+    retrieval_loss_forward(&c->loss, &batch, NULL);
+
+    memset(c->gradients, 0, c->parameters * sizeof(float));
+    memset(c->dQ, 0, (size_t)s.positives * width * sizeof(float));
+    memset(c->dC, 0, (size_t)n * width * sizeof(float));
+    retrieval_loss_backward(&c->loss, &batch, c->dQ, c->dC);
+    items_backward(c, &s);
+    queries_backward(c, &s, examples);
+
+    struct step_report report = {.examples = n, .candidates = n, .loss = c->loss.loss};
+    report.skipped = !gradients_finite(c, &s);
+    if (report.skipped)
+        ((struct model_state *)column_edit(&t->state, 0))->skipped++;
+    else
+        update(c, t, &s);
+    return report;
+}
