@@ -415,6 +415,8 @@ static void the_last_of_two_values_wins(void **state)
     assert_int_equal(config_set(&f->c, "model.batch", "200", "-o:1", &f->problems), 0);
     assert_int_equal(config_set(&f->c, "model.batch", "300", "-o:2", &f->problems), 0);
     assert_int_equal(f->c.model_batch, 300);
+    assert_true(config_given(&f->c, "model.batch"));
+    assert_false(config_given(&f->c, "model.dim"));
     char *shown = printed(print_show, f);
     assert_non_null(strstr(shown, "batch = 300 # -o:2\n"));
     free(shown);
