@@ -132,11 +132,12 @@ static const struct failure {
 struct partition {
     rd_kafka_queue_t *queue;
     int64_t next, stop;
-    int64_t first, end; // as start() found them
-    int64_t moved_ms;   // when there last was something to read, or an end
-    int stalls;         // new clients since then
-    bool eof;           // the end of the log is at next
-    int rc;             // why it cannot go on, 0: it can
+    bool moved;  // since the last look around something came
+    bool behind; // that look found that something should have come
+    int stalls;  // new clients since something came
+    bool eof;    // the end of the log is at next
+    bool told;   // wait() returned for its sake, and it was not read since
+    int rc;      // why it cannot go on, 0: it can
     char failure[400];
 };
 
@@ -219,14 +220,8 @@ static void log_line(const rd_kafka_t *client, int level, const char *facility, 
 static void error_event(rd_kafka_t *client, int code, const char *reason, void *opaque)
 {
     struct source_kafka *k = opaque;
+    (void)client;
 
-    if (code == RD_KAFKA_RESP_ERR__FATAL) {
-        char why[256] = "";
-        rd_kafka_fatal_error(client, why, sizeof why);
-        k->rc = -EIO;
-        snprintf(k->fatal, sizeof k->fatal, "librdkafka gave up: %s", why);
-        return;
-    }
     // "All brokers are down" follows the error that says why and must not replace it.
     if (code != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || !k->trouble[0])
         snprintf(k->trouble, sizeof k->trouble, "%s", reason);
@@ -384,6 +379,12 @@ static void client_serve(struct source_kafka *k)
         if (!m->err || m->err == RD_KAFKA_RESP_ERR__PARTITION_EOF) {
             // Belongs to a partition's own queue. Reading on there would skip it.
             k->restart = true;
+        } else if (m->err == RD_KAFKA_RESP_ERR__FATAL) {
+            // A consumer gets it as a message, not by the error callback.
+            char why[256] = "";
+            rd_kafka_fatal_error(k->client, why, sizeof why);
+            k->rc = -EIO;
+            snprintf(k->fatal, sizeof k->fatal, "librdkafka gave up: %s", why);
         } else if (f && m->rkt) {
             const char *topic = rd_kafka_topic_name(m->rkt);
             for (int i = 0; i < k->base.n_partitions; i++)
@@ -489,8 +490,7 @@ static int client_assign(struct source_kafka *k)
     for (int i = 0; i < n; i++) {
         const struct source_partition *at = &k->base.partitions[i];
         struct partition *p = &k->partitions[i];
-        p->eof = false;
-        p->moved_ms = now;
+        p->eof = p->behind = false;
         if (p->rc || partition_done(p))
             continue;
         p->queue = rd_kafka_queue_get_partition(k->client, at->name, at->partition);
@@ -542,6 +542,8 @@ static int client_check_topics(struct source_kafka *k)
         if (!unbounded)
             continue;
         const int found = client_count_partitions(k, k->topics[t], CHECK_TIMEOUT_MS);
+        if (found == -EHOSTUNREACH)
+            return 0;
         if (found == -ENOENT || found == -EACCES)
             return found;
         if (found > 0 && found != n)
@@ -562,17 +564,21 @@ static void client_check_silence(struct source_kafka *k)
     for (int i = 0; i < k->base.n_partitions; i++) {
         const struct source_partition *at = &k->base.partitions[i];
         struct partition *p = &k->partitions[i];
-        const int64_t now = now_ms();
+        const bool waiting =
+            !p->rc && !partition_done(p) && !p->moved && rd_kafka_queue_length(p->queue) == 0;
+        const bool was_behind = p->behind;
         int64_t lo = -1, hi = -1;
 
-        if (p->rc || p->eof || partition_done(p) || rd_kafka_queue_length(p->queue) > 0)
-            p->moved_ms = now;
-        if (now - p->moved_ms < CHECK_INTERVAL_MS)
+        p->moved = p->behind = false;
+        if (!waiting)
             continue;
-        // No answer: an outage, which is no reason for anything.
+        // No answer: an outage, which is no reason for anything, and others would take as long.
         if (rd_kafka_query_watermark_offsets(k->client, at->name, at->partition, &lo, &hi,
-                                             CHECK_TIMEOUT_MS) ||
-            hi <= p->next)
+                                             CHECK_TIMEOUT_MS))
+            return;
+        // What has just arrived may be on its way, so it takes two looks.
+        p->behind = hi > p->next;
+        if (!p->behind || !was_behind)
             continue;
         if (p->stalls++ == STALLS_MAX) {
             partition_fail(k, i, &stalled, "a new client did not help");
@@ -731,6 +737,7 @@ static int kafka_read(struct source *s, int index, int max, struct record *recor
 
     assert(index >= 0 && index < s->n_partitions && max > 0);
     client_release_messages(k);
+    p->told = false;
     rc = client_tend(k);
     if (rc < 0)
         return rc;
@@ -744,6 +751,7 @@ static int kafka_read(struct source *s, int index, int max, struct record *recor
         if (m->err == RD_KAFKA_RESP_ERR__PARTITION_EOF) {
             partition_advance(p, m->offset);
             p->eof = m->offset >= p->next;
+            p->moved = true;
             p->stalls = 0;
         } else if (m->err) {
             const struct failure *f = failure_find(m->err);
@@ -767,13 +775,12 @@ static int kafka_read(struct source *s, int index, int max, struct record *recor
             };
             partition_advance(p, m->offset + 1);
             p->eof = false;
+            p->moved = true;
             p->stalls = 0;
         } else {
             partition_advance(p, p->stop);
         }
     }
-    if (k->n_messages > 0)
-        p->moved_ms = now_ms();
     // What came before the error is delivered first.
     return n > 0 || p->rc == 0 ? n : fail(k, p->rc, "%s", p->failure);
 }
@@ -804,11 +811,15 @@ static int kafka_wait(struct source *s, int timeout_ms)
         const int rc = client_tend(k);
         if (rc < 0)
             return rc;
+        // A partition that the caller holds back ends one wait, not every one from then on.
+        bool ready = false;
         for (int i = 0; i < s->n_partitions; i++) {
-            const struct partition *p = &k->partitions[i];
-            if (p->rc || (!partition_done(p) && rd_kafka_queue_length(p->queue) > 0))
-                return 0;
+            struct partition *p = &k->partitions[i];
+            if (!p->told && (p->rc || (!partition_done(p) && rd_kafka_queue_length(p->queue) > 0)))
+                ready = p->told = true;
         }
+        if (ready)
+            return 0;
         const int64_t left = end - now_ms();
         if (left <= 0)
             return 0;
