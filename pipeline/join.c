@@ -59,15 +59,6 @@ struct bucket {
     uint32_t head, tail;
 };
 
-struct join_scalars {
-    int64_t watermark_ms;
-    int64_t wheel_at;      // the number of the first bucket that has not been looked at
-    uint64_t open;         // requests in the wheel
-    uint64_t loose;        // made so far: names for requests without one
-    uint32_t waiting_free; // first free waiting record + 1
-    uint32_t actions;
-};
-
 struct action_name {
     uint16_t size;
     char bytes[ACTION_BYTES_MAX];

@@ -79,7 +79,15 @@ struct labelled {
 
 typedef void (*join_emit_fn)(void *arg, const struct labelled *labelled);
 
-struct join_scalars;
+// One unit of a column.
+struct join_scalars {
+    int64_t watermark_ms;
+    int64_t wheel_at;      // the number of the first bucket that has not been looked at
+    uint64_t open;         // requests in the wheel
+    uint64_t loose;        // made so far: names for requests without one
+    uint32_t waiting_free; // first free waiting record + 1
+    uint32_t actions;
+};
 
 struct join {
     struct join_options options;

@@ -8,6 +8,8 @@ struct title {
     uint16_t size, reserved;
 };
 
+_Static_assert(sizeof(struct title) == ROWS_TITLE_UNIT, "whoever maps a checkpoint counts on it");
+
 enum { EXPIRE_LOOK = 256, EXPIRE_MAX = 64 };
 
 int rows_open(struct rows *r, struct columns *s, const struct rows_options *options,

@@ -31,7 +31,7 @@ struct row_ref {
     uint8_t generation;
 };
 
-enum { ROW_NONE = -1, TITLE_BYTES_MAX = 1024 };
+enum { ROW_NONE = -1, TITLE_BYTES_MAX = 1024, ROWS_TITLE_UNIT = 8 };
 
 // 0 or -ENOMEM. The model is opened on the tables.
 int rows_open(struct rows *r, struct columns *s, const struct rows_options *options,

@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// `twotower run` and `twotower replay`: a job, watched. Signals, systemd, HTTP and what a person
+// sees are here; everything else is daemon/job.c.
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sysexits.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "daemon/assemble.h"
+#include "daemon/command.h"
+#include "daemon/http.h"
+#include "daemon/job.h"
+#include "daemon/log.h"
+#include "daemon/metrics.h"
+#include "daemon/notify.h"
+#include "model/gemm.h"
+#include "model/kernels.h"
+
+enum { TICK_MS = 200, STATUS_EVERY = 5, PROGRESS_EVERY = 25, STALE_CHECKPOINTS = 10 };
+
+struct watching {
+    struct job *job;
+    const struct config *config;
+    struct notify notify;
+    bool replay;
+    bool ready;
+    int signals;     // signalfd
+    int stops;       // SIGTERM and SIGINT received
+    uint64_t events; // at the last tick that told the rate
+    double rate;     // events per second, smoothed
+    double told_s;
+    uint64_t checkpoint;
+};
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static int exit_status(int rc)
+{
+    switch (-rc) {
+    case 0:
+        return EX_OK;
+    case EINVAL:
+        return EX_CONFIG;
+    case EBADMSG:
+    case ERANGE:
+        return EX_DATAERR;
+    case ENOENT:
+    case ENOTDIR:
+        return EX_NOINPUT;
+    case EACCES:
+    case EPERM:
+        return EX_NOPERM;
+    case EBUSY:
+    case EAGAIN:
+        return EX_TEMPFAIL;
+    case ETIMEDOUT:
+    case EHOSTUNREACH:
+    case ECONNREFUSED:
+        return EX_UNAVAILABLE;
+    case EPROTO:
+        return EX_SOFTWARE;
+    default:
+        return EX_IOERR;
+    }
+}
+
+// What readiness means: restored and learning, checkpoints not stale.
+static int ready_checks(void *arg, struct http_check *checks)
+{
+    const struct watching *w = arg;
+    struct job_status s;
+    job_status(w->job, &s);
+    checks[0] = (struct http_check){.name = "consuming", .ok = s.slices > 0};
+    snprintf(checks[0].message, sizeof checks[0].message, "%" PRIu64 " slices applied", s.slices);
+    const int64_t limit = STALE_CHECKPOINTS * w->config->checkpoint_interval_ms;
+    checks[1] = (struct http_check){.name = "checkpoint", .ok = s.checkpoint_age_ms < limit};
+    snprintf(checks[1].message, sizeof checks[1].message,
+             "%.1f s since the last one, the limit is %.1f s", (double)s.checkpoint_age_ms / 1000,
+             (double)limit / 1000);
+    checks[2] = (struct http_check){.name = "writing", .ok = s.failures == 0 || s.checkpoints > 0};
+    snprintf(checks[2].message, sizeof checks[2].message,
+             "%" PRIu64 " failed, %" PRIu64 " checkpoints and %" PRIu64 " snapshots written",
+             s.failures, s.checkpoints, s.snapshots);
+    return 3;
+}
+
+static void signals_read(struct watching *w)
+{
+    struct signalfd_siginfo info;
+    while (read(w->signals, &info, sizeof info) == (ssize_t)sizeof info) {
+        struct job_status s;
+        switch (info.ssi_signo) {
+        case SIGTERM:
+        case SIGINT:
+            if (w->stops++ == 0) {
+                log_info("stopping", "signal=%s", info.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
+                notify_stopping(&w->notify, "Learning what has been read, then a checkpoint");
+                job_stop(w->job);
+            } else {
+                log_warning("stopped at once", "reason=%s", "a second signal");
+                _exit(EX_TEMPFAIL); // the last checkpoint and the slice log are on the disk
+            }
+            break;
+        case SIGUSR1:
+            job_status(w->job, &s);
+            log_info("state",
+                     "events=%" PRIu64 " examples=%" PRIu64 " steps=%" PRIu64 " pending=%" PRIu64
+                     " rejected=%" PRIu64 " checkpoint=%" PRIu64 " snapshot=%" PRIu64
+                     " wait_max_ms=%.3f",
+                     s.events, s.examples, s.steps, s.pending, s.rejected, s.checkpoint, s.snapshot,
+                     s.wait_max_ms);
+            break;
+        default:
+            break;
+        }
+    }
+}
+
+static void quality_text(const struct job_status *s, char *text, size_t size)
+{
+    *text = 0;
+    if (s->window.n > 0)
+        snprintf(text, size, ", recall@100 %.3f (popularity %.3f)",
+                 s->window.recall_100 / s->window.n, s->window.popularity_recall_100 / s->window.n);
+}
+
+static void tell(struct watching *w, int tick)
+{
+    struct job_status s;
+    char quality[96];
+    job_status(w->job, &s);
+    if (!w->ready && s.slices > 0) {
+        w->ready = true;
+        metrics_set(METRIC_READY, 1);
+        notify_ready(&w->notify, "Learning");
+        log_info("ready", "restored=%s io=%s", s.restored ? "yes" : "no", s.io_backend);
+    }
+    if (tick % STATUS_EVERY)
+        return;
+    const double now = now_s();
+    if (w->told_s > 0) {
+        const double rate = (double)(s.events - w->events) / (now - w->told_s);
+        w->rate = w->rate > 0 ? 0.8 * w->rate + 0.2 * rate : rate;
+    }
+    w->told_s = now;
+    w->events = s.events;
+    quality_text(&s, quality, sizeof quality);
+    notify_status(&w->notify, "Step %" PRIu64 ", %.0f events/s, %" PRIu64 " snapshots%s", s.steps,
+                  w->rate, s.snapshots, quality);
+    if (w->stops > 0)
+        notify_extend(&w->notify, 10 * INT64_C(1000000));
+    if (tick % PROGRESS_EVERY)
+        return;
+    if (s.progress > 0 && s.progress < 1 && w->rate > 0)
+        log_info(w->replay ? "replaying" : "reading",
+                 "progress=%.1f%% events=%" PRIu64 " rate=%.0f eta_s=%.0f examples=%" PRIu64,
+                 100 * s.progress, s.events, w->rate,
+                 (double)s.events * (1 / s.progress - 1) / w->rate, s.examples);
+    else
+        log_info("learning",
+                 "events=%" PRIu64 " rate=%.0f examples=%" PRIu64 " joined=%.1f%% pending=%" PRIu64
+                 " rejected=%" PRIu64 " loss=%.3f",
+                 s.events, w->rate, s.examples, 100 * s.joined_share, s.pending, s.rejected,
+                 s.loss);
+}
+
+static void watch(struct watching *w)
+{
+    for (int tick = 1; !job_wait(w->job, TICK_MS); tick++) {
+        signals_read(w);
+        tell(w, tick);
+        const char *stuck = notify_watchdog(&w->notify, JOB_WORKERS, job_workers(w->job));
+        if (stuck)
+            log_warning("a thread does not move", "thread=%s", stuck);
+    }
+}
+
+static void finish(const struct watching *w)
+{
+    struct job_status s;
+    char quality[96];
+    job_status(w->job, &s);
+    quality_text(&s, quality, sizeof quality);
+    log_info(s.finished ? "finished" : "stopped",
+             "events=%" PRIu64 " examples=%" PRIu64 " pending=%" PRIu64 " rejected=%" PRIu64
+             " checkpoint=%" PRIu64 " snapshot=%" PRIu64 " wait_max_ms=%.3f",
+             s.events, s.examples, s.pending, s.rejected, s.checkpoint, s.snapshot, s.wait_max_ms);
+}
+
+static int run(const struct config *c, const struct command_line *line, struct source *source,
+               const struct job_options *options, bool replay)
+{
+    char error[2048];
+    struct watching w = {.config = c, .replay = replay, .signals = -1};
+    struct http http = {0};
+    // Blocked before any thread begins, so that they all come through the descriptor.
+    sigset_t mask;
+    sigemptyset(&mask);
+    sigaddset(&mask, SIGTERM);
+    sigaddset(&mask, SIGINT);
+    sigaddset(&mask, SIGUSR1);
+    pthread_sigmask(SIG_BLOCK, &mask, NULL);
+    w.signals = signalfd(-1, &mask, SFD_NONBLOCK | SFD_CLOEXEC);
+    if (w.signals < 0) {
+        source->ops->close(source);
+        return command_fail(line, EX_OSERR, "signalfd: %s", strerror(errno));
+    }
+    if (notify_open(&w.notify) < 0)
+        log_warning("systemd cannot be told", NULL);
+    notify_status(&w.notify, "Restoring");
+    metrics_build_info(TWOTOWER_VERSION, gemm_library(), gemm_core(), kernels->name);
+    metrics_set(METRIC_START_TIME, (double)time(NULL));
+
+    int rc = job_open(&w.job, c, source, options, error, sizeof error);
+    if (rc == 0)
+        rc = http_open(&http, c->http_listen, ready_checks, &w);
+    if (rc < 0 && w.job) {
+        snprintf(error, sizeof error, "%s", http.error);
+        job_close(w.job);
+    } else if (rc == 0) {
+        rc = job_start(w.job);
+        if (rc == 0)
+            watch(&w);
+        rc = job_result(w.job);
+        snprintf(error, sizeof error, "%s", job_error(w.job));
+        if (rc == 0)
+            finish(&w);
+        http_close(&http);
+        job_close(w.job);
+    }
+    notify_close(&w.notify);
+    close(w.signals);
+    log_flush();
+    return rc < 0 ? command_fail(line, exit_status(rc), "%s", error) : EX_OK;
+}
+
+int cmd_run(const struct config *c, const struct command_line *line)
+{
+    struct source *source;
+    char error[1024];
+    const bool until_end = command_value(line, "until-end");
+    if (until_end && c->source_type == CONFIG_SOURCE_BUILTIN && c->source_requests == 0)
+        return command_fail(line, EX_USAGE,
+                            "--until-end: the built-in stream has none; set source.requests");
+    const int rc = assemble_source(c, until_end, &source, error, sizeof error);
+    if (rc < 0)
+        return command_fail(line, exit_status(rc), "%s", error);
+    // A file has an end; only a broker and the endless built-in stream go on.
+    const bool bounded = until_end || c->source_type == CONFIG_SOURCE_FILE ||
+                         (c->source_type == CONFIG_SOURCE_BUILTIN && c->source_requests > 0);
+    return run(c, line, source, &(struct job_options){.bounded = bounded}, false);
+}
+
+// begin, end, 2026-11-01T00:00:00Z, 1700000000000ms, or a number of records from the begin.
+static int place_parse(const char *text, const struct source *s, const int64_t *first,
+                       const int64_t *end, int64_t *places)
+{
+    struct tm tm = {0};
+    char *rest;
+    int64_t ts_ms = -1;
+    const int n = s->n_partitions;
+    if (!strcmp(text, "begin") || !strcmp(text, "end")) {
+        memcpy(places, *text == 'b' ? first : end, (size_t)n * sizeof *places);
+        return 0;
+    }
+    rest = strptime(text, "%Y-%m-%dT%H:%M:%S", &tm);
+    if (rest && (!strcmp(rest, "Z") || !*rest)) {
+        ts_ms = (int64_t)timegm(&tm) * 1000;
+    } else {
+        errno = 0;
+        const long long number = strtoll(text, &rest, 10);
+        if (errno || rest == text || number < 0)
+            return -EINVAL;
+        if (!strcmp(rest, "ms"))
+            ts_ms = number;
+        else if (*rest)
+            return -EINVAL;
+        else
+            for (int p = 0; p < n; p++)
+                places[p] = first[p] + number < end[p] ? first[p] + number : end[p];
+    }
+    return ts_ms < 0 ? 0 : s->ops->offsets_for_time((struct source *)(uintptr_t)s, ts_ms, places);
+}
+
+int cmd_replay(const struct config *c, const struct command_line *line)
+{
+    struct source *source;
+    char error[1024];
+    const char *from_text = command_value(line, "from"), *to_text = command_value(line, "to");
+    from_text = from_text ? from_text : "begin";
+    to_text = to_text ? to_text : "end";
+    int rc = assemble_source(c, true, &source, error, sizeof error);
+    if (rc < 0)
+        return command_fail(line, exit_status(rc), "%s", error);
+    const size_t n = (size_t)source->n_partitions;
+    int64_t *first = calloc(4 * n, sizeof *first);
+    int64_t *end = first + n, *from = first + 2 * n, *to = first + 3 * n;
+    const char *wrong = NULL;
+    rc = first ? source->ops->bounds(source, first, end) : -ENOMEM;
+    if (rc == 0 && (rc = place_parse(from_text, source, first, end, from)) == -EINVAL)
+        wrong = from_text;
+    if (rc == 0 && (rc = place_parse(to_text, source, first, end, to)) == -EINVAL)
+        wrong = to_text;
+    int status;
+    if (wrong) {
+        status = command_fail(line, EX_USAGE,
+                              "'%s': expected begin, end, 2026-11-01T00:00:00Z, "
+                              "1700000000000ms or a number of records",
+                              wrong);
+        source->ops->close(source);
+    } else if (rc < 0) {
+        status = command_fail(line, exit_status(rc), "%s", first ? source->error : "out of memory");
+        source->ops->close(source);
+    } else {
+        for (size_t p = 0; p < n; p++)
+            log_info("replay", "topic=%s partition=%d from=%" PRId64 " to=%" PRId64,
+                     source->partitions[p].name, source->partitions[p].partition, from[p], to[p]);
+        status = run(c, line, source,
+                     &(struct job_options){.bounded = true,
+                                           .then_live = command_value(line, "then-live"),
+                                           .from = from,
+                                           .to = to},
+                     true);
+    }
+    free(first);
+    return status;
+}

@@ -1,0 +1,934 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/job.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "daemon/assemble.h"
+#include "daemon/log.h"
+#include "daemon/metrics.h"
+#include "daemon/publish.h"
+#include "daemon/state.h"
+#include "model/tables.h"
+#include "snapshot/catalog.h"
+
+enum { QUEUE_SLICES = 8, KEPT_MAX = 64, WAIT_MS = 50 };
+
+// What the writer is asked for.
+enum work { WORK_NONE, WORK_CHECKPOINT, WORK_SNAPSHOT, WORK_FINAL };
+
+// A record of the slice log that is still to be applied.
+struct recorded {
+    struct slice_record record;
+    struct recorded *next;
+};
+
+struct job {
+    const struct config *config;
+    struct job_options options;
+    struct source *source;
+    int n;
+    int64_t *from, *to;
+    struct trainer trainer;
+    struct evaluator *evaluator;
+    struct cutter *cutter;
+    struct slice_log slice_log;
+    struct dead_letter *dead_letter;
+    struct engine *engine;
+    struct catalog *checkpoints, *scratch, *snapshots;
+    struct join_window windows[CONFIG_ENTRIES_MAX];
+    struct recorded *recorded, **recorded_end;
+    uint64_t slice_start;              // the checkpoint's
+    struct state_stamp kept[KEPT_MAX]; // checkpoints on disk, oldest first; the writer's
+    int n_kept;
+    int64_t *commit_next; // positions of the last cut
+
+    pthread_t ingest, train, write;
+    bool threads;
+    struct notify_worker workers[JOB_WORKERS];
+    _Atomic bool stop, failed, ended;
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    struct slice *queue[QUEUE_SLICES]; // ingest -> trainer
+    int queue_first, queue_n;
+    bool ingest_done;
+    enum work work; // trainer -> writer
+    uint64_t work_done;
+    int result;
+    bool result_there;
+    char error[2048];
+    struct job_status status;           // under lock
+    int64_t checkpoint_ms, snapshot_ms; // monotonic, of the last successful ones
+    _Atomic uint64_t durable_slice;     // of the oldest checkpoint kept; for trimming the log
+    uint64_t trimmed;                   // the ingest thread's
+    double loss;                        // the trainer thread's
+    int64_t opened_ms, first_example_ms;
+};
+
+static int64_t now_ms(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+__attribute__((format(printf, 3, 4))) static int fail(struct job *j, int rc, const char *format,
+                                                      ...)
+{
+    va_list args;
+    pthread_mutex_lock(&j->lock);
+    if (!atomic_load(&j->failed)) { // the first failure is the one that is told
+        va_start(args, format);
+        vsnprintf(j->error, sizeof j->error, format, args);
+        va_end(args);
+        j->result = rc;
+        atomic_store(&j->failed, true);
+    }
+    atomic_store(&j->stop, true);
+    pthread_cond_broadcast(&j->changed);
+    pthread_mutex_unlock(&j->lock);
+    return rc;
+}
+
+const char *job_error(const struct job *j)
+{
+    return j->error;
+}
+
+struct notify_worker *job_workers(struct job *j)
+{
+    return j->workers;
+}
+
+// Opening.
+
+static int recorded_add(void *arg, const struct slice_record *record)
+{
+    struct job *j = arg;
+    struct recorded *r = calloc(1, sizeof *r + (size_t)j->n * sizeof(int64_t));
+    if (!r)
+        return -ENOMEM;
+    r->record = *record;
+    r->record.next = memcpy(r + 1, record->next, (size_t)j->n * sizeof(int64_t));
+    *j->recorded_end = r;
+    j->recorded_end = &r->next;
+    return 0;
+}
+
+static int directories_make(const char *path, char *error, size_t error_size)
+{
+    char part[4096];
+    snprintf(part, sizeof part, "%s", path);
+    for (char *slash = part + 1;; slash++) {
+        if (*slash && *slash != '/')
+            continue;
+        const char end = *slash;
+        *slash = 0;
+        if (mkdir(part, 0750) < 0 && errno != EEXIST) {
+            const int rc = -errno;
+            snprintf(error, error_size, "%s: %s", part, strerror(-rc));
+            return rc;
+        }
+        *slash = end;
+        if (!end)
+            return 0;
+    }
+}
+
+static int catalogs_open(struct job *j, char *error, size_t error_size)
+{
+    char path[4096];
+    int rc = directories_make(j->config->state_dir, error, error_size);
+    if (rc == 0)
+        rc = directories_make(j->config->snapshot_dir, error, error_size);
+    snprintf(path, sizeof path, "%s/checkpoints", j->config->state_dir);
+    if (rc == 0)
+        rc = catalog_open(&j->checkpoints, NULL, path, error, error_size);
+    snprintf(path, sizeof path, "%s/final", j->config->state_dir);
+    if (rc == 0)
+        rc = catalog_open(&j->scratch, NULL, path, error, error_size);
+    if (rc == 0)
+        rc = catalog_open(&j->snapshots, NULL, j->config->snapshot_dir, error, error_size);
+    return rc;
+}
+
+static int restore(struct job *j, char *error, size_t error_size)
+{
+    const uint64_t *list;
+    const int n = catalog_list(j->checkpoints, &list);
+    struct state_stamp stamp;
+    char path[4096];
+    if (n < 0) {
+        snprintf(error, error_size, "%s", catalog_error(j->checkpoints));
+        return n;
+    }
+    for (int i = n > KEPT_MAX ? n - KEPT_MAX : 0; i < n; i++) {
+        catalog_path(j->checkpoints, list[i], path, sizeof path);
+        if (state_stamp_read(path, &stamp, error, error_size) == 0)
+            j->kept[j->n_kept++] = stamp;
+        else
+            log_warning("checkpoint left aside", "reason=%s", error);
+    }
+    if (j->n_kept == 0) {
+        for (int p = 0; p < j->n; p++)
+            *(struct partition_position *)column_edit(&j->trainer.position, (size_t)p) =
+                (struct partition_position){j->from[p], INT64_MIN};
+        return 0;
+    }
+    catalog_path(j->checkpoints, j->kept[j->n_kept - 1].generation, path, sizeof path);
+    const int rc = state_restore(&j->trainer, path, j->config, j->source->partitions, j->n, &stamp,
+                                 error, error_size);
+    if (rc < 0)
+        return rc;
+    j->slice_start = stamp.slice;
+    j->status.restored = true;
+    j->status.checkpoint = stamp.generation;
+    log_info("restored", "checkpoint=%" PRIu64 " slice=%" PRIu64 " examples=%" PRIu64,
+             stamp.generation, stamp.slice, trainer_state(&j->trainer)->examples);
+    return 0;
+}
+
+static void score(void *arg, int n, const struct example *examples, const float *features)
+{
+    struct job *j = arg;
+    evaluator_score(j->evaluator, n, examples, features);
+}
+
+static void step(void *arg, const struct step_report *report)
+{
+    struct job *j = arg;
+    if (report->skipped) {
+        metrics_add_of(METRIC_STEPS_SKIPPED, BY_SKIP_NOT_FINITE, 1);
+        log_error("batch skipped", "reason=%s examples=%d", "a loss or gradient is not finite",
+                  report->examples);
+        return;
+    }
+    if (report->examples > 0)
+        j->loss = report->loss / report->examples;
+    if (j->first_example_ms == 0)
+        j->first_example_ms = now_ms(CLOCK_MONOTONIC);
+    metrics_add(METRIC_STEPS, 1);
+    metrics_set(METRIC_LOSS, j->loss);
+}
+
+static int bounds_resolve(struct job *j, char *error, size_t error_size)
+{
+    int64_t *first = calloc((size_t)j->n * 2, sizeof *first);
+    if (!first)
+        return -ENOMEM;
+    const int rc = j->source->ops->bounds(j->source, first, first + j->n);
+    if (rc < 0)
+        snprintf(error, error_size, "%s", j->source->error);
+    for (int p = 0; rc == 0 && p < j->n; p++) {
+        j->from[p] = j->options.from ? j->options.from[p] : first[p];
+        j->to[p] = !j->options.bounded ? SOURCE_UNBOUNDED
+                   : j->options.to     ? j->options.to[p]
+                                       : first[j->n + p];
+    }
+    free(first);
+    return rc;
+}
+
+static int reading_start(struct job *j, char *error, size_t error_size)
+{
+    int64_t *next = calloc((size_t)j->n * 2, sizeof *next);
+    if (!next)
+        return -ENOMEM;
+    int64_t *time_max = next + j->n;
+    for (int p = 0; p < j->n; p++) {
+        next[p] = trainer_position(&j->trainer, p)->next;
+        time_max[p] = trainer_position(&j->trainer, p)->time_max_ms;
+        // A bounded run that was done before has nothing left: the stop is where it stands.
+        if (j->to[p] != SOURCE_UNBOUNDED && j->to[p] < next[p])
+            j->to[p] = next[p];
+    }
+    struct cutter_options options =
+        assemble_cutter(j->config, j->options.bounded || j->source->ops->wait == NULL ||
+                                           j->config->source_type != CONFIG_SOURCE_KAFKA
+                                       ? SLICE_CANONICAL
+                                       : SLICE_LIVE);
+    options.dead_letter = j->dead_letter;
+    options.dead_letters = (int64_t)dead_letter_size(j->dead_letter);
+    int rc = j->source->ops->start(j->source, next, j->to);
+    if (rc < 0)
+        snprintf(error, error_size, "%s", j->source->error);
+    else
+        rc = cutter_open(&j->cutter, j->source, &options,
+                         &(struct cutter_position){next, time_max, j->slice_start});
+    free(next);
+    return rc;
+}
+
+static int dead_letters_open(struct job *j, char *error, size_t error_size)
+{
+    char path[4096];
+    config_dead_letter_path(j->config, path, sizeof path);
+    int rc = dead_letter_open(&j->dead_letter, path, (uint64_t)j->config->dead_letter_max_bytes);
+    // What was written after the checkpoint will be written again.
+    if (rc == 0)
+        rc = dead_letter_truncate(j->dead_letter,
+                                  (uint64_t)trainer_state(&j->trainer)->dead_letters);
+    if (rc < 0)
+        snprintf(error, error_size, "%s",
+                 j->dead_letter ? dead_letter_error(j->dead_letter) : strerror(-rc));
+    return rc;
+}
+
+int job_open(struct job **j_out, const struct config *c, struct source *source,
+             const struct job_options *options, char *error, size_t error_size)
+{
+    struct job *j = calloc(1, sizeof *j);
+    snprintf(error, error_size, "out of memory");
+    if (!j) {
+        source->ops->close(source);
+        return -ENOMEM;
+    }
+    *j = (struct job){.config = c,
+                      .options = *options,
+                      .source = source,
+                      .n = source->n_partitions,
+                      .slice_log = {.fd = -1},
+                      .workers = {{.name = "ingest"}, {.name = "trainer"}, {.name = "writer"}},
+                      .opened_ms = now_ms(CLOCK_MONOTONIC)};
+    pthread_mutex_init(&j->lock, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&j->changed, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    j->recorded_end = &j->recorded;
+    j->checkpoint_ms = j->snapshot_ms = j->opened_ms;
+    j->from = calloc((size_t)j->n, sizeof *j->from);
+    j->to = calloc((size_t)j->n, sizeof *j->to);
+    j->commit_next = calloc((size_t)j->n, sizeof *j->commit_next);
+    int rc = j->from && j->to && j->commit_next ? 0 : -ENOMEM;
+    if (rc == 0)
+        rc = assemble_kernels(c, error, error_size);
+    if (rc == 0)
+        rc = catalogs_open(j, error, error_size);
+    if (rc == 0)
+        rc = engine_open(
+            &j->engine,
+            &(struct engine_options){.backend = c->snapshot_io == CONFIG_IO_URING    ? ENGINE_URING
+                                                : c->snapshot_io == CONFIG_IO_PWRITE ? ENGINE_PWRITE
+                                                                                     : ENGINE_AUTO},
+            error, error_size);
+    if (rc == 0) {
+        const struct trainer_options t = assemble_trainer(c, j->n, j->windows);
+        rc = trainer_open(&j->trainer, &t);
+    }
+    if (rc == 0)
+        rc = evaluator_open(
+            &j->evaluator, &j->trainer.columns, &j->trainer.rows,
+            &(struct evaluator_options){.sampling = c->eval_sampling,
+                                        .popularity_half_life = c->eval_popularity_half_life,
+                                        .chunk_max = j->trainer.chunk});
+    if (rc == 0)
+        rc = bounds_resolve(j, error, error_size);
+    if (rc == 0)
+        rc = restore(j, error, error_size);
+    if (rc == 0)
+        rc = dead_letters_open(j, error, error_size);
+    if (rc == 0) {
+        rc = slice_log_open(&j->slice_log, c->state_dir, j->n, c->slice_log_max_bytes,
+                            j->slice_start, recorded_add, j);
+        if (rc < 0)
+            snprintf(error, error_size, "%s", j->slice_log.error);
+    }
+    if (rc == 0)
+        rc = reading_start(j, error, error_size);
+    if (rc < 0) {
+        job_close(j);
+        return rc;
+    }
+    j->trainer.score = score;
+    j->trainer.step = step;
+    j->trainer.arg = j;
+    metrics_partitions(j->n, source->partitions);
+    metrics_io_backend(engine_backend(j->engine));
+    if (*engine_reason(j->engine))
+        log_warning("io_uring is not used", "reason=\"%s\"", engine_reason(j->engine));
+    *j_out = j;
+    return 0;
+}
+
+void job_close(struct job *j)
+{
+    if (!j)
+        return;
+    if (j->threads) {
+        job_stop(j);
+        pthread_join(j->ingest, NULL);
+        pthread_join(j->train, NULL);
+        pthread_join(j->write, NULL);
+    }
+    while (j->recorded) {
+        struct recorded *next = j->recorded->next;
+        free(j->recorded);
+        j->recorded = next;
+    }
+    for (; j->queue_n > 0; j->queue_n--, j->queue_first++)
+        cutter_give(j->cutter, j->queue[j->queue_first % QUEUE_SLICES]);
+    cutter_close(j->cutter);
+    if (j->slice_log.buffer)
+        slice_log_close(&j->slice_log);
+    if (j->dead_letter)
+        dead_letter_close(j->dead_letter);
+    evaluator_close(j->evaluator);
+    if (j->trainer.options.batch)
+        trainer_close(&j->trainer);
+    if (j->engine)
+        engine_close(j->engine);
+    catalog_close(j->checkpoints);
+    catalog_close(j->scratch);
+    catalog_close(j->snapshots);
+    if (j->source)
+        j->source->ops->close(j->source);
+    pthread_mutex_destroy(&j->lock);
+    pthread_cond_destroy(&j->changed);
+    free(j->from);
+    free(j->to);
+    free(j->commit_next);
+    free(j);
+}
+
+// The ingest thread.
+
+static void queue_push(struct job *j, struct slice *slice)
+{
+    pthread_mutex_lock(&j->lock);
+    while (j->queue_n == QUEUE_SLICES && !atomic_load(&j->failed)) {
+        atomic_store(&j->workers[0].waits, true);
+        pthread_cond_wait(&j->changed, &j->lock);
+    }
+    atomic_store(&j->workers[0].waits, false);
+    if (atomic_load(&j->failed)) {
+        cutter_give(j->cutter, slice);
+    } else {
+        j->queue[(j->queue_first + j->queue_n++) % QUEUE_SLICES] = slice;
+        pthread_cond_broadcast(&j->changed);
+    }
+    pthread_mutex_unlock(&j->lock);
+}
+
+static bool rejects_any(const struct slice *slice)
+{
+    for (int t = 0; t < TOPICS; t++)
+        for (int r = 0; r < REJECTS; r++)
+            if (slice->rejected[t][r])
+                return true;
+    return false;
+}
+
+// What a durable checkpoint lets go: the log before it, and the broker learns how far it is.
+static int ingest_trim(struct job *j)
+{
+    const uint64_t durable = atomic_load(&j->durable_slice);
+    if (durable == j->trimmed)
+        return 0;
+    j->trimmed = durable;
+    if (j->source->ops->commit) {
+        pthread_mutex_lock(&j->lock);
+        j->source->ops->commit(j->source, j->commit_next, j->status.checkpoint);
+        pthread_mutex_unlock(&j->lock);
+    }
+    return slice_log_trim(&j->slice_log, durable);
+}
+
+static int ingest_one(struct job *j, bool *done)
+{
+    struct slice *slice = NULL;
+    int rc;
+    if (j->recorded) {
+        struct recorded *r = j->recorded;
+        rc = cutter_recorded(j->cutter, &r->record, &slice);
+        j->recorded = r->next;
+        free(r);
+    } else if (atomic_load(&j->stop)) {
+        *done = true;
+        return 0;
+    } else {
+        rc = cutter_next(j->cutter, now_ms(CLOCK_MONOTONIC), WAIT_MS, &slice);
+        if (rc > 0) {
+            const int logged = slice_log_append(&j->slice_log, slice);
+            if (logged < 0)
+                return fail(j, logged, "%s", j->slice_log.error);
+        }
+    }
+    if (rc < 0)
+        return fail(j, rc, "%s", cutter_error(j->cutter));
+    if (rc == 0)
+        return 0;
+    if (rejects_any(slice)) {
+        rc = dead_letter_sync(j->dead_letter);
+        if (rc < 0)
+            return fail(j, rc, "%s", dead_letter_error(j->dead_letter));
+        metrics_set(METRIC_DEAD_LETTER_BYTES, (double)dead_letter_size(j->dead_letter));
+    }
+    if (slice->last && j->options.then_live) {
+        // The seam: everything up to here was bounded, from here on nothing is missed.
+        slice->last = false;
+        for (int p = 0; p < j->n; p++)
+            log_info("going live", "topic=%s partition=%d offset=%" PRId64,
+                     j->source->partitions[p].name, j->source->partitions[p].partition,
+                     slice->next[p]);
+        for (int p = 0; p < j->n; p++)
+            j->to[p] = SOURCE_UNBOUNDED;
+        if (j->source->ops->start(j->source, slice->next, j->to) < 0)
+            return fail(j, -EIO, "%s", j->source->error);
+        cutter_go_live(j->cutter);
+    }
+    *done = slice->last;
+    if (*done)
+        atomic_store(&j->ended, true);
+    queue_push(j, slice);
+    return 0;
+}
+
+static void *ingest_main(void *arg)
+{
+    struct job *j = arg;
+    bool done = false;
+    while (!done && !atomic_load(&j->failed)) {
+        notify_beat(&j->workers[0]);
+        if (ingest_one(j, &done) < 0)
+            break;
+        if (ingest_trim(j) < 0)
+            log_warning("slice log not trimmed", "reason=\"%s\"", j->slice_log.error);
+    }
+    atomic_store(&j->workers[0].waits, true);
+    pthread_mutex_lock(&j->lock);
+    j->ingest_done = true;
+    pthread_cond_broadcast(&j->changed);
+    pthread_mutex_unlock(&j->lock);
+    return NULL;
+}
+
+// The trainer thread.
+
+static void counts_tell(const struct join_counts *c)
+{
+    for (int t = 0; t < TOPICS; t++) {
+        metrics_put_of(METRIC_RECORDS, t, c->in[t]);
+        metrics_set_of(METRIC_PENDING, t, (double)c->pending[t]);
+        for (int o = 0; o < OUTCOMES; o++)
+            metrics_put_of2(METRIC_OUTCOMES, t, o, c->out[t][o]);
+        for (int r = 0; r < REJECTS; r++)
+            metrics_put_of2(METRIC_RECORDS_REJECTED, t, r, c->rejected[t][r]);
+        for (int r = 0; r < REFUSALS; r++)
+            metrics_put_of2(METRIC_RECORDS_REFUSED, t, r, c->refused[t][r]);
+    }
+    metrics_put_of(METRIC_EXAMPLES, BY_EXAMPLE_POSITIVE, c->positives);
+    metrics_put_of(METRIC_EXAMPLES, BY_EXAMPLE_NEGATIVE, c->negatives);
+}
+
+static double share(double part, double whole)
+{
+    return whole > 0 ? part / whole : 0;
+}
+
+static void quality_tell(const struct evaluation *w)
+{
+    if (w->n <= 0)
+        return;
+    metrics_set_of(METRIC_RECALL, BY_CUTOFF_10, w->recall_10 / w->n);
+    metrics_set_of(METRIC_RECALL, BY_CUTOFF_100, w->recall_100 / w->n);
+    metrics_set_of(METRIC_POPULARITY_RECALL, BY_CUTOFF_10, w->popularity_recall_10 / w->n);
+    metrics_set_of(METRIC_POPULARITY_RECALL, BY_CUTOFF_100, w->popularity_recall_100 / w->n);
+    metrics_set_of(METRIC_NDCG, BY_CUTOFF_10, w->ndcg_10 / w->n);
+    metrics_set(METRIC_LOG_LOSS, w->log_loss / w->n);
+}
+
+static void table_tell(enum metric_table which, const struct id_table *t)
+{
+    const struct id_table_state *s = id_table_state(t);
+    metrics_set_of(METRIC_TABLE_ROWS, which, (double)s->live);
+    metrics_put_of(METRIC_TABLE_ADMITTED, which, s->admitted);
+    metrics_put_of(METRIC_TABLE_EXPIRED, which, s->expired);
+    metrics_put_of(METRIC_TABLE_REFUSED, which, s->refused_full);
+}
+
+static void status_tell(struct job *j)
+{
+    const struct trainer_state *state = trainer_state(&j->trainer);
+    const struct join_counts *c = join_counts(&j->trainer.join);
+    const struct evaluation window = evaluator_window(j->evaluator);
+    const struct evaluation total = evaluator_total(j->evaluator);
+    const int64_t watermark = join_watermark(&j->trainer.join);
+    uint64_t in = 0, pending = 0, rejected = 0, settled = 0;
+    for (int t = 0; t < TOPICS; t++) {
+        in += c->in[t];
+        pending += c->pending[t];
+        rejected += c->out[t][REJECTED];
+    }
+    for (int o = 0; o < OUTCOMES; o++)
+        settled += c->out[TOPIC_ENGAGEMENTS][o];
+    counts_tell(c);
+    quality_tell(&window);
+    table_tell(BY_TABLE_ITEMS, &j->trainer.rows.items);
+    table_tell(BY_TABLE_USERS, &j->trainer.rows.users);
+    metrics_add(METRIC_SLICES, 1);
+    if (state->event_time_ms > 0)
+        metrics_set(METRIC_EVENT_TIME_LAG,
+                    (double)(now_ms(CLOCK_REALTIME) - state->event_time_ms) / 1000);
+    if (watermark != INT64_MIN)
+        metrics_set(METRIC_WATERMARK, (double)watermark / 1000);
+
+    pthread_mutex_lock(&j->lock);
+    struct job_status *s = &j->status;
+    s->events = in;
+    s->pending = pending;
+    s->rejected = rejected;
+    s->slices = state->slices;
+    s->examples = state->examples;
+    s->steps = tables_state(two_tower_tables(j->trainer.rows.model))->steps;
+    s->joined_share = share((double)c->out[TOPIC_ENGAGEMENTS][JOINED], (double)settled);
+    s->loss = j->loss;
+    s->event_time_ms = state->event_time_ms;
+    s->watermark_ms = watermark;
+    s->window = window;
+    s->total = total;
+    if (j->first_example_ms)
+        s->first_example_s = (double)(j->first_example_ms - j->opened_ms) / 1000;
+    double read = 0, all = 0;
+    for (int p = 0; p < j->n; p++) {
+        if (j->to[p] == SOURCE_UNBOUNDED)
+            continue;
+        read += (double)(trainer_position(&j->trainer, p)->next - j->from[p]);
+        all += (double)(j->to[p] - j->from[p]);
+    }
+    s->progress = share(read, all);
+    pthread_mutex_unlock(&j->lock);
+}
+
+// Hands a cut to the writer. Everything the trainer does for it is in here: its time is what
+// training waits.
+static void cut_start(struct job *j, enum work work)
+{
+    const double begun = now_s();
+    columns_cut(&j->trainer.columns);
+    pthread_mutex_lock(&j->lock);
+    for (int p = 0; p < j->n; p++)
+        j->commit_next[p] = trainer_position(&j->trainer, p)->next;
+    j->work = work;
+    pthread_cond_broadcast(&j->changed);
+    const double waited = (now_s() - begun) * 1000;
+    if (waited > j->status.wait_max_ms)
+        j->status.wait_max_ms = waited;
+    metrics_set(METRIC_TRAINER_WAIT_MAX, j->status.wait_max_ms / 1000);
+    pthread_mutex_unlock(&j->lock);
+}
+
+static void writer_wait(struct job *j)
+{
+    pthread_mutex_lock(&j->lock);
+    while (j->work != WORK_NONE)
+        pthread_cond_wait(&j->changed, &j->lock);
+    pthread_mutex_unlock(&j->lock);
+}
+
+static void cut_when_due(struct job *j)
+{
+    const int64_t now = now_ms(CLOCK_MONOTONIC);
+    pthread_mutex_lock(&j->lock);
+    const bool snapshot = now - j->snapshot_ms >= j->config->snapshot_interval_ms;
+    const bool checkpoint = now - j->checkpoint_ms >= j->config->checkpoint_interval_ms;
+    const bool idle = j->work == WORK_NONE;
+    if (idle &&
+        (snapshot || checkpoint)) { // failures are tried again after an interval, not at once
+        j->checkpoint_ms = now;
+        if (snapshot)
+            j->snapshot_ms = now;
+    }
+    pthread_mutex_unlock(&j->lock);
+    if (idle && (snapshot || checkpoint))
+        cut_start(j, snapshot ? WORK_SNAPSHOT : WORK_CHECKPOINT);
+}
+
+// The next slice, or NULL when none comes any more.
+static struct slice *queue_pop(struct job *j)
+{
+    struct slice *slice = NULL;
+    pthread_mutex_lock(&j->lock);
+    atomic_store(&j->workers[1].waits, true);
+    while (j->queue_n == 0 && !j->ingest_done && !atomic_load(&j->failed))
+        pthread_cond_wait(&j->changed, &j->lock);
+    atomic_store(&j->workers[1].waits, false);
+    if (j->queue_n > 0 && !atomic_load(&j->failed)) {
+        slice = j->queue[j->queue_first];
+        j->queue_first = (j->queue_first + 1) % QUEUE_SLICES;
+        j->queue_n--;
+        pthread_cond_broadcast(&j->changed);
+    }
+    pthread_mutex_unlock(&j->lock);
+    return slice;
+}
+
+static void *train_main(void *arg)
+{
+    struct job *j = arg;
+    for (struct slice *slice; (slice = queue_pop(j));) {
+        notify_beat(&j->workers[1]);
+        trainer_apply(&j->trainer, slice);
+        cutter_give(j->cutter, slice);
+        status_tell(j);
+        if (j->options.applied)
+            j->options.applied(j->options.arg, &j->trainer, j->evaluator);
+        cut_when_due(j);
+    }
+    atomic_store(&j->workers[1].waits, true);
+    if (!atomic_load(&j->failed)) {
+        // The last checkpoint is from before the end of the stream is drawn: a longer stream can go
+        // on from there. The last snapshot is from after it.
+        writer_wait(j);
+        cut_start(j, WORK_CHECKPOINT);
+        writer_wait(j);
+        if (atomic_load(&j->ended) && !atomic_load(&j->failed)) {
+            trainer_finish(&j->trainer);
+            status_tell(j);
+            if (!join_balanced(&j->trainer.join))
+                fail(j, -EPROTO, "events do not add up: in differs from what became of them");
+            cut_start(j, WORK_FINAL);
+            writer_wait(j);
+        }
+    }
+    pthread_mutex_lock(&j->lock);
+    j->status.finished = atomic_load(&j->ended);
+    j->result_there = true;
+    pthread_cond_broadcast(&j->changed);
+    pthread_mutex_unlock(&j->lock);
+    return NULL;
+}
+
+// The writer thread.
+
+static int checkpoint_write(struct job *j, struct catalog *catalog, const char *root,
+                            struct state_stamp *stamp, char *error, size_t error_size)
+{
+    uint64_t generation;
+    int rc = catalog_next(catalog, (uint64_t)now_ms(CLOCK_REALTIME), &generation);
+    // Nothing derived from a slice leaves before the slice itself is on the disk.
+    if (rc == 0)
+        rc = slice_log_sync(&j->slice_log);
+    if (rc < 0) {
+        snprintf(error, error_size, "%s",
+                 *j->slice_log.error ? j->slice_log.error : catalog_error(catalog));
+        columns_cut_end(&j->trainer.columns);
+        return rc;
+    }
+    return state_write(&j->trainer,
+                       &(struct state_write_options){.root = root,
+                                                     .generation = generation,
+                                                     .engine = j->engine,
+                                                     .config = j->config,
+                                                     .partitions = j->source->partitions,
+                                                     .n_partitions = j->n},
+                       stamp, error, error_size);
+}
+
+static void checkpoint_kept(struct job *j, struct state_stamp stamp)
+{
+    const int keep = j->config->checkpoint_keep < KEPT_MAX ? j->config->checkpoint_keep : KEPT_MAX;
+    if (catalog_retain(j->checkpoints, keep) < 0)
+        log_warning("old checkpoints not removed", "reason=\"%s\"", catalog_error(j->checkpoints));
+    if (j->n_kept == KEPT_MAX) {
+        memmove(j->kept, j->kept + 1, (KEPT_MAX - 1) * sizeof *j->kept);
+        j->n_kept--;
+    }
+    j->kept[j->n_kept++] = stamp;
+    if (j->n_kept > keep) {
+        memmove(j->kept, j->kept + (j->n_kept - keep), (size_t)keep * sizeof *j->kept);
+        j->n_kept = keep;
+    }
+    atomic_store(&j->durable_slice, j->kept[0].slice);
+}
+
+static int snapshot_write(struct job *j, const char *checkpoint, char *error, size_t error_size)
+{
+    const double begun = now_s();
+    struct published published;
+    uint64_t generation, previous = 0;
+    char path[4096];
+    int rc = catalog_next(j->snapshots, (uint64_t)now_ms(CLOCK_REALTIME), &generation);
+    if (rc < 0) {
+        snprintf(error, error_size, "%s", catalog_error(j->snapshots));
+        return rc;
+    }
+    if (catalog_newest(j->snapshots, &previous) < 0)
+        previous = 0;
+    pthread_mutex_lock(&j->lock);
+    const struct evaluation quality = j->status.window;
+    pthread_mutex_unlock(&j->lock);
+    rc = publish_snapshot(&(struct publish_options){.checkpoint = checkpoint,
+                                                    .root = j->config->snapshot_dir,
+                                                    .generation = generation,
+                                                    .previous = previous,
+                                                    .engine = j->engine,
+                                                    .config = j->config,
+                                                    .quality = quality},
+                          &published, error, error_size);
+    if (rc < 0)
+        return rc;
+    if (catalog_retain(j->snapshots, j->config->snapshot_keep) < 0)
+        log_warning("old snapshots not removed", "reason=\"%s\"", catalog_error(j->snapshots));
+    metrics_add(METRIC_SNAPSHOTS, 1);
+    metrics_set(METRIC_SNAPSHOT_GENERATION, (double)generation);
+    metrics_set(METRIC_SNAPSHOT_TIME, (double)now_ms(CLOCK_REALTIME) / 1000);
+    metrics_set(METRIC_SNAPSHOT_BYTES, (double)published.bytes);
+    metrics_observe(METRIC_SNAPSHOT_DURATION, now_s() - begun);
+    log_info("snapshot published",
+             "generation=%" PRIu64 " items=%" PRIu64 " users=%" PRIu64 " bytes=%" PRIu64
+             " seconds=%.3f",
+             generation, published.items, published.users, published.bytes, now_s() - begun);
+    pthread_mutex_lock(&j->lock);
+    j->status.snapshot = generation;
+    j->status.snapshots++;
+    pthread_mutex_unlock(&j->lock);
+    catalog_path(j->snapshots, generation, path, sizeof path);
+    if (j->options.published)
+        j->options.published(j->options.arg, path);
+    return 0;
+}
+
+static int work_do(struct job *j, enum work work, char *error, size_t error_size)
+{
+    const bool final = work == WORK_FINAL;
+    struct catalog *catalog = final ? j->scratch : j->checkpoints;
+    const double begun = now_s();
+    struct state_stamp stamp;
+    char root[4096], path[4096];
+    snprintf(root, sizeof root, "%s/%s", j->config->state_dir, final ? "final" : "checkpoints");
+    int rc = checkpoint_write(j, catalog, root, &stamp, error, error_size);
+    if (rc < 0) {
+        metrics_add(METRIC_CHECKPOINT_FAILURES, 1);
+        return rc;
+    }
+    catalog_path(catalog, stamp.generation, path, sizeof path);
+    if (final) {
+        catalog_retain(catalog, 1); // one state after the end is enough
+    } else {
+        checkpoint_kept(j, stamp);
+        metrics_add(METRIC_CHECKPOINTS, 1);
+        metrics_set(METRIC_CHECKPOINT_TIME, (double)now_ms(CLOCK_REALTIME) / 1000);
+        metrics_observe(METRIC_CHECKPOINT_DURATION, now_s() - begun);
+        pthread_mutex_lock(&j->lock);
+        j->status.checkpoint = stamp.generation;
+        j->status.checkpoints++;
+        j->checkpoint_ms = now_ms(CLOCK_MONOTONIC);
+        pthread_mutex_unlock(&j->lock);
+        log_debug("checkpoint", "generation=%" PRIu64 " slice=%" PRIu64 " seconds=%.3f",
+                  stamp.generation, stamp.slice, now_s() - begun);
+    }
+    if (work == WORK_CHECKPOINT)
+        return 0;
+    rc = snapshot_write(j, path, error, error_size);
+    if (rc < 0)
+        metrics_add(METRIC_SNAPSHOT_FAILURES, 1);
+    return rc;
+}
+
+static void *write_main(void *arg)
+{
+    struct job *j = arg;
+    for (;;) {
+        char error[1024] = "out of memory";
+        pthread_mutex_lock(&j->lock);
+        atomic_store(&j->workers[2].waits, true);
+        while (j->work == WORK_NONE && !j->result_there)
+            pthread_cond_wait(&j->changed, &j->lock);
+        const enum work work = j->work;
+        pthread_mutex_unlock(&j->lock);
+        if (work == WORK_NONE)
+            return NULL;
+        const int rc = work_do(j, work, error, sizeof error);
+        if (rc < 0) {
+            log_error(work == WORK_CHECKPOINT ? "checkpoint failed" : "snapshot failed",
+                      "reason=\"%s\"", error);
+            // Training goes on with the last good ones; at the end there is no later.
+            if (work == WORK_FINAL || atomic_load(&j->ended) || atomic_load(&j->stop))
+                fail(j, rc, "%s", error);
+        }
+        pthread_mutex_lock(&j->lock);
+        j->status.failures += rc < 0;
+        j->work = WORK_NONE;
+        pthread_cond_broadcast(&j->changed);
+        pthread_mutex_unlock(&j->lock);
+    }
+}
+
+// The caller's thread.
+
+int job_start(struct job *j)
+{
+    int rc = -pthread_create(&j->write, NULL, write_main, j);
+    if (rc < 0)
+        return fail(j, rc, "no thread: %s", strerror(-rc));
+    rc = -pthread_create(&j->train, NULL, train_main, j);
+    if (rc == 0)
+        rc = -pthread_create(&j->ingest, NULL, ingest_main, j);
+    if (rc < 0) {
+        log_error("no thread", "reason=\"%s\"", strerror(-rc));
+        abort(); // half of the threads cannot be taken back in order
+    }
+    j->threads = true;
+    return 0;
+}
+
+void job_stop(struct job *j)
+{
+    atomic_store(&j->stop, true);
+    pthread_mutex_lock(&j->lock);
+    pthread_cond_broadcast(&j->changed);
+    pthread_mutex_unlock(&j->lock);
+}
+
+int job_wait(struct job *j, int timeout_ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += timeout_ms / 1000;
+    until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000;
+    }
+    pthread_mutex_lock(&j->lock);
+    int rc = 0;
+    while (!j->result_there && rc != ETIMEDOUT)
+        rc = pthread_cond_timedwait(&j->changed, &j->lock, &until);
+    const int there = j->result_there;
+    pthread_mutex_unlock(&j->lock);
+    return there;
+}
+
+int job_result(const struct job *j)
+{
+    return j->result;
+}
+
+void job_status(const struct job *j_in, struct job_status *status)
+{
+    struct job *j = (struct job *)(uintptr_t)j_in; // the lock is not part of what is const
+    pthread_mutex_lock(&j->lock);
+    *status = j->status;
+    status->checkpoint_age_ms = now_ms(CLOCK_MONOTONIC) - j->checkpoint_ms;
+    status->io_backend = engine_backend(j->engine);
+    status->io_reason = engine_reason(j->engine);
+    pthread_mutex_unlock(&j->lock);
+}

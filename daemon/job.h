@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A job: one source, one trainer, one state directory, running. Three threads beside the caller's:
+//
+//     ingest   reads, decodes, cuts slices, logs them   -> queue of slices ->
+//     trainer  applies slices; now and then starts a cut
+//     writer   writes what was cut: checkpoints, and snapshots from them
+//
+// The caller's thread waits, watches and stops. `run`, `replay` and `demo` are this with different
+// bounds and different things to say.
+//
+// Functions return 0 or -errno, and then job_error has the sentence.
+#pragma once
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/config.h"
+#include "daemon/notify.h"
+#include "pipeline/evaluate.h"
+#include "pipeline/source.h"
+#include "pipeline/trainer.h"
+
+struct job;
+
+enum { JOB_WORKERS = 3 };
+
+struct job_options {
+    bool bounded; // read up to `to`, in canonical order; then finish, or go on live
+    bool then_live;
+    // Where to begin without a checkpoint, and where a bounded run ends: per partition, resolved
+    // by the caller from the source's bounds or times. NULL: the source's begin; its end now.
+    const int64_t *from, *to;
+    // Called by the trainer's thread after every slice it has applied; may be NULL.
+    void (*applied)(void *arg, const struct trainer *trainer, const struct evaluator *evaluator);
+    // Called by the writer's thread after a snapshot was published; may be NULL.
+    void (*published)(void *arg, const char *path);
+    void *arg;
+};
+
+// Takes over the source, and closes it when it fails too. Restores the newest whole checkpoint of
+// state.dir if there is one.
+int job_open(struct job **j, const struct config *c, struct source *source,
+             const struct job_options *options, char *error, size_t error_size);
+void job_close(struct job *j);
+const char *job_error(const struct job *j);
+
+int job_start(struct job *j);
+// Asks for the end: what has been read is learned, a last checkpoint is made.
+void job_stop(struct job *j);
+// Waits up to timeout_ms for the end. 1: it has come, job_result says how. 0: not yet.
+int job_wait(struct job *j, int timeout_ms);
+int job_result(const struct job *j);
+
+// What can be seen from outside, any thread, at any time.
+struct job_status {
+    bool caught_up; // every partition's end has been seen once
+    bool finished;  // a bounded run has come to its end
+    uint64_t events, slices, examples, steps, pending, rejected;
+    double joined_share; // of the engagements that are settled
+    double loss;         // of the last step, per example
+    int64_t event_time_ms, watermark_ms;
+    struct evaluation window, total;
+    uint64_t checkpoint, snapshot; // newest generations, 0: none
+    int64_t checkpoint_age_ms;     // since the last durable one, or the start
+    uint64_t snapshots, checkpoints, failures;
+    double wait_max_ms; // longest that the trainer stood still for a cut
+    double progress;    // of a bounded run: share of records read
+    const char *io_backend, *io_reason;
+    bool restored;
+    double first_example_s; // from job_open to the first example learned; 0: none yet
+};
+void job_status(const struct job *j, struct job_status *status);
+// For the watchdog.
+struct notify_worker *job_workers(struct job *j);

@@ -1,0 +1,483 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/publish.h"
+
+#include <cjson/cJSON.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "daemon/assemble.h"
+#include "daemon/state.h"
+#include "model/gemm.h"
+#include "model/kernels.h"
+#include "model/tables.h"
+#include "model/topk.h"
+#include "snapshot/ids.h"
+#include "snapshot/writer.h"
+
+enum { BLOCK = 256, GOLDEN_USERS = 16, GOLDEN_ITEMS = 20 };
+
+// The mapped checkpoint, as the parts of the trainer that publishing reads.
+struct image {
+    struct tt_reader *reader;
+    struct two_tower_options model;
+    struct rows rows; // ids, histories, titles
+    struct tables tables;
+    struct trainer_state trainer;
+    int64_t watermark_ms;
+    struct view view;
+    uint32_t *items, *users; // published row -> row
+    uint64_t n_items, n_users;
+    uint32_t *item_number; // row -> published row, TT_NO_ROW: not published
+    int history;
+};
+
+// One golden user: a query and the best items for it so far.
+struct golden {
+    uint32_t user; // published row
+    int n_history;
+    uint32_t history[HISTORY_MAX]; // rows
+    int n_bonuses;
+    struct bonus bonuses[HISTORY_MAX];
+    struct topk_entry best[GOLDEN_ITEMS];
+    int n_best;
+};
+
+struct publishing {
+    struct image image;
+    struct writer *w;
+    struct golden golden[GOLDEN_USERS];
+    int n_golden;
+    float *queries; // (GOLDEN_USERS, d + 1)
+    float *V;       // (BLOCK, d + 1)
+    float *scores;  // (GOLDEN_USERS, BLOCK)
+    unsigned short *half;
+};
+
+static int image_open(struct image *m, const struct publish_options *o, char *error,
+                      size_t error_size)
+{
+    int rc = tt_open(&m->reader, o->checkpoint, error, error_size);
+    if (rc < 0)
+        return rc;
+    m->model = assemble_model(o->config);
+    const struct tt_reader *r = m->reader;
+    const size_t row = (size_t)m->model.dim * sizeof(float);
+    struct column state, join;
+    const struct {
+        const char *name;
+        size_t unit;
+        struct column *column;
+    } columns[] = {
+        {"item.id", sizeof(struct id_row), &m->rows.items.row},
+        {"item.table", sizeof(struct id_table_state), &m->rows.items.state},
+        {"item.id_text", HEAP_GRANULE, &m->rows.items.text.granule},
+        {"user.id", sizeof(struct id_row), &m->rows.users.row},
+        {"user.id_text", HEAP_GRANULE, &m->rows.users.text.granule},
+        {"user.history", sizeof(struct history_head), &m->rows.history.head},
+        {"user.history_entry", HEAP_GRANULE, &m->rows.history.entry.granule},
+        {"item.title", ROWS_TITLE_UNIT, &m->rows.title},
+        {"item.title_text", HEAP_GRANULE, &m->rows.titles.granule},
+        {"item.vector", row, &m->tables.item_vector},
+        {"item.state", sizeof(struct item_state), &m->tables.item_state},
+        {"user.vector", row, &m->tables.user_vector},
+        {"model.dense", row, &m->tables.dense},
+        {"model.state", sizeof(struct model_state), &m->tables.state},
+        {"trainer.state", sizeof(struct trainer_state), &state},
+        {"join.scalars", sizeof(struct join_scalars), &join},
+    };
+    for (size_t i = 0; rc == 0 && i < sizeof columns / sizeof *columns; i++)
+        if (!state_column(r, columns[i].name, columns[i].unit, columns[i].column))
+            rc = -EBADMSG;
+    if (rc == 0 && m->model.item_features > 0 &&
+        !state_column(r, "item.features", (size_t)m->model.item_features * sizeof(float),
+                      &m->tables.item_features))
+        rc = -EBADMSG;
+    if (rc < 0) {
+        snprintf(error, error_size, "%s: not a checkpoint of this model", o->checkpoint);
+        return rc;
+    }
+    memcpy(&m->trainer, column_at(&state, 0), sizeof m->trainer);
+    m->watermark_ms = ((const struct join_scalars *)column_at(&join, 0))->watermark_ms;
+    m->history = m->model.history > m->model.repeat ? m->model.history : m->model.repeat;
+    m->view = (struct view){.options = &m->model,
+                            .dense = column_at(&m->tables.dense, 0),
+                            .state = column_at(&m->tables.state, 0),
+                            .items_known = id_table_state(&m->rows.items)->live};
+
+    const struct id_table *items = &m->rows.items, *users = &m->rows.users;
+    m->items = calloc(items->row.n + 1, sizeof *m->items);
+    m->users = calloc(users->row.n + 1, sizeof *m->users);
+    m->item_number = calloc(items->row.n + 1, sizeof *m->item_number);
+    if (!m->items || !m->users || !m->item_number) {
+        snprintf(error, error_size, "out of memory for %zu items and %zu users", items->row.n,
+                 users->row.n);
+        return -ENOMEM;
+    }
+    for (uint32_t i = 0; i < items->row.n; i++) {
+        m->item_number[i] = id_table_live(items, i) ? (uint32_t)m->n_items : TT_NO_ROW;
+        if (m->item_number[i] != TT_NO_ROW)
+            m->items[m->n_items++] = i;
+    }
+    for (uint32_t i = 0; i < users->row.n; i++)
+        if (id_table_live(users, i))
+            m->users[m->n_users++] = i;
+    return 0;
+}
+
+static void image_close(struct image *m)
+{
+    if (m->reader)
+        tt_close(m->reader);
+    free(m->items);
+    free(m->users);
+    free(m->item_number);
+}
+
+static int user_history(const struct image *m, uint32_t user, uint32_t *rows)
+{
+    return history_before(&m->rows.history, user, INT64_MAX, &m->rows.items, m->history, rows);
+}
+
+// Users with a history, evenly spaced over all.
+static void golden_choose(struct publishing *p)
+{
+    const struct image *m = &p->image;
+    const size_t w = (size_t)m->model.dim + 1;
+    const uint64_t steps = 64 * GOLDEN_USERS;
+    uint32_t last = TT_NO_ROW;
+    for (uint64_t i = 0; i < steps && p->n_golden < GOLDEN_USERS && m->n_users > 0; i++) {
+        const uint32_t user = (uint32_t)(i * m->n_users / steps);
+        struct golden *g = &p->golden[p->n_golden];
+        const float *vectors[HISTORY_MAX];
+        if (user == last)
+            continue;
+        last = user;
+        *g = (struct golden){.user = user};
+        g->n_history = user_history(m, m->users[user], g->history);
+        if (g->n_history == 0)
+            continue;
+        for (int k = 0; k < g->n_history; k++)
+            vectors[k] = column_at(&m->tables.item_vector, g->history[k]);
+        view_query(&m->view, g->n_history, vectors,
+                   column_at(&m->tables.user_vector, m->users[user]), NULL,
+                   p->queries + (size_t)p->n_golden * w);
+        g->n_bonuses = view_bonuses(&m->view, g->n_history, g->history, g->bonuses);
+        p->n_golden++;
+    }
+}
+
+static void golden_see(struct publishing *p, uint64_t first, int n)
+{
+    const int w = p->image.model.dim + 1;
+    memset(p->scores, 0, sizeof(float) * GOLDEN_USERS * BLOCK);
+    gemm_nt(p->n_golden, n, w, p->queries, p->V, p->scores);
+    for (int g = 0; g < p->n_golden; g++) {
+        struct golden *golden = &p->golden[g];
+        float *scores = p->scores + (size_t)g * n;
+        for (int b = 0; b < golden->n_bonuses; b++) {
+            const uint64_t number = p->image.item_number[golden->bonuses[b].row];
+            if (number >= first && number < first + (uint64_t)n)
+                scores[number - first] += golden->bonuses[b].score;
+        }
+        for (int i = 0; i < n; i++)
+            topk_push(golden->best, &golden->n_best, GOLDEN_ITEMS,
+                      (struct topk_entry){scores[i], (uint32_t)first + (uint32_t)i});
+    }
+}
+
+static void block_vectors(struct publishing *p, uint64_t first, int n)
+{
+    const struct image *m = &p->image;
+    const size_t w = (size_t)m->model.dim + 1;
+    for (int i = 0; i < n; i++) {
+        const uint32_t row = m->items[first + (uint64_t)i];
+        view_items(&m->view, 1, column_at(&m->tables.item_vector, row),
+                   column_at(&m->tables.item_state, row),
+                   m->model.item_features ? column_at(&m->tables.item_features, row) : NULL,
+                   p->V + (size_t)i * w);
+    }
+}
+
+static int item_vectors(struct publishing *p, bool half)
+{
+    const struct image *m = &p->image;
+    const uint64_t w = (uint64_t)m->model.dim + 1;
+    int rc = writer_array_begin(
+        p->w, &(struct writer_array){.file = half ? "item_emb.f16.safetensors"
+                                                  : "item_emb.f32.safetensors",
+                                     .tensor = "emb",
+                                     .role = half ? "item_embedding_f16" : "item_embedding",
+                                     .dtype = half ? "F16" : "F32",
+                                     .n_dims = 2,
+                                     .shape = {m->n_items, w}});
+    for (uint64_t first = 0; first < m->n_items && rc == 0; first += BLOCK) {
+        const int n = (int)(m->n_items - first < BLOCK ? m->n_items - first : BLOCK);
+        block_vectors(p, first, n);
+        if (half) {
+            kernels->to_half((size_t)n * w, p->V, p->half);
+            rc = writer_append(p->w, p->half, (size_t)n * w * sizeof *p->half);
+        } else {
+            golden_see(p, first, n);
+            rc = writer_append(p->w, p->V, (size_t)n * w * sizeof *p->V);
+        }
+    }
+    return rc == 0 ? writer_end(p->w) : rc;
+}
+
+static int user_vectors(struct publishing *p)
+{
+    const struct image *m = &p->image;
+    int rc = writer_array_begin(
+        p->w, &(struct writer_array){.file = "user_emb.f32.safetensors",
+                                     .tensor = "emb",
+                                     .role = "user_embedding",
+                                     .dtype = "F32",
+                                     .n_dims = 2,
+                                     .shape = {m->n_users, (uint64_t)m->model.dim}});
+    for (uint64_t i = 0; i < m->n_users && rc == 0; i++)
+        rc = writer_append(p->w, column_at(&m->tables.user_vector, m->users[i]),
+                           m->tables.user_vector.unit);
+    return rc == 0 ? writer_end(p->w) : rc;
+}
+
+static int user_histories(struct publishing *p)
+{
+    const struct image *m = &p->image;
+    int rc = writer_array_begin(
+        p->w, &(struct writer_array){.file = "user_history.safetensors",
+                                     .tensor = "items",
+                                     .role = "user_history",
+                                     .dtype = "U32",
+                                     .n_dims = 2,
+                                     .shape = {m->n_users, (uint64_t)m->history}});
+    for (uint64_t i = 0; i < m->n_users && rc == 0; i++) {
+        uint32_t rows[HISTORY_MAX];
+        const int n = user_history(m, m->users[i], rows);
+        for (int k = 0; k < m->history; k++)
+            rows[k] = k < n ? m->item_number[rows[k]] : TT_NO_ROW;
+        rc = writer_append(p->w, rows, (size_t)m->history * sizeof *rows);
+    }
+    return rc == 0 ? writer_end(p->w) : rc;
+}
+
+static void entry_of(const struct id_table *t, uint32_t row, struct ids_entry *entry)
+{
+    const struct id id = id_table_id(t, row);
+    *entry = (struct ids_entry){.kind = IDS_STRING, .bytes = id.bytes, .size = id.size};
+    if (id.kind != ID_STRING) {
+        entry->kind = IDS_INTEGER;
+        memcpy(&entry->integer, id.bytes, sizeof entry->integer);
+        entry->negative = id.kind == ID_SIGNED;
+    }
+}
+
+static void item_id(void *arg, uint64_t i, struct ids_entry *entry)
+{
+    const struct image *m = arg;
+    entry_of(&m->rows.items, m->items[i], entry);
+}
+
+static void user_id(void *arg, uint64_t i, struct ids_entry *entry)
+{
+    const struct image *m = arg;
+    entry_of(&m->rows.users, m->users[i], entry);
+}
+
+static void item_title(void *arg, uint64_t i, const char **bytes, size_t *size)
+{
+    const struct image *m = arg;
+    const struct text title = rows_title(&m->rows, m->items[i]);
+    *bytes = title.bytes;
+    *size = title.size;
+}
+
+static int dense_matrices(struct publishing *p)
+{
+    struct dense_parameter d;
+    int rc = 0;
+    for (int i = 0; rc == 0 && view_dense(&p->image.model, i, &d); i++) {
+        char file[128], role[96];
+        snprintf(file, sizeof file, "dense_%s.safetensors", d.name);
+        snprintf(role, sizeof role, "dense_%s", d.name);
+        rc = writer_array(p->w,
+                          &(struct writer_array){.file = file,
+                                                 .tensor = d.name,
+                                                 .role = role,
+                                                 .dtype = "F32",
+                                                 .n_dims = 2,
+                                                 .shape = {(uint64_t)d.rows, (uint64_t)d.columns}},
+                          p->image.view.dense + d.offset);
+    }
+    return rc;
+}
+
+static void id_json(cJSON *object, const char *key, const struct id_table *t, uint32_t row)
+{
+    struct ids_entry id;
+    char text[ID_BYTES_MAX + 32];
+    entry_of(t, row, &id);
+    if (id.kind == IDS_STRING) {
+        snprintf(text, sizeof text, "%.*s", (int)id.size, id.bytes);
+        cJSON_AddStringToObject(object, key, text);
+    } else { // as text: a JSON number is a double
+        snprintf(text, sizeof text, id.negative ? "%" PRId64 : "%" PRIu64, id.integer);
+        cJSON_AddRawToObject(object, key, text);
+    }
+}
+
+static int golden_write(struct publishing *p)
+{
+    const struct image *m = &p->image;
+    const size_t w = (size_t)m->model.dim + 1;
+    cJSON *root = cJSON_CreateObject(), *users = cJSON_AddArrayToObject(root, "users");
+    for (int g = 0; g < p->n_golden; g++) {
+        struct golden *golden = &p->golden[g];
+        cJSON *user = cJSON_CreateObject(), *top;
+        topk_sort(golden->best, golden->n_best);
+        id_json(user, "user_id", &m->rows.users, m->users[golden->user]);
+        cJSON_AddNumberToObject(user, "row", golden->user);
+        cJSON *query = cJSON_AddArrayToObject(user, "query");
+        for (size_t i = 0; i < w; i++)
+            cJSON_AddItemToArray(query, cJSON_CreateNumber((double)p->queries[(size_t)g * w + i]));
+        cJSON *bonuses = cJSON_AddArrayToObject(user, "bonuses");
+        for (int b = 0; b < golden->n_bonuses; b++) {
+            cJSON *bonus = cJSON_CreateObject();
+            cJSON_AddNumberToObject(bonus, "row", m->item_number[golden->bonuses[b].row]);
+            cJSON_AddNumberToObject(bonus, "bonus", (double)golden->bonuses[b].score);
+            cJSON_AddItemToArray(bonuses, bonus);
+        }
+        top = cJSON_AddArrayToObject(user, "top");
+        for (int i = 0; i < golden->n_best; i++) {
+            cJSON *item = cJSON_CreateObject();
+            id_json(item, "item_id", &m->rows.items, m->items[golden->best[i].row]);
+            cJSON_AddNumberToObject(item, "row", golden->best[i].row);
+            cJSON_AddNumberToObject(item, "score", (double)golden->best[i].score);
+            cJSON_AddItemToArray(top, item);
+        }
+        cJSON_AddItemToArray(users, user);
+    }
+    char *text = cJSON_PrintUnformatted(root);
+    cJSON_Delete(root);
+    if (!text)
+        return -ENOMEM;
+    const int rc = writer_blob(p->w, "golden.json", "golden", text, strlen(text));
+    cJSON_free(text);
+    return rc;
+}
+
+static double mean(double sum, double n)
+{
+    return n > 0 ? sum / n : 0;
+}
+
+static int manifest_write(struct publishing *p, const struct publish_options *o)
+{
+    const struct image *m = &p->image;
+    struct writer *w = p->w;
+    char text[1024], created[32], model[CONFIG_MODEL_TEXT_SIZE];
+    const time_t now = (time_t)(o->generation / 1000);
+    struct tm tm;
+    gmtime_r(&now, &tm);
+    strftime(created, sizeof created, "%Y-%m-%dT%H:%M:%SZ", &tm);
+    config_model_text(o->config, model, sizeof model);
+    writer_manifest_text(w, "created", created);
+    writer_manifest_text(w, "build", TWOTOWER_VERSION);
+    writer_manifest_text(w, "model", config_word("model.type", o->config->model_type));
+    writer_manifest_text(w, "options", model);
+    writer_manifest_text(w, "metric", "ip");
+    writer_manifest_integer(w, "dim", m->model.dim + 1);
+    writer_manifest_integer(w, "items", (int64_t)m->n_items);
+    writer_manifest_integer(w, "users", (int64_t)m->n_users);
+    writer_manifest_integer(w, "history", m->model.history);
+    writer_manifest_integer(w, "repeat", m->model.repeat);
+    writer_manifest_text(w, "kernels", kernels->name);
+    writer_manifest_text(w, "blas_core", gemm_core());
+    snprintf(text, sizeof text,
+             "{\"checkpoint\":%" PRIu64 ",\"previous\":%" PRIu64 ",\"slice\":%" PRIu64
+             ",\"steps\":%" PRIu64 ",\"examples\":%" PRIu64 ",\"event_time_max_ms\":%" PRId64
+             ",\"watermark_ms\":%" PRId64 "}",
+             tt_snapshot(m->reader), o->previous, m->trainer.slices, m->view.state->steps,
+             m->view.state->examples, m->trainer.event_time_ms, m->watermark_ms);
+    writer_manifest_json(w, "lineage", text);
+    const struct evaluation *q = &o->quality;
+    snprintf(text, sizeof text,
+             "{\"window\":%.0f,\"recall@10\":%.6f,\"recall@100\":%.6f,\"ndcg@10\":%.6f,"
+             "\"logloss\":%.6f,\"popularity_recall@10\":%.6f,\"popularity_recall@100\":%.6f}",
+             q->n, mean(q->recall_10, q->n), mean(q->recall_100, q->n), mean(q->ndcg_10, q->n),
+             mean(q->log_loss, q->n), mean(q->popularity_recall_10, q->n),
+             mean(q->popularity_recall_100, q->n));
+    return writer_manifest_json(w, "metrics", text);
+}
+
+int publish_snapshot(const struct publish_options *o, struct published *published, char *error,
+                     size_t error_size)
+{
+    struct publishing p = {0};
+    char space[CONFIG_DIGEST_SIZE];
+    int rc = image_open(&p.image, o, error, error_size);
+    const size_t w = (size_t)p.image.model.dim + 1;
+    config_model_digest(o->config, space);
+    space[16] = 0;
+    if (rc == 0) {
+        p.queries = calloc(GOLDEN_USERS * w, sizeof *p.queries);
+        p.V = calloc(BLOCK * w, sizeof *p.V);
+        p.scores = calloc((size_t)GOLDEN_USERS * BLOCK, sizeof *p.scores);
+        p.half = calloc(BLOCK * w, sizeof *p.half);
+        snprintf(error, error_size, "out of memory");
+        rc = p.queries && p.V && p.scores && p.half ? 0 : -ENOMEM;
+    }
+    const struct image *m = &p.image;
+    if (rc == 0)
+        rc = writer_open(&p.w,
+                         &(struct writer_options){
+                             .root = o->root,
+                             .generation = o->generation,
+                             .format = "twotower-snapshot",
+                             .space = space,
+                             .bytes_expected = m->n_items * (w * 6 + 64) +
+                                               m->n_users * (w * 4 + (uint64_t)m->history * 4 + 64),
+                             .engine = o->engine},
+                         error, error_size);
+    if (rc == 0) {
+        golden_choose(&p);
+        rc = item_vectors(&p, false);
+        if (rc == 0 && o->config->snapshot_f16)
+            rc = item_vectors(&p, true);
+        if (rc == 0)
+            rc = ids_write(p.w, "item", m->n_items, item_id, &p.image);
+        if (rc == 0)
+            rc = strings_write(p.w, "item_titles", m->n_items, item_title, &p.image);
+        if (rc == 0)
+            rc = user_vectors(&p);
+        if (rc == 0)
+            rc = ids_write(p.w, "user", m->n_users, user_id, &p.image);
+        if (rc == 0)
+            rc = user_histories(&p);
+        if (rc == 0)
+            rc = dense_matrices(&p);
+        if (rc == 0)
+            rc = golden_write(&p);
+        if (rc == 0)
+            rc = manifest_write(&p, o);
+        if (rc == 0)
+            rc = writer_publish(p.w);
+        if (rc == 0)
+            *published =
+                (struct published){o->generation, writer_bytes(p.w), m->n_items, m->n_users};
+        else
+            snprintf(error, error_size, "%s",
+                     *writer_error(p.w) ? writer_error(p.w) : strerror(-rc));
+    }
+    writer_close(p.w);
+    free(p.queries);
+    free(p.V);
+    free(p.scores);
+    free(p.half);
+    image_close(&p.image);
+    return rc;
+}

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A snapshot for the fleets, made from a checkpoint on disk: the same instant, and a pure function
+// of it, so it needs neither the trainer nor a cut. What it holds (N items and M users with a row,
+// d = model.dim):
+//
+//     item_emb.f32.safetensors     (N, d + 1)  item vectors; the last element is bias and prior
+//     item_emb.f16.safetensors     the same in half precision, when snapshot.f16
+//     item_ids*, item_index.oidx   ids and the way back (snapshot/ids.h)
+//     item_titles*                 titles, empty where none is known
+//     user_emb.f32.safetensors     (M, d)      the users' own rows
+//     user_ids*, user_index.oidx
+//     user_history.safetensors     (M, H)      item rows, newest first; 0xFFFFFFFF: none
+//     dense_<name>.safetensors     the towers' matrices
+//     golden.json                  some users with history, query, best items: for self-tests
+//
+// Row numbers inside a snapshot are dense and its own.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "daemon/config.h"
+#include "pipeline/evaluate.h"
+#include "snapshot/engine.h"
+
+struct publish_options {
+    const char *checkpoint; // path of its directory
+    const char *root;
+    uint64_t generation, previous; // previous: 0 when there is none
+    struct engine *engine;
+    const struct config *config;
+    struct evaluation quality; // as of the checkpoint, or a little later
+};
+
+struct published {
+    uint64_t generation, bytes, items, users;
+};
+
+// 0 or -errno with a sentence.
+int publish_snapshot(const struct publish_options *options, struct published *published,
+                     char *error, size_t error_size);

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/state.h"
+
+#include <cjson/cJSON.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/gemm.h"
+#include "model/kernels.h"
+#include "snapshot/writer.h"
+
+static void file_name(const char *column, char *name, size_t size)
+{
+    snprintf(name, size, "%s.safetensors", column);
+}
+
+// One column as of the cut, through the writer's own memory.
+static int column_write(struct writer *w, struct column *c)
+{
+    char name[128];
+    file_name(c->name, name, sizeof name);
+    int rc = writer_array_begin(w, &(struct writer_array){.file = name,
+                                                          .tensor = "units",
+                                                          .role = c->name,
+                                                          .dtype = "U8",
+                                                          .n_dims = 2,
+                                                          .shape = {c->n_cut, c->unit}});
+    // A stretch at a time: what is swept needs no saving any more.
+    const size_t stretch = (256 << 10) / c->unit + 1;
+    unsigned char *bytes = malloc(stretch * c->unit);
+    if (!bytes)
+        return -ENOMEM;
+    for (size_t i = 0; i < c->n_cut && rc == 0;) {
+        const size_t n = c->n_cut - i < stretch ? c->n_cut - i : stretch;
+        column_sweep(c, i, n, bytes);
+        rc = writer_append(w, bytes, n * c->unit);
+        i += n;
+    }
+    free(bytes);
+    return rc == 0 ? writer_end(w) : rc;
+}
+
+static char *partitions_json(const struct state_write_options *o)
+{
+    cJSON *list = cJSON_CreateArray();
+    for (int p = 0; list && p < o->n_partitions; p++) {
+        cJSON *entry = cJSON_CreateObject();
+        cJSON_AddStringToObject(entry, "topic", o->partitions[p].name);
+        cJSON_AddNumberToObject(entry, "partition", o->partitions[p].partition);
+        cJSON_AddItemToArray(list, entry);
+    }
+    char *text = cJSON_PrintUnformatted(list);
+    cJSON_Delete(list);
+    return text;
+}
+
+int state_write(struct trainer *t, const struct state_write_options *o, struct state_stamp *stamp,
+                char *error, size_t error_size)
+{
+    struct writer *w = NULL;
+    struct trainer_state state = {0};
+    uint64_t bytes = 0;
+    char *partitions = NULL, *model = malloc(CONFIG_MODEL_TEXT_SIZE);
+    for (int i = 0; i < t->columns.n; i++)
+        bytes += t->columns.list[i]->n_cut * t->columns.list[i]->unit + 8192;
+    int rc = model ? writer_open(&w,
+                                 &(struct writer_options){.root = o->root,
+                                                          .generation = o->generation,
+                                                          .format = "twotower-checkpoint",
+                                                          .bytes_expected = bytes,
+                                                          .engine = o->engine},
+                                 error, error_size)
+                   : -ENOMEM;
+    // The scalars first: they are swept once, and the manifest tells some of them.
+    if (rc == 0) {
+        column_sweep(&t->state, 0, 1, &state);
+        rc = writer_array(w,
+                          &(struct writer_array){.file = "trainer.state.safetensors",
+                                                 .tensor = "units",
+                                                 .role = t->state.name,
+                                                 .dtype = "U8",
+                                                 .n_dims = 2,
+                                                 .shape = {1, sizeof state}},
+                          &state);
+    }
+    for (int i = 0; rc == 0 && i < t->columns.n; i++)
+        if (t->columns.list[i] != &t->state)
+            rc = column_write(w, t->columns.list[i]);
+    columns_cut_end(&t->columns);
+    if (rc == 0) {
+        config_model_text(o->config, model, CONFIG_MODEL_TEXT_SIZE);
+        partitions = partitions_json(o);
+        writer_manifest_integer(w, "slice", (int64_t)state.slices);
+        writer_manifest_integer(w, "examples", (int64_t)state.examples);
+        writer_manifest_integer(w, "event_time_ms", state.event_time_ms);
+        writer_manifest_text(w, "model", model);
+        writer_manifest_text(w, "kernels", kernels->name);
+        writer_manifest_text(w, "blas", gemm_library());
+        writer_manifest_text(w, "blas_core", gemm_core());
+        writer_manifest_json(w, "partitions", partitions ? partitions : "[]");
+        rc = writer_publish(w);
+        *stamp = (struct state_stamp){o->generation, state.slices};
+    }
+    if (rc < 0 && w)
+        snprintf(error, error_size, "%s", *writer_error(w) ? writer_error(w) : strerror(-rc));
+    writer_close(w);
+    cJSON_free(partitions);
+    free(model);
+    return rc;
+}
+
+bool state_column(const struct tt_reader *r, const char *name, size_t unit, struct column *c)
+{
+    char file[128];
+    file_name(name, file, sizeof file);
+    const struct tt_array *a = tt_find(r, file);
+    if (!a || a->n_dims != 2 || a->shape[1] != unit || strcmp(a->dtype, "U8"))
+        return false;
+    *c = (struct column){.name = name,
+                         .unit = unit,
+                         .n = a->shape[0],
+                         .n_max = a->shape[0],
+                         .base = (unsigned char *)(uintptr_t)a->data};
+    return true;
+}
+
+// The first line that differs, for the message; "" when the texts are equal.
+static void first_difference(const char *then, const char *now, char *text, size_t size)
+{
+    *text = 0;
+    while (*then || *now) {
+        const size_t a = strcspn(then, "\n"), b = strcspn(now, "\n");
+        if (a != b || memcmp(then, now, a)) {
+            snprintf(text, size, "%.*s then, %.*s now", (int)a, then, (int)b, now);
+            return;
+        }
+        then += a + (then[a] == '\n');
+        now += b + (now[b] == '\n');
+    }
+}
+
+static int manifest_read(const char *json, const char *path, struct state_stamp *stamp,
+                         const struct config *config, const struct source_partition *partitions,
+                         int n_partitions, char *error, size_t error_size)
+{
+    int rc = -EBADMSG;
+    cJSON *m = cJSON_Parse(json);
+    const cJSON *slice = cJSON_GetObjectItemCaseSensitive(m, "slice");
+    const cJSON *model = cJSON_GetObjectItemCaseSensitive(m, "model");
+    const cJSON *list = cJSON_GetObjectItemCaseSensitive(m, "partitions");
+    snprintf(error, error_size, "%s: not the manifest of a checkpoint", path);
+    if (cJSON_IsNumber(slice) && cJSON_IsString(model) && cJSON_IsArray(list)) {
+        rc = 0;
+        stamp->slice = (uint64_t)slice->valuedouble;
+    }
+    if (rc == 0 && config) {
+        char now[CONFIG_MODEL_TEXT_SIZE], difference[256];
+        config_model_text(config, now, sizeof now);
+        first_difference(model->valuestring, now, difference, sizeof difference);
+        if (*difference) {
+            snprintf(error, error_size,
+                     "%s: learned with other options: %s; give the old ones or another state.dir",
+                     path, difference);
+            rc = -EINVAL;
+        }
+    }
+    if (rc == 0 && partitions) {
+        bool same = cJSON_GetArraySize(list) == n_partitions;
+        int p = 0;
+        const cJSON *entry;
+        cJSON_ArrayForEach(entry, list)
+        {
+            const cJSON *topic = cJSON_GetObjectItemCaseSensitive(entry, "topic");
+            const cJSON *number = cJSON_GetObjectItemCaseSensitive(entry, "partition");
+            same = same && cJSON_IsString(topic) && cJSON_IsNumber(number) &&
+                   !strcmp(topic->valuestring, partitions[p].name) &&
+                   (int)number->valuedouble == partitions[p].partition;
+            p += same;
+        }
+        if (!same) {
+            snprintf(error, error_size,
+                     "%s: read from other topics or partitions (%d then, %d now)", path,
+                     cJSON_GetArraySize(list), n_partitions);
+            rc = -EINVAL;
+        }
+    }
+    cJSON_Delete(m);
+    return rc;
+}
+
+int state_stamp_read(const char *path, struct state_stamp *stamp, char *error, size_t error_size)
+{
+    struct tt_reader *r;
+    int rc = tt_open(&r, path, error, error_size);
+    if (rc < 0)
+        return rc;
+    stamp->generation = tt_snapshot(r);
+    rc = manifest_read(tt_manifest_json(r), path, stamp, NULL, NULL, 0, error, error_size);
+    tt_close(r);
+    return rc;
+}
+
+int state_restore(struct trainer *t, const char *path, const struct config *config,
+                  const struct source_partition *partitions, int n_partitions,
+                  struct state_stamp *stamp, char *error, size_t error_size)
+{
+    struct tt_reader *r;
+    int rc = tt_open(&r, path, error, error_size);
+    if (rc < 0)
+        return rc;
+    stamp->generation = tt_snapshot(r);
+    rc = manifest_read(tt_manifest_json(r), path, stamp, config, partitions, n_partitions, error,
+                       error_size);
+    if (rc == 0)
+        rc = tt_verify(r, error, error_size);
+    for (int i = 0; rc == 0 && i < t->columns.n; i++) {
+        struct column *c = t->columns.list[i], image;
+        if (!state_column(r, c->name, c->unit, &image)) {
+            snprintf(error, error_size, "%s: column %s is missing or has another unit", path,
+                     c->name);
+            rc = -EINVAL;
+        } else if (image.n > c->n_max) {
+            snprintf(error, error_size, "%s: column %s has %zu units, the configuration allows %zu",
+                     path, c->name, image.n, c->n_max);
+            rc = -EINVAL;
+        } else if (image.n > 0) {
+            memcpy(column_restore(c, image.n), image.base, image.n * c->unit);
+        } else {
+            column_restore(c, 0);
+        }
+    }
+    tt_close(r);
+    if (rc == 0) {
+        rc = trainer_rebuild(t);
+        if (rc < 0)
+            snprintf(error, error_size, "%s: %s", path,
+                     rc == -EINVAL ? "two rows have one id" : strerror(-rc));
+    }
+    return rc;
+}

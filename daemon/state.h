@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Checkpoints: the state machine's columns as named arrays, one file a column, by the protocol of
+// snapshot/writer.h. Writing reads a cut (model/column.h) while the trainer goes on; reading maps a
+// whole checkpoint and verifies every checksum before anything is taken from it.
+//
+// Functions return 0 or -errno with a sentence in error.
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "daemon/config.h"
+#include "pipeline/source.h"
+#include "pipeline/trainer.h"
+#include "snapshot/engine.h"
+#include "snapshot/twotower_reader.h"
+
+struct state_stamp {
+    uint64_t generation;
+    uint64_t slice; // the last applied
+};
+
+// What a cut is written with. The cut is under way; state_write ends it as soon as all columns are
+// read, before the manifest is synced and published.
+struct state_write_options {
+    const char *root;
+    uint64_t generation;
+    struct engine *engine;
+    const struct config *config;
+    const struct source_partition *partitions;
+    int n_partitions;
+};
+
+int state_write(struct trainer *t, const struct state_write_options *options,
+                struct state_stamp *stamp, char *error, size_t error_size);
+
+// Fills an open, empty trainer from the checkpoint and rebuilds its indexes. Refused (-EINVAL) when
+// it was learned with other options of the model or from other partitions, naming them.
+int state_restore(struct trainer *t, const char *path, const struct config *config,
+                  const struct source_partition *partitions, int n_partitions,
+                  struct state_stamp *stamp, char *error, size_t error_size);
+// The last slice in a checkpoint, from its manifest alone.
+int state_stamp_read(const char *path, struct state_stamp *stamp, char *error, size_t error_size);
+
+// A column of a mapped checkpoint, to be read with column_at only. false when it is not there or
+// has units of another size.
+bool state_column(const struct tt_reader *r, const char *name, size_t unit, struct column *c);
