@@ -8,6 +8,7 @@
 
 #include "model/gemm.h"
 #include "model/kernels.h"
+#include "model/marks.h"
 #include "model/optimizer.h"
 #include "model/rng.h"
 
@@ -118,14 +119,8 @@ int recipe_bonuses(const struct recipe_dense *p, int m, const uint32_t *history,
     return n;
 }
 
-// A map from rows to slots of this step: valid where the stamp is this step's.
-struct mark {
-    uint32_t stamp, slot;
-};
-
 struct recipe_scratch {
-    uint32_t stamp;
-    struct mark *candidate_of, *pooled_of, *user_of; // by row
+    struct marks candidate_of, pooled_of, user_of;
     // Of the candidates, C <= batch_max + uniform_negatives
     uint32_t *candidates;
     float *hits;             // (C): occurrences as a target in this batch
@@ -159,9 +154,6 @@ struct recipe_scratch *recipe_scratch_open(const struct two_tower_options *o, si
     const size_t B = (size_t)o->batch_max, C = B + (size_t)o->uniform_negatives;
     const size_t d = (size_t)o->dim, H = (size_t)o->history;
     *s = (struct recipe_scratch){
-        .candidate_of = take(items_max, sizeof(struct mark)),
-        .pooled_of = take(items_max, sizeof(struct mark)),
-        .user_of = take(users_max, sizeof(struct mark)),
         .candidates = take(C, sizeof(uint32_t)),
         .hits = take(C, sizeof(float)),
         .prior = take(C, sizeof(float[2])),
@@ -182,35 +174,28 @@ struct recipe_scratch *recipe_scratch_open(const struct two_tower_options *o, si
         .dusers = take(B * d, sizeof(float)),
         .ddense = take(recipe_dense_size(o->dim), sizeof(float)),
     };
-    void **const first = (void **)&s->candidate_of, **const end = (void **)(s + 1);
-    for (void **p = first; p < end; p++) {
-        if (!*p) {
-            recipe_scratch_close(s);
-            return NULL;
-        }
-    }
-    return s;
+    bool complete = marks_open(&s->candidate_of, items_max) &&
+                    marks_open(&s->pooled_of, items_max) && marks_open(&s->user_of, users_max);
+    void **const first = (void **)&s->candidates, **const end = (void **)(s + 1);
+    for (void **p = first; p < end; p++)
+        complete = complete && *p;
+    if (complete)
+        return s;
+    recipe_scratch_close(s);
+    return NULL;
 }
 
 void recipe_scratch_close(struct recipe_scratch *s)
 {
     if (!s)
         return;
-    void **const first = (void **)&s->candidate_of, **const end = (void **)(s + 1);
+    marks_close(&s->candidate_of);
+    marks_close(&s->pooled_of);
+    marks_close(&s->user_of);
+    void **const first = (void **)&s->candidates, **const end = (void **)(s + 1);
     for (void **p = first; p < end; p++)
         free(*p);
     free(s);
-}
-
-// The slot of a row; n slots are in use, a new one is made when the row has none yet.
-static uint32_t slot_of(struct mark *marks, uint32_t row, uint32_t stamp, uint32_t *rows, int *n)
-{
-    struct mark *mark = &marks[row];
-    if (mark->stamp != stamp) {
-        *mark = (struct mark){stamp, (uint32_t)*n};
-        rows[(*n)++] = row;
-    }
-    return mark->slot;
 }
 
 static const float *item_vector(const struct tables *t, uint32_t row)
@@ -225,7 +210,7 @@ static int candidates_choose(const struct tables *t, const struct two_tower_opti
 {
     int C = 0;
     for (int i = 0; i < n; i++) {
-        s->target[i] = slot_of(s->candidate_of, examples[i].item, s->stamp, s->candidates, &C);
+        s->target[i] = marks_slot(&s->candidate_of, examples[i].item, s->candidates, &C);
         s->hits[s->target[i]] = 0;
     }
     for (int i = 0; i < n; i++)
@@ -237,7 +222,7 @@ static int candidates_choose(const struct tables *t, const struct two_tower_opti
         if (!id_table_live(items, row))
             continue; // a free row: one draw less, the same for every replay
         const int before = C;
-        const uint32_t slot = slot_of(s->candidate_of, row, s->stamp, s->candidates, &C);
+        const uint32_t slot = marks_slot(&s->candidate_of, row, s->candidates, &C);
         if (C > before)
             s->hits[slot] = 0;
     }
@@ -305,15 +290,15 @@ static int logits_forward(const struct two_tower_options *o, struct recipe_scrat
         const int first = repeats;
         const int m = examples[i].n_history < o->repeat ? examples[i].n_history : o->repeat;
         for (int k = 0; k < m; k++) {
-            const struct mark *mark = &s->candidate_of[examples[i].history[k]];
-            if (mark->stamp != s->stamp)
+            const int64_t column = marks_find(&s->candidate_of, examples[i].history[k]);
+            if (column == MARKS_NONE)
                 continue;
             int r = first;
-            while (r < repeats && s->repeats[r].column != mark->slot)
+            while (r < repeats && s->repeats[r].column != column)
                 r++;
             if (r == repeats)
                 s->repeats[repeats++] =
-                    (struct repeat){(uint32_t)i, mark->slot, (uint16_t)bucket_of(k), 0};
+                    (struct repeat){(uint32_t)i, (uint32_t)column, (uint16_t)bucket_of(k), 0};
             s->repeats[r].times++;
         }
         for (int r = first; r < repeats; r++)
@@ -380,8 +365,8 @@ static void gradients_scatter(const struct two_tower_options *o, struct recipe_s
             total += position_weight(k);
         for (int k = 0; k < m; k++) {
             const int before = *pooled;
-            float *sum = s->dpooled + (size_t)d * slot_of(s->pooled_of, examples[i].history[k],
-                                                          s->stamp, s->pooled, pooled);
+            float *sum = s->dpooled + (size_t)d * marks_slot(&s->pooled_of, examples[i].history[k],
+                                                             s->pooled, pooled);
             if (*pooled > before)
                 memset(sum, 0, (size_t)d * sizeof(float));
             kernels->axpy2((size_t)d, position_weight(k) / total, decayed, 1 / (float)m, mean, sum);
@@ -389,8 +374,8 @@ static void gradients_scatter(const struct two_tower_options *o, struct recipe_s
                 kernels->axpy((size_t)d, 1, newest, sum);
         }
         const int before = *users;
-        float *sum = s->dusers +
-                     (size_t)d * slot_of(s->user_of, examples[i].user, s->stamp, s->users, users);
+        float *sum =
+            s->dusers + (size_t)d * marks_slot(&s->user_of, examples[i].user, s->users, users);
         if (*users > before)
             memset(sum, 0, (size_t)d * sizeof(float));
         kernels->axpy((size_t)d, 1, s->dQ + (size_t)i * d, sum);
@@ -451,12 +436,9 @@ struct step_report recipe_learn(struct tables *t, const struct two_tower_options
     const int d = o->dim;
     const struct recipe_dense p = recipe_dense_at(tables_dense(t), d);
     assert(n > 0 && n <= o->batch_max);
-    if (++s->stamp == 0) { // 2^32 steps later old marks would look new
-        memset(s->candidate_of, 0, items->row.n_max * sizeof *s->candidate_of);
-        memset(s->pooled_of, 0, items->row.n_max * sizeof *s->pooled_of);
-        memset(s->user_of, 0, t->user_vector.n_max * sizeof *s->user_of);
-        s->stamp = 1;
-    }
+    marks_clear(&s->candidate_of);
+    marks_clear(&s->pooled_of);
+    marks_clear(&s->user_of);
 
     // Forward: everything is read as it was before the step.
     const int C = candidates_choose(t, o, items, s, n, examples);
