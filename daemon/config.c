@@ -867,8 +867,8 @@ int config_load(struct config *c, const char *path, struct config_problems *prob
     const int before = problems->n;
     struct loading l = {.c = c, .problems = problems, .path = text_keep(c, path)};
     struct toml_error error;
-    char *bytes;
-    size_t size;
+    char *bytes = NULL;
+    size_t size = 0;
 
     if (!l.path)
         l.path = "configuration";
