@@ -67,7 +67,7 @@ static inline void test_model_open(struct test_model *m, const struct two_tower_
          .admit = 1},
     };
     *m = (struct test_model){0};
-    assert_int_equal(columns_open(&m->columns, 0), 0);
+    assert_int_equal(columns_open(&m->columns, 1 << 20), 0);
     assert_int_equal(id_table_open(&m->items, &m->columns, &tables[0]), 0);
     assert_int_equal(id_table_open(&m->users, &m->columns, &tables[1]), 0);
     assert_int_equal(two_tower_open(&m->model, &m->columns, &m->items, &m->users, options), 0);

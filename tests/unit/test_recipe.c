@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/recipe.h"
+
+#include "tests/unit/test_model.h"
+
+enum { DIM = 3, BATCH = 8, ITEMS = 9, USERS = 4, HISTORY = 4, REPEAT = 10 };
+
+// Targets that occur twice, in histories, and in their own user's history up to three times.
+static const struct example first[BATCH] = {
+    {.user = 0, .item = 1, .positive = 1, .n_history = 0},
+    {.user = 1, .item = 1, .positive = 1, .n_history = 0},
+    {.user = 2, .item = 2, .positive = 1, .n_history = 0},
+    {.user = 3, .item = 1, .positive = 1, .n_history = 0},
+    {.user = 0, .item = 5, .positive = 1, .n_history = 1, .history = {1}},
+    {.user = 1, .item = 6, .positive = 1, .n_history = 1, .history = {1}},
+    {.user = 2, .item = 2, .positive = 1, .n_history = 1, .history = {2}},
+    {.user = 3, .item = 3, .positive = 1, .n_history = 1, .history = {1}},
+};
+static const struct example second[BATCH] = {
+    {.user = 0, .item = 1, .positive = 1, .n_history = 2, .history = {5, 1}},
+    {.user = 1, .item = 2, .positive = 1, .n_history = 0},
+    {.user = 2, .item = 4, .positive = 1, .n_history = 5, .history = {4, 2, 4, 2, 2}},
+    {.user = 0, .item = 4, .positive = 1, .n_history = 3, .history = {1, 5, 1}},
+    {.user = 3, .item = 3, .positive = 1, .n_history = 9, .history = {7, 7, 8, 1, 3, 3, 2, 4, 3}},
+    {.user = 2,
+     .item = 6,
+     .positive = 1,
+     .n_history = 12,
+     .history = {0, 4, 0, 0, 0, 0, 0, 0, 1, 2, 6, 6}},
+    {.user = 1, .item = 1, .positive = 1, .n_history = 1, .history = {6}},
+    {.user = 1, .item = 7, .positive = 1, .n_history = 2, .history = {1, 6}},
+};
+
+static struct two_tower_options plain_options(void)
+{
+    struct two_tower_options o = {.kind = MODEL_RECIPE,
+                                  .dim = DIM,
+                                  .history = HISTORY,
+                                  .repeat = REPEAT,
+                                  .batch_max = BATCH,
+                                  .seed = 5,
+                                  .init = 0.7f,
+                                  .table = *optimizer_find("sgd"),
+                                  .prior_half_life = {6, 40},
+                                  .logq_half_life = 20};
+    o.table.rate = 1;
+    o.matrix = o.scalar = o.table;
+    return o;
+}
+
+// ---- The loss a second time, in doubles and without cleverness, from the formulas in recipe.h.
+
+struct fixture {
+    struct test_model m;
+    double count[COUNTS][ITEMS], sum[COUNTS]; // kept beside the model's
+};
+
+static void counts_add(struct fixture *f, const struct example *examples)
+{
+    const struct two_tower_options *o = two_tower_options(f->m.model);
+    const double half_life[COUNTS] = {(double)o->prior_half_life[0], (double)o->prior_half_life[1],
+                                      (double)o->logq_half_life};
+    for (int k = 0; k < COUNTS; k++) {
+        const double left = pow(0.5, BATCH / half_life[k]);
+        f->sum[k] = f->sum[k] * left + BATCH;
+        for (int c = 0; c < ITEMS; c++)
+            f->count[k][c] *= left;
+        for (int i = 0; i < BATCH; i++)
+            f->count[k][examples[i].item] += 1;
+    }
+}
+
+static double prior(const struct fixture *f, int k, int c)
+{
+    return log((f->count[k][c] + 0.5) / (f->sum[k] + 0.5 * ITEMS)) + log(ITEMS);
+}
+
+static int bucket(int k)
+{
+    static const int end[] = {1, 2, 4, 8, 16, 32};
+    int b = 0;
+    while (b < 6 && k >= end[b])
+        b++;
+    return b;
+}
+
+static double score(const struct fixture *f, const struct example *e, int c)
+{
+    const struct tables *t = f->m.tables;
+    const struct recipe_dense p = recipe_dense_at(tables_dense(t), DIM);
+    const int m = e->n_history < HISTORY ? e->n_history : HISTORY;
+    const float *E = test_floats(&t->item_vector, 0);
+    double s = (double)test_item_state(&f->m, (size_t)c)->bias, weights = 0;
+    for (int k = 0; k < m; k++)
+        weights += exp(-0.25 * k);
+    for (int j = 0; j < DIM; j++) {
+        double q = (double)test_floats(&t->user_vector, e->user)[j];
+        for (int k = 0; k < m; k++)
+            for (int i = 0; i < DIM; i++) {
+                const double x = (double)E[e->history[k] * DIM + (uint32_t)i];
+                q += k == 0 ? x * (double)p.A[i * DIM + j] : 0;
+                q += exp(-0.25 * k) / weights * x * (double)p.A[(DIM + i) * DIM + j];
+                q += x / m * (double)p.A[(2 * DIM + i) * DIM + j];
+            }
+        s += q * (double)E[c * DIM + j];
+    }
+    s += (double)p.pa[0] * prior(f, 0, c) + (double)p.pa[1] * prior(f, 1, c);
+    int newest = -1, times = 0;
+    for (int k = 0; k < e->n_history && k < REPEAT; k++)
+        if (e->history[k] == (uint32_t)c) {
+            newest = newest < 0 ? k : newest;
+            times++;
+        }
+    if (times > 0)
+        s += (double)p.rho[bucket(newest)] + (double)p.rho[7] * log(times);
+    return s;
+}
+
+static double loss_of_second(void *arg)
+{
+    struct fixture *f = arg;
+    struct fixture now = *f; // the chance counts this batch, the prior does not
+    bool candidate[ITEMS] = {0};
+    double chance[ITEMS], loss = 0;
+    counts_add(&now, second);
+    for (int i = 0; i < BATCH; i++)
+        candidate[second[i].item] = true;
+    for (int c = 0; c < ITEMS; c++) {
+        const double P = (now.count[COUNT_LOGQ][c] + 0.5) / (now.sum[COUNT_LOGQ] + 0.5 * ITEMS);
+        chance[c] = 1 - exp(-BATCH * P);
+    }
+    for (int i = 0; i < BATCH; i++) {
+        const int y = (int)second[i].item;
+        double sum = 0;
+        for (int c = 0; c < ITEMS; c++)
+            if (candidate[c])
+                sum += exp(score(f, &second[i], c) - log(chance[c]));
+        loss += log(sum) - (score(f, &second[i], y) - log(chance[y]));
+    }
+    return loss;
+}
+
+// A model that has learned two batches, so that the counts of all half-lives differ, and then has
+// parameters of size 1.
+static void start(struct fixture *f, const struct two_tower_options *o)
+{
+    struct rng rng = {17, 0};
+    *f = (struct fixture){0};
+    test_model_open(&f->m, o, ITEMS, USERS);
+    two_tower_learn(f->m.model, BATCH, first, NULL);
+    counts_add(f, first);
+    two_tower_learn(f->m.model, BATCH, second, NULL);
+    counts_add(f, second);
+    const struct tables *t = f->m.tables;
+    rng_fill_uniform(&rng, test_floats(&t->item_vector, 0), ITEMS * DIM, -1, 1);
+    rng_fill_uniform(&rng, test_floats(&t->user_vector, 0), USERS * DIM, -1, 1);
+    rng_fill_uniform(&rng, test_floats(&t->dense, 0), recipe_dense_size(DIM), -1, 1);
+    for (size_t i = 0; i < ITEMS; i++)
+        rng_fill_uniform(&rng, &test_item_state(&f->m, i)->bias, 1, -1, 1);
+}
+
+static void a_step_is_the_gradient_of_the_loss_in_the_header(void **state)
+{
+    (void)state;
+    const struct two_tower_options o = plain_options();
+    struct fixture f;
+    start(&f, &o);
+    const double loss = loss_of_second(&f);
+    const struct step_report report =
+        test_model_assert_gradients(&f.m, BATCH, second, NULL, loss_of_second, &f);
+    assert_true(fabs(report.loss - loss) < 1e-5 * loss);
+    assert_int_equal(report.examples, BATCH);
+    assert_int_equal(report.candidates, 6);
+    test_model_close(&f.m);
+}
+
+static void a_row_in_histories_and_among_candidates_is_updated_once_for_each(void **state)
+{
+    (void)state;
+    struct two_tower_options o = plain_options();
+    struct fixture f, without;
+    float was[ITEMS * DIM];
+    // With SGD, L2 shows how often a row was updated: it shrinks each time, by what it is then.
+    o.table.l2 = 0.25f;
+    o.table.rate = 1e-3f;
+    start(&f, &o);
+    two_tower_learn(f.m.model, BATCH, second, NULL);
+    o.table.l2 = 0;
+    start(&without, &o);
+    memcpy(was, test_floats(&without.m.tables->item_vector, 0), sizeof was);
+    two_tower_learn(without.m.model, BATCH, second, NULL);
+    // Of items 0 to 8: candidates are 1 2 3 4 6 7; within HISTORY of somebody are all but 3.
+    static const int updates[ITEMS] = {1, 2, 2, 1, 2, 1, 2, 2, 1};
+    for (int i = 0; i < ITEMS; i++)
+        for (int j = 0; j < DIM; j++) {
+            const size_t at = (size_t)(i * DIM + j);
+            const double shrunk = (double)test_floats(&without.m.tables->item_vector, 0)[at] -
+                                  (double)test_floats(&f.m.tables->item_vector, 0)[at];
+            assert_true(fabs(shrunk / (1e-3 * 0.25 * (double)was[at]) - updates[i]) < 0.1);
+        }
+    test_model_close(&without.m);
+    test_model_close(&f.m);
+}
+
+static void the_counts_of_a_batch_are_not_in_its_prior(void **state)
+{
+    (void)state;
+    const struct two_tower_options o = plain_options();
+    struct fixture f = {0};
+    test_model_open(&f.m, &o, ITEMS, USERS);
+    const struct recipe_dense p = recipe_dense_at(tables_dense(f.m.tables), DIM);
+    // Before the first batch all items are equally popular and the prior is 0, so its weights have
+    // no gradient; with the batch's own counts it would differ.
+    two_tower_learn(f.m.model, BATCH, first, NULL);
+    assert_true(p.pa[0] == 0.5f && p.pa[1] == 0.5f);
+    two_tower_learn(f.m.model, BATCH, first, NULL);
+    assert_true(p.pa[0] != 0.5f && p.pa[1] != 0.5f);
+    test_model_close(&f.m);
+}
+
+static void counts_halve_with_their_half_lives(void **state)
+{
+    (void)state;
+    const struct two_tower_options o = plain_options();
+    struct fixture f = {0};
+    test_model_open(&f.m, &o, ITEMS, USERS);
+    for (int step = 0; step < 5; step++) {
+        const struct example *examples = step % 2 ? second : first;
+        two_tower_learn(f.m.model, BATCH, examples, NULL);
+        counts_add(&f, examples);
+    }
+    const struct model_state *model = tables_state(f.m.tables);
+    assert_int_equal(model->examples, 5 * BATCH);
+    assert_int_equal(model->steps, 5);
+    for (int k = 0; k < COUNTS; k++) {
+        assert_true(fabs(model->count_sum[k] - f.sum[k]) < 1e-6 * f.sum[k]);
+        for (int c = 0; c < ITEMS; c++) {
+            const struct item_state *item = test_item_state(&f.m, (size_t)c);
+            const double count = (double)item->count[k] *
+                                 (double)count_decay(item, model->examples, count_half_life(&o, k));
+            assert_true(fabs(count - f.count[k][c]) < 1e-5 * (1 + f.count[k][c]));
+        }
+    }
+    test_model_close(&f.m);
+}
+
+// Which items a step took as candidates: those whose bias it changed.
+static uint64_t drawn(struct test_model *m, int n, const struct example *examples)
+{
+    float before[TEST_ROWS_MAX];
+    uint64_t changed = 0;
+    const size_t items = m->tables->item_state.n;
+    for (size_t i = 0; i < items; i++)
+        before[i] = test_item_state(m, i)->bias;
+    const struct step_report report = two_tower_learn(m->model, n, examples, NULL);
+    for (size_t i = 0; i < items; i++)
+        changed |= (uint64_t)(test_item_state(m, i)->bias != before[i]) << i;
+    if (report.candidates > 1) // alone, the target is certain and teaches nothing
+        assert_int_equal(report.candidates, __builtin_popcountll(changed));
+    return changed;
+}
+
+static void uniform_draws_are_a_function_of_seed_and_step(void **state)
+{
+    (void)state;
+    struct two_tower_options o = plain_options();
+    struct test_model a, b, c;
+    o.uniform_negatives = 12;
+    o.table.rate = 0.01f; // so small that no candidate's probability becomes 0
+    test_model_open(&a, &o, 60, USERS);
+    test_model_open(&b, &o, 60, USERS);
+    o.seed = 6;
+    test_model_open(&c, &o, 60, USERS);
+    // b learns others first, and more: what it draws does not depend on them.
+    const uint64_t step_1 = drawn(&a, 1, &first[0]);
+    const uint64_t other_1 = drawn(&b, 2, &second[4]);
+    assert_int_equal(step_1 & ~UINT64_C(0xff), other_1 & ~UINT64_C(0xff));
+    const uint64_t step_2 = drawn(&a, 1, &first[0]);
+    assert_int_equal(step_2, drawn(&b, 1, &first[0]));
+    assert_int_not_equal(step_1, step_2);
+    assert_int_not_equal(step_1, drawn(&c, 1, &first[0]));
+    assert_in_range(__builtin_popcountll(step_1), 7, 13);
+    // A row without an owner is never a candidate.
+    for (uint32_t row = 20; row < 60; row++)
+        id_table_remove(&a.items, row);
+    for (int i = 0; i < 20; i++)
+        assert_int_equal(drawn(&a, 1, &first[0]) >> 20, 0);
+    test_model_close(&a);
+    test_model_close(&b);
+    test_model_close(&c);
+}
+
+static void a_uniform_draw_enters_the_chance_of_every_candidate(void **state)
+{
+    (void)state;
+    struct two_tower_options o = plain_options();
+    struct test_model m;
+    o.uniform_negatives = 2;
+    test_model_open(&m, &o, 2, 1);
+    // Two items and an empty history; rows and biases are 0, so both score 0 before correction.
+    memset(test_floats(&m.tables->item_vector, 0), 0, 2 * DIM * sizeof(float));
+    const struct example one = {.user = 0, .item = 0, .positive = 1};
+    // Rates: item 0 (1.5 / 2) + 2 / 2, item 1 (0.5 / 2) + 2 / 2.
+    const double chance[] = {1 - exp(-1.75), 1 - exp(-1.25)};
+    const double both = log(1 + chance[0] / chance[1]);
+    uint64_t step = 0;
+    struct step_report report;
+    do { // until item 1 is drawn as well, which is chance, but not more than a few steps away
+        test_state(&m)->steps = step++;
+        struct test_copy before;
+        test_copy_take(&before, &m);
+        report = two_tower_learn(m.model, 1, &one, NULL);
+        test_copy_put_back(&before, &m);
+        test_copy_free(&before, &m);
+    } while (report.candidates < 2 && step < 30);
+    assert_int_equal(report.candidates, 2);
+    assert_true(fabs(report.loss - both) < 1e-6);
+    test_model_close(&m);
+}
+
+static void a_query_is_the_numbers_worked_by_hand(void **state)
+{
+    (void)state;
+    // d = 2. A0 = I, A1 = 2 I, A2 = ((0, 1), (10, 0)).
+    static const float A[] = {1, 0, 0, 1, 2, 0, 0, 2, 0, 1, 10, 0};
+    const struct recipe_dense p = {.A = A};
+    const float x[] = {1, 2}, y[] = {3, -2}, user[] = {0.5f, 0.25f};
+    const float *const history[] = {x, y};
+    const double w = exp(-0.25);
+    const double decayed[] = {(1 + 3 * w) / (1 + w), (2 - 2 * w) / (1 + w)};
+    float q[3];
+    recipe_query(2, &p, 2, history, user, q);
+    // Newest (1, 2); mean (2, 0), which A2 turns into (0, 2).
+    assert_true(fabs((double)q[0] - (0.5 + 1 + 2 * decayed[0] + 0)) < 1e-6);
+    assert_true(fabs((double)q[1] - (0.25 + 2 + 2 * decayed[1] + 2)) < 1e-6);
+    assert_true(q[2] == 1);
+    recipe_query(2, &p, 1, history, NULL, q); // one event: newest = decayed = mean = (1, 2)
+    assert_memory_equal(q, ((float[]){1 + 2 + 20, 2 + 4 + 1, 1}), sizeof q);
+    recipe_query(2, &p, 0, NULL, user, q);
+    assert_memory_equal(q, ((float[]){0.5f, 0.25f, 1}), sizeof q);
+}
+
+static void bonuses_are_the_numbers_worked_by_hand(void **state)
+{
+    (void)state;
+    const float rho[RECIPE_BUCKETS] = {1, 2, 4, 8, 16, 32, 64, 100};
+    const struct recipe_dense p = {.rho = rho};
+    struct bonus bonuses[HISTORY_MAX];
+    uint32_t history[HISTORY_MAX];
+    for (uint32_t k = 0; k < HISTORY_MAX; k++)
+        history[k] = k;
+    assert_int_equal(recipe_bonuses(&p, 0, history, bonuses), 0);
+    assert_int_equal(recipe_bonuses(&p, 50, history, bonuses), 50);
+    for (uint32_t k = 0; k < 50; k++) {
+        static const uint32_t end[] = {1, 2, 4, 8, 16, 32, 64};
+        uint32_t b = 0;
+        while (k >= end[b])
+            b++;
+        assert_int_equal(bonuses[k].row, k);
+        assert_true(bonuses[k].score == rho[b]);
+    }
+    // Item 9 at positions 1, 2 and 5, item 3 at 0 and 4.
+    const uint32_t again[] = {3, 9, 9, 7, 3, 9};
+    assert_int_equal(recipe_bonuses(&p, 6, again, bonuses), 3);
+    assert_true(bonuses[0].row == 3 && bonuses[1].row == 9 && bonuses[2].row == 7);
+    assert_true(fabs((double)bonuses[0].score - (1 + 100 * log(2))) < 1e-4);
+    assert_true(fabs((double)bonuses[1].score - (2 + 100 * log(3))) < 1e-4);
+    assert_true(bonuses[2].score == 4);
+}
+
+static void the_extra_dimension_is_the_number_worked_by_hand(void **state)
+{
+    (void)state;
+    const float pa[] = {2, -1};
+    const struct recipe_dense p = {.pa = pa};
+    struct two_tower_options o = plain_options();
+    o.prior_half_life[0] = 100;
+    o.prior_half_life[1] = 200;
+    // 200 examples after its last count: 6 has halved twice, 8 once.
+    const struct item_state item = {.bias = 0.25f, .count = {6, 8, 0}, .counted_at = 800};
+    const struct model_state model = {.examples = 1000, .count_sum = {7, 13, 0}};
+    // N = 10: (1.5 + .5) / (7 + 5) * 10 and (4 + .5) / (13 + 5) * 10.
+    const double expected = 0.25 + 2 * log(20.0 / 12) - log(45.0 / 18);
+    assert_true(fabs((double)recipe_extra(&o, &p, &model, &item, 10) - expected) < 1e-6);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_query_is_the_numbers_worked_by_hand),
+        cmocka_unit_test(bonuses_are_the_numbers_worked_by_hand),
+        cmocka_unit_test(the_extra_dimension_is_the_number_worked_by_hand),
+        cmocka_unit_test(a_step_is_the_gradient_of_the_loss_in_the_header),
+        cmocka_unit_test(a_row_in_histories_and_among_candidates_is_updated_once_for_each),
+        cmocka_unit_test(the_counts_of_a_batch_are_not_in_its_prior),
+        cmocka_unit_test(counts_halve_with_their_half_lives),
+        cmocka_unit_test(uniform_draws_are_a_function_of_seed_and_step),
+        cmocka_unit_test(a_uniform_draw_enters_the_chance_of_every_candidate),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/two_tower.h"
+
+#include "tests/unit/test_model.h"
+
+// Every test runs for both kinds, and for the classic one with all its parts.
+enum { DIM = 8, BATCH = 6, ITEMS = 10, USERS = 5, UF = 3, IF = 2, KINDS = 2 };
+
+static const struct example batch[BATCH] = {
+    {.user = 0, .item = 1, .positive = 1, .n_history = 2, .history = {3, 2}},
+    {.user = 1, .item = 1, .positive = 1, .n_history = 0},
+    {.user = 2, .item = 4, .positive = 1, .n_history = 3, .history = {4, 4, 1}},
+    {.user = 0, .item = 5, .positive = 1, .n_history = 1, .history = {1}},
+    {.user = 3, .item = 6, .positive = 1, .n_history = 5, .history = {8, 9, 8, 2, 1}},
+    {.user = 3, .item = 2, .positive = 1, .n_history = 5, .history = {6, 8, 9, 8, 2}},
+};
+static const float features[BATCH * UF] = {.1f, .2f, .3f, -.1f, .5f, -.9f, .4f, .4f, 0,
+                                           .7f, 1,   -1,  .2f,  .3f, .4f,  -1,  0,   1};
+
+static struct two_tower_options options_of(int kind)
+{
+    struct two_tower_options o = {.kind = (enum model_kind)kind,
+                                  .dim = DIM,
+                                  .history = 4,
+                                  .repeat = 3,
+                                  .batch_max = BATCH,
+                                  .uniform_negatives = 4,
+                                  .seed = 3,
+                                  .init = 0.05f,
+                                  .table = *optimizer_find("rowwise_adagrad"),
+                                  .matrix = *optimizer_find("adam"),
+                                  .scalar = *optimizer_find("adam"),
+                                  .prior_half_life = {50, 500},
+                                  .logq_half_life = 500};
+    if (kind == MODEL_TWO_TOWER) {
+        o.user_features = UF;
+        o.item_features = IF;
+        o.hidden = 7;
+        o.temperature = 0.5f;
+        o.logq = o.accidental_hits = o.attention = true;
+    }
+    return o;
+}
+
+static const float *features_of(const struct test_model *m)
+{
+    return two_tower_options(m->model)->user_features ? features : NULL;
+}
+
+static void learn(struct test_model *m, int steps)
+{
+    for (int i = 0; i < steps; i++)
+        assert_false(two_tower_learn(m->model, BATCH, batch, features_of(m)).skipped);
+}
+
+static void a_row_starts_as_a_function_of_seed_and_id_whatever_the_order(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < KINDS; kind++) {
+        const struct two_tower_options o = options_of(kind);
+        struct two_tower_options other = o;
+        struct test_model a, b, c;
+        other.seed++;
+        test_model_open(&a, &o, ITEMS, USERS);
+        test_model_open(&b, &o, 0, 0);
+        test_model_open(&c, &other, ITEMS, USERS);
+        for (uint32_t i = ITEMS; i-- > 0;) {
+            const uint32_t row = test_item(&b, i);
+            const float *x = test_floats(&a.tables->item_vector, i);
+            assert_memory_equal(x, test_floats(&b.tables->item_vector, row), DIM * sizeof *x);
+            assert_memory_not_equal(x, test_floats(&c.tables->item_vector, i), DIM * sizeof *x);
+            for (int k = 0; k < DIM; k++)
+                assert_true(x[k] >= -o.init && x[k] < o.init);
+        }
+        for (uint32_t i = USERS; i-- > 0;) {
+            const uint32_t row = test_user(&b, i);
+            const float *x = test_floats(&a.tables->user_vector, i);
+            assert_memory_equal(x, test_floats(&b.tables->user_vector, row), DIM * sizeof *x);
+            assert_memory_not_equal(x, test_floats(&c.tables->user_vector, i), DIM * sizeof *x);
+        }
+        // A user is not an item, even with the same hash.
+        struct test_model d;
+        test_model_open(&d, &o, 0, 0);
+        const struct id id = test_id(0);
+        bool created;
+        const int64_t user = id_table_admit(&d.users, &id, 0, &created);
+        two_tower_user_created(d.model, (uint32_t)user);
+        assert_memory_not_equal(test_floats(&a.tables->item_vector, 0),
+                                test_floats(&d.tables->user_vector, (size_t)user),
+                                DIM * sizeof(float));
+        test_model_close(&a);
+        test_model_close(&b);
+        test_model_close(&c);
+        test_model_close(&d);
+    }
+}
+
+static void a_row_that_is_admitted_again_remembers_nothing(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < KINDS; kind++) {
+        const struct two_tower_options o = options_of(kind);
+        struct test_model m, fresh;
+        test_model_open(&m, &o, ITEMS, USERS);
+        test_model_open(&fresh, &o, ITEMS, USERS);
+        two_tower_item_features(m.model, 1, 2, (float[]){1, 2});
+        learn(&m, 3);
+        const struct tables *t = m.tables, *f = fresh.tables;
+        assert_memory_not_equal(test_floats(&t->item_vector, 1), test_floats(&f->item_vector, 1),
+                                t->item_vector.unit);
+        assert_memory_not_equal(test_floats(&t->item_slots, 1), test_floats(&f->item_slots, 1),
+                                t->item_slots.unit);
+        id_table_remove(&m.items, 1);
+        id_table_remove(&m.users, 0);
+        assert_int_equal(test_item(&m, 1), 1);
+        assert_int_equal(test_user(&m, 0), 0);
+        // In everything that belongs to a row; its counts are as of the present.
+        test_state(&fresh)->examples = tables_state(t)->examples;
+        test_item_state(&fresh, 1)->counted_at = tables_state(t)->examples;
+        const struct column *const live[] = {&t->item_vector,   &t->item_state,     &t->item_slots,
+                                             &t->item_features, &t->item_frequency, &t->user_vector,
+                                             &t->user_slots};
+        const struct column *const new[] = {&f->item_vector,   &f->item_state,     &f->item_slots,
+                                            &f->item_features, &f->item_frequency, &f->user_vector,
+                                            &f->user_slots};
+        for (size_t c = 0; c < sizeof live / sizeof *live; c++) {
+            const size_t row = c < 5 ? 1 : 0;
+            if (!live[c]->base)
+                continue; // not kept by this kind
+            if (memcmp(column_at(live[c], row), column_at(new[c], row), live[c]->unit) != 0)
+                fail_msg("%s of kind %d remembers", live[c]->name, kind);
+        }
+        test_model_close(&m);
+        test_model_close(&fresh);
+    }
+}
+
+static void an_unseen_item_has_the_vector_it_would_start_with(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < KINDS; kind++) {
+        const struct two_tower_options o = options_of(kind);
+        struct test_model m;
+        float unseen[DIM + 1], started[DIM + 1];
+        test_model_open(&m, &o, ITEMS, USERS);
+        learn(&m, 2);
+        const struct id id = test_id(77);
+        two_tower_unseen_item(m.model, &id, unseen);
+        const uint32_t row = test_item(&m, 77);
+        two_tower_items(m.model, 1, &row, started);
+        assert_memory_equal(unseen, started, DIM * sizeof(float));
+        // The prior of the default model counts known items, and now there is one more.
+        assert_true(fabsf(unseen[DIM] - started[DIM]) < 0.2f);
+        test_model_close(&m);
+    }
+}
+
+// Bytes at an address that is a multiple of 4 and of nothing more.
+static float *elsewhere(unsigned char **memory, const void *from, size_t bytes)
+{
+    *memory = malloc(bytes + 64);
+    assert_non_null(*memory);
+    float *to = (float *)(void *)(*memory + 4);
+    memcpy(to, from, bytes);
+    return to;
+}
+
+static void a_view_of_copies_gives_what_the_model_gives(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < KINDS; kind++) {
+        const struct two_tower_options o = options_of(kind);
+        struct test_model m;
+        unsigned char *memory[2];
+        test_model_open(&m, &o, ITEMS, USERS);
+        for (uint32_t i = 0; i < ITEMS; i++)
+            two_tower_item_features(m.model, i, 2, (float[]){(float)i, 1});
+        learn(&m, 3);
+
+        float Q[BATCH][DIM + 1], V[ITEMS][DIM + 1], q[DIM + 1], v[ITEMS][DIM + 1];
+        const uint32_t rows[ITEMS] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
+        struct bonus bonuses[BATCH][HISTORY_MAX], again[HISTORY_MAX];
+        int n[BATCH];
+        two_tower_queries(m.model, BATCH, batch, features_of(&m), &Q[0][0]);
+        two_tower_items(m.model, ITEMS, rows, &V[0][0]);
+        for (int i = 0; i < BATCH; i++)
+            n[i] = two_tower_bonuses(m.model, &batch[i], bonuses[i]);
+
+        const struct tables *t = m.tables;
+        struct view view = two_tower_view(m.model);
+        const struct model_state then = *view.state;
+        view.state = &then;
+        view.dense = elsewhere(&memory[0], view.dense, t->dense_size * sizeof(float));
+        const float *vectors =
+            elsewhere(&memory[1], t->item_vector.base, ITEMS * t->item_vector.unit);
+        struct item_state states[ITEMS];
+        float users[USERS * DIM], x[ITEMS * IF] = {0};
+        memcpy(states, t->item_state.base, sizeof states);
+        memcpy(users, t->user_vector.base, sizeof users);
+        if (o.item_features)
+            memcpy(x, t->item_features.base, sizeof x);
+        learn(&m, 2); // the model goes on, the view does not
+
+        view_items(&view, ITEMS, vectors, states, o.item_features ? x : NULL, &v[0][0]);
+        for (int i = 0; i < ITEMS; i++)
+            for (int k = 0; k <= DIM; k++) // one by one or together: equal but for rounding
+                assert_true(fabsf(v[i][k] - V[i][k]) <= 1e-6f * (1 + fabsf(V[i][k])));
+        for (int i = 0; i < BATCH; i++) {
+            const float *history[HISTORY_MAX];
+            for (int k = 0; k < batch[i].n_history; k++)
+                history[k] = vectors + batch[i].history[k] * DIM;
+            view_query(&view, batch[i].n_history, history, users + batch[i].user * DIM,
+                       o.user_features ? features + i * UF : NULL, q);
+            assert_memory_equal(q, Q[i], sizeof q);
+            assert_true(q[DIM] == 1);
+            assert_int_equal(view_bonuses(&view, batch[i].n_history, batch[i].history, again),
+                             n[i]);
+            assert_memory_equal(again, bonuses[i], (size_t)n[i] * sizeof *again);
+            assert_int_equal(n[i] > 0, kind == MODEL_RECIPE && batch[i].n_history > 0);
+        }
+        free(memory[0]);
+        free(memory[1]);
+        test_model_close(&m);
+    }
+}
+
+static void unknown_users_and_missing_features_count_as_zeros(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < KINDS; kind++) {
+        const struct two_tower_options o = options_of(kind);
+        struct test_model m;
+        float q[DIM + 1], again[DIM + 1];
+        const float zeros[DIM] = {0};
+        test_model_open(&m, &o, ITEMS, USERS);
+        learn(&m, 1);
+        const struct view view = two_tower_view(m.model);
+        view_query(&view, 0, NULL, zeros, zeros, q);
+        view_query(&view, 0, NULL, NULL, NULL, again);
+        assert_memory_equal(q, again, sizeof q);
+        test_model_close(&m);
+    }
+}
+
+static void a_batch_that_is_not_finite_changes_nothing(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < KINDS; kind++) {
+        const struct two_tower_options o = options_of(kind);
+        const struct {
+            const char *what;
+            float value;
+            bool item;
+        } cases[] = {{"a user row", NAN, false},
+                     {"an item row", NAN, true},
+                     {"a user row", INFINITY, false},
+                     {"an item row", 3e38f, true}};
+        for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+            struct test_model m;
+            struct test_copy before;
+            test_model_open(&m, &o, ITEMS, USERS);
+            learn(&m, 2);
+            float *row = cases[c].item ? test_floats(&m.tables->item_vector, 4)
+                                       : test_floats(&m.tables->user_vector, 2);
+            const float was = row[3];
+            row[3] = cases[c].value;
+            test_copy_take(&before, &m);
+            const struct model_state then = *tables_state(m.tables);
+            const struct step_report report =
+                two_tower_learn(m.model, BATCH, batch, features_of(&m));
+            if (!report.skipped)
+                fail_msg("kind %d learned from %g in %s", kind, (double)cases[c].value,
+                         cases[c].what);
+            // All but the one counter is what it was, to the bit.
+            assert_int_equal(test_state(&m)->skipped, then.skipped + 1);
+            test_state(&m)->skipped = then.skipped;
+            test_copy_assert_equal(&before, &m, NULL);
+            row[3] = was;
+            learn(&m, 1); // nothing is left of it in the scratch memory either
+            test_copy_free(&before, &m);
+            test_model_close(&m);
+        }
+    }
+}
+
+static void a_step_is_repeated_to_the_bit(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < KINDS; kind++) {
+        const struct two_tower_options o = options_of(kind);
+        struct test_model a, b;
+        struct test_copy of_a;
+        test_model_open(&a, &o, ITEMS, USERS);
+        test_model_open(&b, &o, ITEMS, USERS);
+        learn(&a, 5);
+        // The other one has its columns carried over on the way, as after a restart.
+        learn(&b, 3);
+        struct test_model c;
+        struct test_copy of_b;
+        test_model_open(&c, &o, ITEMS, USERS);
+        test_copy_take(&of_b, &b);
+        test_copy_put_back(&of_b, &c);
+        learn(&c, 2);
+        test_copy_take(&of_a, &a);
+        test_copy_assert_equal(&of_a, &c, NULL);
+        test_copy_free(&of_a, &a);
+        test_copy_free(&of_b, &b);
+        test_model_close(&a);
+        test_model_close(&b);
+        test_model_close(&c);
+    }
+}
+
+static void a_cut_is_read_as_it_was_while_steps_go_on(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < KINDS; kind++) {
+        const struct two_tower_options o = options_of(kind);
+        struct test_model m;
+        struct test_copy cut;
+        test_model_open(&m, &o, ITEMS, USERS);
+        learn(&m, 1);
+        test_copy_take(&cut, &m);
+        columns_cut(&m.columns);
+        learn(&m, 2);
+        two_tower_item_features(m.model, 3, 2, (float[]){5, 6});
+        id_table_remove(&m.items, 4);
+        test_item(&m, 4);
+        test_item(&m, 40);
+        test_user(&m, 40);
+        for (int i = 0; i < m.columns.n; i++) {
+            struct column *c = m.columns.list[i];
+            unsigned char *swept = malloc(c->n_cut * c->unit + 1);
+            assert_int_equal(c->n_cut, cut.n[i]);
+            column_sweep(c, 0, c->n_cut, swept);
+            if (memcmp(swept, cut.bytes[i], c->n_cut * c->unit) != 0)
+                fail_msg("kind %d: column %s was changed behind the cut's back", kind, c->name);
+            free(swept);
+        }
+        columns_cut_end(&m.columns);
+        test_copy_free(&cut, &m);
+        test_model_close(&m);
+    }
+}
+
+static void features_fill_up_with_zeros_and_are_cut_to_their_width(void **state)
+{
+    (void)state;
+    const struct two_tower_options o = options_of(MODEL_TWO_TOWER);
+    struct test_model m;
+    test_model_open(&m, &o, ITEMS, USERS);
+    const float *x = test_floats(&m.tables->item_features, 2);
+    two_tower_item_features(m.model, 2, 3, (float[]){1, 2, 3});
+    assert_memory_equal(x, ((float[]){1, 2}), IF * sizeof *x);
+    two_tower_item_features(m.model, 2, 1, (float[]){7});
+    assert_memory_equal(x, ((float[]){7, 0}), IF * sizeof *x);
+    two_tower_item_features(m.model, 2, 0, NULL); // says nothing about them
+    assert_memory_equal(x, ((float[]){7, 0}), IF * sizeof *x);
+    test_model_close(&m);
+}
+
+static void dense_parameters_have_names_of_their_own_and_lie_within_the_column(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < KINDS; kind++) {
+        const struct two_tower_options o = options_of(kind);
+        struct test_model m;
+        struct dense_parameter p, q;
+        size_t end = 0;
+        int n = 0;
+        test_model_open(&m, &o, 1, 1);
+        for (; view_dense(&o, n, &p); n++) {
+            assert_true(p.rows > 0 && p.columns > 0 && p.offset >= end);
+            end = p.offset + (size_t)p.rows * (size_t)p.columns;
+            for (int i = 0; i < n; i++) {
+                assert_true(view_dense(&o, i, &q));
+                assert_string_not_equal(p.name, q.name);
+            }
+        }
+        assert_int_equal(n, kind == MODEL_RECIPE ? 5 : 18);
+        assert_true(end <= m.tables->dense_size);
+        assert_int_equal(m.tables->dense.n * DIM, 3 * m.tables->dense_size);
+        test_model_close(&m);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_row_starts_as_a_function_of_seed_and_id_whatever_the_order),
+        cmocka_unit_test(a_row_that_is_admitted_again_remembers_nothing),
+        cmocka_unit_test(an_unseen_item_has_the_vector_it_would_start_with),
+        cmocka_unit_test(a_view_of_copies_gives_what_the_model_gives),
+        cmocka_unit_test(unknown_users_and_missing_features_count_as_zeros),
+        cmocka_unit_test(a_batch_that_is_not_finite_changes_nothing),
+        cmocka_unit_test(a_step_is_repeated_to_the_bit),
+        cmocka_unit_test(a_cut_is_read_as_it_was_while_steps_go_on),
+        cmocka_unit_test(features_fill_up_with_zeros_and_are_cut_to_their_width),
+        cmocka_unit_test(dense_parameters_have_names_of_their_own_and_lie_within_the_column),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
