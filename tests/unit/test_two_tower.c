@@ -78,6 +78,8 @@ static void a_row_starts_as_a_function_of_seed_and_id_whatever_the_order(void **
             assert_memory_equal(x, test_floats(&b.tables->user_vector, row), DIM * sizeof *x);
             assert_memory_not_equal(x, test_floats(&c.tables->user_vector, i), DIM * sizeof *x);
         }
+        assert_memory_not_equal(test_floats(&a.tables->item_vector, 0),
+                                test_floats(&a.tables->item_vector, 1), DIM * sizeof(float));
         // A user is not an item, even with the same hash.
         struct test_model d;
         test_model_open(&d, &o, 0, 0);
