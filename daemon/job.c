@@ -702,6 +702,8 @@ static void *train_main(void *arg)
         if (atomic_load(&j->ended) && !atomic_load(&j->failed)) {
             trainer_finish(&j->trainer);
             status_tell(j);
+            if (j->options.applied)
+                j->options.applied(j->options.arg, &j->trainer, j->evaluator);
             if (!join_balanced(&j->trainer.join))
                 fail(j, -EPROTO, "events do not add up: in differs from what became of them");
             cut_start(j, WORK_FINAL);

@@ -32,7 +32,8 @@ struct job_options {
     // Where to begin without a checkpoint, and where a bounded run ends: per partition, resolved
     // by the caller from the source's bounds or times. NULL: the source's begin; its end now.
     const int64_t *from, *to;
-    // Called by the trainer's thread after every slice it has applied; may be NULL.
+    // Called by the trainer's thread after every slice it has applied, and once more after the end of
+    // a bounded stream is drawn: then it sees what the final snapshot holds. May be NULL.
     void (*applied)(void *arg, const struct trainer *trainer, const struct evaluator *evaluator);
     // Called by the writer's thread after a snapshot was published; may be NULL.
     void (*published)(void *arg, const char *path);
