@@ -182,6 +182,23 @@ static int file_read(struct slice_log *l, uint64_t first, bool newest, uint64_t 
     return rc;
 }
 
+// Removes the files, but the newest `keep`, that hold nothing after number upto: those whose next
+// one begins at or before upto + 1.
+static int files_remove(struct slice_log *l, uint64_t upto, int keep)
+{
+    uint64_t *list;
+    const int n = files_list(l, &list);
+    int rc = n;
+    for (int i = 0; rc >= 0 && i < n - keep && (i + 1 == n || list[i + 1] - 1 <= upto); i++) {
+        char path[4096];
+        file_path(l, list[i], path, sizeof path);
+        if (unlink(path) < 0)
+            rc = fail(l, -errno, "%s: %s", path, strerror(errno));
+    }
+    free(list);
+    return rc < 0 ? rc : 0;
+}
+
 int slice_log_open(struct slice_log *l, const char *directory, int n_partitions, int64_t size_max,
                    uint64_t after, slice_log_fn see, void *arg)
 {
@@ -198,8 +215,14 @@ int slice_log_open(struct slice_log *l, const char *directory, int n_partitions,
     for (int i = 0, n = rc; rc >= 0 && i < n; i++)
         rc = file_read(l, list[i], i == n - 1, after, see, arg);
     free(list);
-    if (rc >= 0 && l->last < after)
-        l->last = 0; // the checkpoint is ahead of what is left: a new file begins
+    if (rc >= 0 && l->last < after) {
+        // The checkpoint is ahead of all that is left: nothing of it is needed, a new file begins.
+        if (l->fd >= 0)
+            close(l->fd);
+        l->fd = -1;
+        l->last = 0;
+        rc = files_remove(l, UINT64_MAX, 0);
+    }
     return rc < 0 ? rc : 0;
 }
 
@@ -278,16 +301,5 @@ int slice_log_sync(struct slice_log *l)
 
 int slice_log_trim(struct slice_log *l, uint64_t upto)
 {
-    uint64_t *list;
-    const int n = files_list(l, &list);
-    int rc = n;
-    // A file may go when the next one begins at or before upto + 1; the newest always stays.
-    for (int i = 0; rc >= 0 && i + 1 < n && list[i + 1] <= upto + 1; i++) {
-        char path[4096];
-        file_path(l, list[i], path, sizeof path);
-        if (unlink(path) < 0)
-            rc = fail(l, -errno, "%s: %s", path, strerror(errno));
-    }
-    free(list);
-    return rc < 0 ? rc : 0;
+    return files_remove(l, upto, 1);
 }
