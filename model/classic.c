@@ -79,7 +79,7 @@ static struct attention_encoder_shape history_shape(const struct two_tower_optio
                                             .length = o->history,
                                             .heads = o->dim % 4 == 0 ? 4 : 1,
                                             .layers = 1,
-                                            .positions = ATTENTION_POSITIONS_NONE,
+                                            .positions = ATTENTION_POSITIONS_STANDARD,
                                             .residual = true};
 }
 
@@ -218,7 +218,7 @@ static void history_read(const struct two_tower_options *o, const struct layer *
     const struct attention_encoder_shape shape = history_shape(o);
     const size_t d = (size_t)o->dim, length = (size_t)(m > 0 ? m : 1);
     float X[length * d], Z[length * d], KV[2 * length * d], P[length * (size_t)shape.heads];
-    float newest[d], Q[d], mix[d], top[d];
+    float E[(size_t)shape.length * d], newest[d], Q[d], mix[d], top[d];
     int row, start[2];
     struct attention layer = {.width = o->dim,
                               .heads = shape.heads,
@@ -235,6 +235,7 @@ static void history_read(const struct two_tower_options *o, const struct layer *
                               .P = P};
     struct attention_encoder encoder = {.shape = shape,
                                         .layers = &layer,
+                                        .E = E,
                                         .B_max = 1,
                                         .row = &row,
                                         .start = start,
@@ -242,6 +243,8 @@ static void history_read(const struct two_tower_options *o, const struct layer *
                                         .top = top};
     for (int k = 0; k < m; k++)
         memcpy(X + (size_t)k * d, history[k], d * sizeof *X);
+    // Sines for every query cost more than the query, but a view has no place of its own for them.
+    attention_positions_fill(shape.positions, shape.length, shape.width, E);
     attention_encoder_forward(&encoder, 1, &m, X, summary);
 }
 
@@ -315,7 +318,7 @@ static size_t memory_bytes(const struct two_tower_options *o, size_t parameters)
     const size_t loss = B * B + 2 * B + 2 * (2 * retrieval_words((int)B)) + 2 * B;
     // Per event of a history: Z, dZ twice, keys and values with their gradients, X, dX, and ditems.
     const size_t history =
-        B * H * (10 * d + (size_t)history_shape(o).heads) + H + B * (10 * d + 2) + 1;
+        B * H * (10 * d + (size_t)history_shape(o).heads) + H * (d + 1) + B * (10 * d + 2) + 1;
     const size_t columns = B * (4 * (d + 1) + 14 * d + 16) + B * H;
     const size_t features = B * (size_t)(o->user_features + o->item_features);
     const size_t arrays = 128; // each may begin up to 64 bytes late

@@ -170,7 +170,8 @@ static void vectors_are_the_numbers_worked_by_hand(void **state)
     *cleared(&m, "user_hidden_bias") = -1;
     memcpy(cleared(&m, "user_features_weight"), (float[]){10, 100}, 2 * sizeof(float));
     cleared(&m, "user_features_bias");
-    // Nothing is asked, so all events answer alike: z = newest + mean of the events.
+    // Nothing is asked, so all events answer alike: z = newest + mean of the events, each with its
+    // position, sine and cosine of 2 for the newest of at most 3 and of 1 for the next.
     cleared(&m, "history_query_weight");
     float *keyvalue = cleared(&m, "history_keyvalue_weight");
     one_to_one(keyvalue, 2, 0);     // keys
@@ -190,8 +191,10 @@ static void vectors_are_the_numbers_worked_by_hand(void **state)
     const float x = 1, off = 0.25f;
     float q[3], v[3];
     two_tower_queries(m.model, 1, &both, &x, q);
-    // (1, 2) + (10, 100) + ((3, 5) + (2, 3)) + (2, 3) + (.5, .25)
-    assert_memory_equal(q, ((float[]){18.5f, 113.25f, 1}), sizeof q);
+    // (1, 2) + (10, 100) + ((3, 5) + (2, 3)) + (2, 3) + (.5, .25), and the positions
+    assert_true(fabs((double)q[0] - (18.5 + 1.5 * sin(2) + 0.5 * sin(1))) < 1e-5);
+    assert_true(fabs((double)q[1] - (113.25 + 1.5 * cos(2) + 0.5 * cos(1))) < 1e-5);
+    assert_true(q[2] == 1);
     two_tower_queries(m.model, 1, &none, &off, q);
     assert_memory_equal(q, ((float[]){1.5f, 2.25f, 1}), sizeof q);
     two_tower_items(m.model, 1, &row, v);
@@ -423,6 +426,41 @@ static void the_loss_falls_on_a_stream_that_can_be_learned(void **state)
     }
 }
 
+static void memory_is_enough_for_every_shape(void **state)
+{
+    static const int dims[] = {1, 3, 4, 32}, batches[] = {1, 17, 130}, histories[] = {0, 1, 64};
+    static const int widths[][3] = {{0, 0, 0}, {1, 0, 9}, {0, 2, 0}, {UF, 5, 1}};
+    (void)state;
+    struct two_tower_options o = plain_options();
+    for (size_t c = 0; c < 4 * 3 * 3 * 4 * 2; c++) {
+        size_t at = c;
+        o.dim = dims[at % 4];
+        o.batch_max = batches[(at /= 4) % 3];
+        o.history = histories[(at /= 3) % 3];
+        o.user_features = widths[(at /= 3) % 4][0];
+        o.item_features = widths[at % 4][1];
+        o.hidden = widths[at % 4][2]; // 0: the default
+        o.attention = (at / 4) % 2;
+        struct test_model m;
+        struct example *examples = calloc((size_t)o.batch_max, sizeof *examples);
+        float *x = calloc((size_t)(o.batch_max * o.user_features) + 1, sizeof *x);
+        test_model_open(&m, &o, ITEMS, USERS); // an arena that is too small asserts
+        for (int i = 0; i < o.batch_max; i++) {
+            examples[i] = (struct example){.user = (uint32_t)i % USERS,
+                                           .item = (uint32_t)i % ITEMS,
+                                           .positive = 1,
+                                           .n_history = HISTORY_MAX};
+            for (uint32_t k = 0; k < HISTORY_MAX; k++)
+                examples[i].history[k] = ((uint32_t)i + k) % ITEMS;
+        }
+        assert_false(
+            two_tower_learn(m.model, o.batch_max, examples, o.user_features ? x : NULL).skipped);
+        free(examples);
+        free(x);
+        test_model_close(&m);
+    }
+}
+
 static void the_dense_parameters_lie_beside_each_other(void **state)
 {
     (void)state;
@@ -462,6 +500,7 @@ int main(void)
         cmocka_unit_test(a_batch_without_a_positive_changes_nothing),
         cmocka_unit_test(a_row_that_occurs_often_is_updated_once),
         cmocka_unit_test(the_loss_falls_on_a_stream_that_can_be_learned),
+        cmocka_unit_test(memory_is_enough_for_every_shape),
         cmocka_unit_test(the_dense_parameters_lie_beside_each_other),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
