@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// twotower topk: what a serving fleet does, from the files of a snapshot alone. For a user: the
+// query from history, own row and dense matrices, then the items of the largest inner product,
+// the repeat term added exactly. For an item: those at the smallest angle to it.
+#include <cjson/cJSON.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+
+#include "daemon/assemble.h"
+#include "daemon/command.h"
+#include "daemon/serving.h"
+#include "model/arena.h"
+#include "model/kernels.h"
+#include "model/tables.h"
+#include "model/topk.h"
+
+enum { K_DEFAULT = 10, K_MAX = 1000000 };
+
+struct asking {
+    const struct command_line *line;
+    struct tt_reader *reader;
+    struct serving serving;
+    struct two_tower_options options;
+    struct view view;
+    struct model_state state;
+    float *dense;
+    const char *score; // what the score is, for --json
+    struct topk_entry *best;
+    int k, n;
+};
+
+// ---- The towers
+
+// The value of a line "key=value" as config_model_text writes it: without its quotes, if any.
+static void unquote(char *value)
+{
+    char *to = value;
+    if (*value != '"')
+        return;
+    for (const char *from = value + 1; *from && *from != '"'; from++) {
+        from += *from == '\\' && from[1];
+        *to++ = *from;
+    }
+    *to = 0;
+}
+
+// The options of the model that learned this, from the manifest: no configuration is needed.
+static int options_load(struct asking *a)
+{
+    static char memory[CONFIG_MEMORY];
+    static struct config config;
+    static struct config_problems problems;
+    const struct tt_reader *r = a->reader;
+    cJSON *manifest = cJSON_Parse(tt_manifest_json(r));
+    const char *all = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(manifest, "options"));
+    int status = EX_OK;
+    config_init(&config, &(struct arena){memory, sizeof memory, 0});
+    problems.n = all ? 0 : 1;
+    for (const char *text = all; text && *text;
+         text += strcspn(text, "\n"), text += *text == '\n') {
+        char key[64], value[256];
+        // Only the model's: how its examples were joined changes no vector.
+        if (sscanf(text, "%63[^=\n]=%255[^\n]", key, value) != 2 || strncmp(key, "model.", 6) != 0)
+            continue;
+        unquote(value);
+        config_set(&config, key, value, "options", &problems);
+    }
+    cJSON_Delete(manifest);
+    if (problems.n == 0)
+        config_check(&config, &problems);
+    if (problems.n)
+        status = command_fail(a->line, EX_DATAERR, "%s: manifest.json: options: %s", tt_path(r),
+                              all ? problems.list[0].text : "missing");
+    a->options = assemble_model(&config);
+    return status;
+}
+
+static int dense_load(struct asking *a)
+{
+    const struct two_tower_options *o = &a->options;
+    struct dense_parameter d;
+    size_t size = 0;
+    for (int i = 0; view_dense(o, i, &d); i++) {
+        const size_t end = d.offset + (size_t)d.rows * (size_t)d.columns;
+        size = end > size ? end : size;
+    }
+    size = (size * sizeof(float) + 63) / 64 * 64;
+    a->dense = aligned_alloc(64, size);
+    if (!a->dense)
+        return command_fail(a->line, EX_OSERR, "out of memory");
+    memset(a->dense, 0, size);
+    for (int i = 0; view_dense(o, i, &d); i++) {
+        char role[96];
+        snprintf(role, sizeof role, "dense_%s", d.name);
+        const struct tt_array *m = tt_find(a->reader, role);
+        if (!m || strcmp(m->dtype, "F32") != 0 || m->n_dims != 2 ||
+            m->shape[0] != (uint64_t)d.rows || m->shape[1] != (uint64_t)d.columns)
+            return command_fail(a->line, EX_DATAERR, "%s: no matrix %s of %d x %d",
+                                tt_path(a->reader), role, d.rows, d.columns);
+        memcpy(a->dense + d.offset, m->data, (size_t)m->size);
+    }
+    a->view = (struct view){
+        .options = o, .dense = a->dense, .state = &a->state, .items_known = a->serving.items.n};
+    return EX_OK;
+}
+
+// ---- For a user
+
+// The caller's history: ids separated by commas, newest first.
+static int history_given(const struct asking *a, const char *text, uint32_t *rows, int *n)
+{
+    const char *path = tt_path(a->reader);
+    for (*n = 0; *text; text += strcspn(text, ","), text += *text == ',') {
+        char id[512];
+        uint64_t row;
+        if (snprintf(id, sizeof id, "%.*s", (int)strcspn(text, ","), text) >= (int)sizeof id ||
+            *n == HISTORY_MAX)
+            return command_fail(a->line, EX_USAGE, "--history takes up to %d ids", HISTORY_MAX);
+        const int rc = serving_row(&a->serving.items, id, &row);
+        if (rc < 0)
+            return rc == -ENOENT ? command_fail(a->line, EX_NOINPUT, "%s: no item '%s'", path, id)
+                                 : command_fail(a->line, EX_DATAERR,
+                                                "%s: ids and index of the items disagree", path);
+        rows[(*n)++] = (uint32_t)row;
+    }
+    return EX_OK;
+}
+
+static int history_stored(const struct asking *a, uint64_t user, uint32_t *rows, int *n)
+{
+    const struct serving *s = &a->serving;
+    const uint32_t *stored = s->user_history + user * s->history;
+    for (*n = 0; (size_t)*n < s->history && *n < HISTORY_MAX && stored[*n] != TT_NO_ROW; ++*n) {
+        rows[*n] = stored[*n];
+        if (rows[*n] >= s->items.n)
+            return command_fail(a->line, EX_DATAERR,
+                                "%s: the history of user row %" PRIu64 " has no item row %" PRIu32,
+                                tt_path(a->reader), user, rows[*n]);
+    }
+    return EX_OK;
+}
+
+// user: a row, or TT_NO_ROW for one that the snapshot does not know.
+static int user_best(struct asking *a, uint64_t user, int n, const uint32_t *history)
+{
+    const struct serving *s = &a->serving;
+    const float *vectors[HISTORY_MAX];
+    struct bonus bonuses[HISTORY_MAX];
+    uint32_t bonus_rows[HISTORY_MAX];
+    float bonus_scores[HISTORY_MAX], query[s->dim + 1];
+    int status = options_load(a);
+    if (status == EX_OK && (size_t)a->options.dim != s->dim)
+        status = command_fail(a->line, EX_DATAERR, "%s: model.dim is %d, the vectors have %zu",
+                              tt_path(a->reader), a->options.dim, s->dim);
+    // That encoder reads the items' own rows; published are the item tower's vectors.
+    if (status == EX_OK && a->options.kind == MODEL_TWO_TOWER && a->options.attention)
+        status = command_fail(a->line, EX_UNAVAILABLE,
+                              "model.history_encoder = \"attention\" reads item rows that no "
+                              "snapshot holds; only --item can be asked");
+    if (status == EX_OK)
+        status = dense_load(a);
+    if (status != EX_OK)
+        return status;
+    for (int k = 0; k < n; k++)
+        vectors[k] = s->item_vector + history[k] * (s->dim + 1);
+    view_query(&a->view, n, vectors, user == TT_NO_ROW ? NULL : s->user_vector + user * s->dim,
+               NULL, query);
+    const int n_bonuses = view_bonuses(&a->view, n, history, bonuses);
+    for (int b = 0; b < n_bonuses; b++) {
+        bonus_rows[b] = bonuses[b].row;
+        bonus_scores[b] = bonuses[b].score;
+    }
+    uint32_t *rows = calloc((size_t)a->k + 1, sizeof *rows);
+    float *scores = calloc((size_t)a->k + 1, sizeof *scores);
+    int64_t found = -ENOMEM;
+    if (rows && scores)
+        found = tt_topk(&(struct tt_query){.items = s->items_array,
+                                           .vector = query,
+                                           .k = (uint32_t)a->k,
+                                           .n_adjust = (uint32_t)n_bonuses,
+                                           .adjust_rows = bonus_rows,
+                                           .adjust_bonus = bonus_scores},
+                        rows, scores);
+    for (int64_t i = 0; i < found; i++)
+        a->best[a->n++] = (struct topk_entry){scores[i], rows[i]};
+    free(rows);
+    free(scores);
+    a->score = "inner product";
+    return found < 0 ? command_fail(a->line, EX_OSERR, "%s", strerror((int)-found)) : EX_OK;
+}
+
+static int ask_user(struct asking *a, const char *id, const char *given)
+{
+    uint32_t history[HISTORY_MAX];
+    uint64_t user = TT_NO_ROW;
+    int n = 0, status;
+    const int rc = id ? serving_row(&a->serving.users, id, &user) : -ENOENT;
+    if (rc == -EBADMSG)
+        return command_fail(a->line, EX_DATAERR, "%s: ids and index of the users disagree",
+                            tt_path(a->reader));
+    if (rc < 0)
+        user = TT_NO_ROW;
+    if (rc < 0 && !given)
+        return command_fail(a->line, EX_NOINPUT,
+                            "%s: no user '%s'; --history can give what is known of one",
+                            tt_path(a->reader), id);
+    status = given ? history_given(a, given, history, &n) : history_stored(a, user, history, &n);
+    return status == EX_OK ? user_best(a, user, n, history) : status;
+}
+
+// ---- For an item
+
+// Cosines: a neighbour is alike, however popular and however long its vector.
+static int ask_item(struct asking *a, const char *id)
+{
+    const struct serving *s = &a->serving;
+    const size_t w = s->dim + 1;
+    uint64_t item;
+    const int rc = serving_row(&s->items, id, &item);
+    if (rc == -ENOENT)
+        return command_fail(a->line, EX_NOINPUT, "%s: no item '%s'", tt_path(a->reader), id);
+    if (rc < 0)
+        return command_fail(a->line, EX_DATAERR, "%s: ids and index of the items disagree",
+                            tt_path(a->reader));
+    const float *v = s->item_vector + item * w;
+    const float length = sqrtf(kernels->dot(s->dim, v, v));
+    for (uint32_t row = 0; row < s->items.n; row++) {
+        const float *u = s->item_vector + row * w;
+        const float lengths = length * sqrtf(kernels->dot(s->dim, u, u));
+        const float cosine = lengths > 0 ? kernels->dot(s->dim, v, u) / lengths : 0;
+        if (row != item)
+            topk_push(a->best, &a->n, a->k, (struct topk_entry){cosine, row});
+    }
+    topk_sort(a->best, a->n);
+    a->score = "cosine";
+    return EX_OK;
+}
+
+// ---- The answer
+
+static void report(const struct asking *a)
+{
+    const struct serving *s = &a->serving;
+    int width = 2;
+    for (int i = 0; i < a->n; i++) {
+        struct tt_id id;
+        if (tt_id_of_row(&s->items, a->best[i].row, &id) == 0 && id.bytes && (int)id.size > width)
+            width = id.size < 40 ? (int)id.size : 40;
+    }
+    for (int i = 0; i < a->n; i++) {
+        const uint32_t row = a->best[i].row;
+        struct tt_id id = {.kind = TT_ID_STRING, .bytes = "?", .size = 1};
+        uint64_t size = 0;
+        const char *title = tt_string(&s->titles, row, &size);
+        tt_id_of_row(&s->items, row, &id);
+        printf("%4d  %10.5f  ", i + 1, (double)a->best[i].score);
+        if (id.bytes)
+            serving_text(id.bytes, (size_t)id.size, stdout);
+        else
+            printf("%-20" PRIu64, id.integer);
+        if (title && size > 0) {
+            printf("%*s  ", id.bytes && (int)id.size < width ? width - (int)id.size : 0, "");
+            serving_text(title, (size_t)size, stdout);
+        }
+        putchar('\n');
+    }
+}
+
+static void text_json(cJSON *object, const char *key, const char *bytes, uint64_t size)
+{
+    char *text = strndup(bytes ? bytes : "", (size_t)size);
+    cJSON_AddStringToObject(object, key, text ? text : "");
+    free(text);
+}
+
+// An integer stands as one, with all of its digits.
+static void id_json(cJSON *object, const struct tt_id *id)
+{
+    char text[24];
+    if (!id->bytes)
+        snprintf(text, sizeof text, "%" PRIu64, id->integer);
+    else if (id->kind == TT_ID_INTEGER && id->size < sizeof text)
+        snprintf(text, sizeof text, "%.*s", (int)id->size, id->bytes);
+    else
+        *text = 0;
+    const char *digits = text + (*text == '-');
+    if (*digits && !digits[strspn(digits, "0123456789")])
+        cJSON_AddRawToObject(object, "id", text);
+    else
+        text_json(object, "id", id->bytes, id->size);
+}
+
+static int report_json(const struct asking *a)
+{
+    const struct serving *s = &a->serving;
+    cJSON *root = cJSON_CreateObject();
+    cJSON_AddNumberToObject(root, "generation", (double)tt_snapshot(a->reader));
+    cJSON_AddStringToObject(root, "score", a->score);
+    cJSON *items = cJSON_AddArrayToObject(root, "items");
+    for (int i = 0; i < a->n; i++) {
+        const uint32_t row = a->best[i].row;
+        struct tt_id id = {.kind = TT_ID_STRING, .bytes = "?", .size = 1};
+        uint64_t size = 0;
+        cJSON *item = cJSON_CreateObject();
+        tt_id_of_row(&s->items, row, &id);
+        const char *title = tt_string(&s->titles, row, &size);
+        cJSON_AddNumberToObject(item, "rank", i + 1);
+        cJSON_AddNumberToObject(item, "score", (double)a->best[i].score);
+        id_json(item, &id);
+        text_json(item, "title", title, size);
+        cJSON_AddNumberToObject(item, "row", row);
+        cJSON_AddItemToArray(items, item);
+    }
+    char *text = cJSON_PrintUnformatted(root);
+    cJSON_Delete(root);
+    if (!text)
+        return command_fail(a->line, EX_OSERR, "out of memory");
+    puts(text);
+    cJSON_free(text);
+    return EX_OK;
+}
+
+static int ask(struct asking *a, const char *user, const char *item, const char *history)
+{
+    char error[PATH_MAX + 512];
+    const char *path = a->line->operands[0];
+    int rc = tt_open(&a->reader, path, error, sizeof error);
+    if (rc == 0)
+        rc = serving_init(&a->serving, a->reader, error, sizeof error);
+    if (rc < 0)
+        return command_fail(a->line, serving_status(path, rc), "%s", error);
+    if ((uint64_t)a->k > a->serving.items.n)
+        a->k = a->serving.items.n > 0 ? (int)a->serving.items.n : 1;
+    a->best = calloc((size_t)a->k, sizeof *a->best);
+    if (!a->best)
+        return command_fail(a->line, EX_OSERR, "out of memory");
+    int status = item ? ask_item(a, item) : ask_user(a, user, history);
+    if (status == EX_OK && command_value(a->line, "json"))
+        status = report_json(a);
+    else if (status == EX_OK)
+        report(a);
+    return status;
+}
+
+int cmd_topk(const struct config *config, const struct command_line *line)
+{
+    const char *user = command_value(line, "user"), *item = command_value(line, "item");
+    const char *history = command_value(line, "history");
+    struct asking a = {.line = line};
+    long long k;
+    (void)config;
+    if (item ? user || history : !user && !history)
+        return command_fail(line, EX_USAGE, "give --item, or --user, --history or both");
+    if (command_number(line, "k", 1, K_MAX, K_DEFAULT, &k) < 0)
+        return EX_USAGE;
+    a.k = (int)k;
+    kernels_init(NULL);
+    const int status = ask(&a, user, item, history);
+    free(a.best);
+    free(a.dense);
+    tt_close(a.reader);
+    return status;
+}

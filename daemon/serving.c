@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/serving.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include "snapshot/manifest.h"
+
+static const struct tt_array *matrix(const struct tt_reader *r, const char *name, const char *dtype,
+                                     uint64_t rows)
+{
+    const struct tt_array *a = tt_find(r, name);
+    return a && strcmp(a->dtype, dtype) == 0 && a->n_dims == 2 && a->shape[0] == rows ? a : NULL;
+}
+
+int serving_init(struct serving *s, const struct tt_reader *r, char *error, size_t error_size)
+{
+    *s = (struct serving){.reader = r};
+    if (strcmp(tt_format(r), SERVING_FORMAT) != 0) {
+        snprintf(error, error_size, "%s: a \"%s\", not a \"%s\"", tt_path(r), tt_format(r),
+                 SERVING_FORMAT);
+        return -EBADMSG;
+    }
+    if (tt_table(r, "item", &s->items, error, error_size) < 0 ||
+        tt_table(r, "user", &s->users, error, error_size) < 0 ||
+        tt_strings(r, "item_titles", &s->titles, error, error_size) < 0)
+        return -EBADMSG;
+    const struct tt_array *items = matrix(r, "item_emb.f32.safetensors", "F32", s->items.n);
+    const struct tt_array *users = matrix(r, "user_emb.f32.safetensors", "F32", s->users.n);
+    const struct tt_array *history = matrix(r, "user_history.safetensors", "U32", s->users.n);
+    const char *wrong = NULL;
+    if (!items || items->shape[1] < 2)
+        wrong = "item vectors";
+    else if (!users || users->shape[1] != items->shape[1] - 1)
+        wrong = "user vectors";
+    else if (!history)
+        wrong = "histories";
+    else if (s->titles.n != s->items.n)
+        wrong = "titles";
+    if (wrong) {
+        snprintf(error, error_size, "%s: the %s do not fit %" PRIu64 " items and %" PRIu64 " users",
+                 tt_path(r), wrong, s->items.n, s->users.n);
+        return -EBADMSG;
+    }
+    s->items_array = items;
+    s->item_vector = items->data;
+    s->user_vector = users->data;
+    s->user_history = history->data;
+    s->dim = (size_t)users->shape[1];
+    s->history = (size_t)history->shape[1];
+    return 0;
+}
+
+int serving_row(const struct tt_table *table, const char *text, uint64_t *row)
+{
+    int rc = tt_row_of_string(table, text, strlen(text), row);
+    const bool negative = *text == '-';
+    const char *digits = text + negative;
+    if (rc != -ENOENT || !*digits || digits[strspn(digits, "0123456789")])
+        return rc;
+    errno = 0;
+    if (negative) {
+        const long long number = strtoll(text, NULL, 10);
+        return errno ? rc : tt_row_of_integer(table, number, row);
+    }
+    const unsigned long long number = strtoull(text, NULL, 10);
+    return errno ? rc : tt_row_of_unsigned(table, number, row);
+}
+
+static bool is_there(const char *directory, const char *name)
+{
+    char path[PATH_MAX];
+    return snprintf(path, sizeof path, "%s/%s", directory, name) < (int)sizeof path &&
+           access(path, F_OK) == 0;
+}
+
+static bool holds_snapshot(const char *path)
+{
+    bool found = is_there(path, "manifest.json") || is_there(path, "LATEST");
+    DIR *d = found ? NULL : opendir(path);
+    if (!d)
+        return found;
+    uint64_t generation;
+    for (const struct dirent *entry; !found && (entry = readdir(d));)
+        found = generation_parse(entry->d_name, &generation);
+    closedir(d);
+    return found;
+}
+
+int serving_status(const char *path, int rc)
+{
+    switch (-rc) {
+    case 0:
+        return EX_OK;
+    case EBADMSG:
+    case ELOOP: // a link where a file should be
+        return EX_DATAERR;
+    case ENOENT:
+        return holds_snapshot(path) ? EX_DATAERR : EX_NOINPUT;
+    case ENOTDIR:
+        return EX_NOINPUT;
+    case EACCES:
+    case EPERM:
+        return EX_NOPERM;
+    case ENOMEM:
+        return EX_OSERR;
+    default:
+        return EX_IOERR;
+    }
+}
+
+void serving_text(const char *bytes, size_t size, FILE *out)
+{
+    for (size_t i = 0; i < size; i++) {
+        const unsigned char c = (unsigned char)bytes[i];
+        putc(c < 0x20 || c == 0x7f ? '?' : c, out);
+    }
+}

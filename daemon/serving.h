@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A published snapshot as a serving fleet sees it: tables of ids, vectors, histories and titles
+// that fit each other. What `twotower verify` and `twotower topk` stand on; it reads the files and
+// nothing else.
+//
+// The snapshot may be damaged or hostile. serving_init believes no shape; the values inside the
+// arrays, rows in histories above all, are still to be checked by whoever follows them.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "snapshot/twotower_reader.h"
+
+#define SERVING_FORMAT "twotower-snapshot"
+
+struct serving {
+    const struct tt_reader *reader; // borrowed
+    struct tt_table items, users;   // N and M rows
+    struct tt_strings titles;       // N
+    const float *item_vector;       // (N, dim + 1); the last element is bias and prior
+    const float *user_vector;       // (M, dim)
+    const uint32_t *user_history;   // (M, history): item rows, newest first, then TT_NO_ROW
+    const struct tt_array *items_array;
+    size_t dim, history;
+};
+
+// 0, or -EBADMSG with a sentence when the snapshot is of another format or its arrays do not fit.
+int serving_init(struct serving *s, const struct tt_reader *r, char *error, size_t error_size);
+
+// The row of an id as a person types it: the string, else the integer. 0 or -ENOENT, -EBADMSG.
+int serving_row(const struct tt_table *table, const char *text, uint64_t *row);
+
+// The exit status for an error of tt_open, tt_verify or digest_snapshot on this path. A file that
+// is missing from a snapshot is damage; no snapshot at all is EX_NOINPUT.
+int serving_status(const char *path, int rc);
+
+// Text from a snapshot for a terminal: control characters become question marks.
+void serving_text(const char *bytes, size_t size, FILE *out);
