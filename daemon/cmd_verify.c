@@ -325,12 +325,12 @@ static int check(struct checking *c, const char *path)
     return rc == 0 ? check_golden(c) : rc;
 }
 
-// Of all files together, as the daemon counts them when it publishes.
+// Of all files together with the manifest, as the daemon counts them when it publishes.
 static double bytes_of(const struct tt_reader *r)
 {
     cJSON *manifest = cJSON_Parse(tt_manifest_json(r));
     const cJSON *file;
-    double bytes = 0;
+    double bytes = (double)strlen(tt_manifest_json(r));
     cJSON_ArrayForEach(file, cJSON_GetObjectItemCaseSensitive(manifest, "files"))
     {
         const cJSON *size = cJSON_GetObjectItemCaseSensitive(file, "size");
