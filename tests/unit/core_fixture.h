@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the tests of the core share: ids, events built by hand, a small trainer, and copies of
+// columns to compare.
+#pragma once
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+// clang-format off
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+// clang-format on
+
+#include "model/rng.h"
+#include "pipeline/trainer.h"
+
+// Event times of the tests: minutes and seconds after this.
+#define TEST_START_MS INT64_C(1700000000000)
+
+// The id with this number; its bytes are a table's own copy afterwards.
+static inline struct id core_id(const char *prefix, uint64_t n)
+{
+    static char texts[64][32];
+    static unsigned next;
+    char *text = texts[next++ % 64];
+    const int size = snprintf(text, 32, "%s%" PRIu64, prefix, n);
+    return id_of_text(text, (size_t)size);
+}
+
+// A record of one request: the items are numbers, positions their place in the list.
+struct core_event {
+    struct event event;
+    struct event_item items[16];
+};
+
+static inline const struct event *core_impression(struct core_event *e, int64_t ts_ms,
+                                                  uint64_t request, uint64_t user, int n,
+                                                  const uint64_t *items)
+{
+    *e = (struct core_event){.event = {.topic = TOPIC_IMPRESSIONS,
+                                       .ts_ms = ts_ms,
+                                       .request = core_id("r", request),
+                                       .user = core_id("u", user),
+                                       .n_items = n,
+                                       .items = e->items}};
+    for (int i = 0; i < n; i++)
+        e->items[i] = (struct event_item){.item = core_id("i", items[i]), .position = i};
+    return &e->event;
+}
+
+enum { CORE_NO_REQUEST = -1 };
+
+static inline const struct event *core_engagement(struct core_event *e, int64_t ts_ms,
+                                                  int64_t request, uint64_t user, uint64_t item,
+                                                  const char *action)
+{
+    *e = (struct core_event){
+        .event = {.topic = TOPIC_ENGAGEMENTS,
+                  .ts_ms = ts_ms,
+                  .user = core_id("u", user),
+                  .n_items = 1,
+                  .items = e->items,
+                  .value = 1,
+                  .action = {action, (uint32_t)strlen(action)}},
+        .items = {{.item = core_id("i", item), .position = -1}},
+    };
+    if (request != CORE_NO_REQUEST)
+        e->event.request = core_id("r", (uint64_t)request);
+    return &e->event;
+}
+
+static inline const struct event *core_score(struct core_event *e, int64_t ts_ms, uint64_t request,
+                                             uint64_t user)
+{
+    *e = (struct core_event){.event = {.topic = TOPIC_SCORES,
+                                       .ts_ms = ts_ms,
+                                       .request = core_id("r", request),
+                                       .user = core_id("u", user),
+                                       .n_items = 1,
+                                       .items = e->items},
+                             .items = {{.item = core_id("i", 0), .position = -1}}};
+    return &e->event;
+}
+
+static inline const struct event *core_item(struct core_event *e, int64_t ts_ms, uint64_t item,
+                                            const char *title, bool removed)
+{
+    *e = (struct core_event){
+        .event = {.topic = TOPIC_ITEMS,
+                  .ts_ms = ts_ms,
+                  .n_items = 1,
+                  .items = e->items,
+                  .title = {title, title ? (uint32_t)strlen(title) : 0},
+                  .removed = removed},
+        .items = {{.item = core_id("i", item), .position = -1}},
+    };
+    return &e->event;
+}
+
+// A recipe of dim 4 over a few hundred rows: every part is there, a step takes microseconds.
+static inline struct two_tower_options core_model(void)
+{
+    struct two_tower_options o = {
+        .kind = MODEL_RECIPE,
+        .dim = 4,
+        .history = 5,
+        .repeat = 6,
+        .batch_max = 8,
+        .uniform_negatives = 4,
+        .seed = 7,
+        .init = 0.3f,
+        .table = *optimizer_find("rowwise_adagrad"),
+        .matrix = *optimizer_find("adam"),
+        .scalar = *optimizer_find("adam"),
+        .prior_half_life = {50, 500},
+        .logq_half_life = 500,
+    };
+    o.table.rate = 0.1f;
+    o.table.start = 0.1f;
+    o.matrix.rate = 0.01f;
+    o.scalar.rate = 0.01f;
+    return o;
+}
+
+static inline struct trainer_options core_trainer(void)
+{
+    return (struct trainer_options){
+        .rows = {.items_max = 512, .users_max = 512, .admit_items = 1, .admit_users = 1},
+        .model = core_model(),
+        .join = {.window_ms = 60000, .lateness_ms = 20000, .bytes_max = 1 << 20},
+        .batch = 8,
+        .partitions = 2,
+        .undo_bytes = 1 << 20,
+    };
+}
+
+// A copy of every column of a set.
+struct core_copy {
+    int n;
+    size_t units[COLUMNS_MAX];
+    unsigned char *bytes[COLUMNS_MAX];
+};
+
+static inline void core_copy_take(struct core_copy *copy, const struct columns *s)
+{
+    copy->n = s->n;
+    for (int i = 0; i < s->n; i++) {
+        const struct column *c = s->list[i];
+        copy->units[i] = c->n;
+        copy->bytes[i] = malloc(c->n * c->unit + 1);
+        assert_non_null(copy->bytes[i]);
+        memcpy(copy->bytes[i], c->base, c->n * c->unit);
+    }
+}
+
+static inline void core_copy_restore(const struct core_copy *copy, struct columns *s)
+{
+    assert_int_equal(copy->n, s->n);
+    for (int i = 0; i < s->n; i++) {
+        void *to = column_restore(s->list[i], copy->units[i]);
+        memcpy(to, copy->bytes[i], copy->units[i] * s->list[i]->unit);
+    }
+}
+
+static inline void core_copy_free(struct core_copy *copy)
+{
+    for (int i = 0; i < copy->n; i++)
+        free(copy->bytes[i]);
+}
+
+// Fails with the column's name unless the set has the copy's bytes; prefix (NULL: all) picks the
+// columns that are compared, except the one of this name.
+static inline void core_copy_assert_equal(const struct core_copy *copy, const struct columns *s,
+                                          const char *prefix, const char *except)
+{
+    assert_int_equal(copy->n, s->n);
+    for (int i = 0; i < s->n; i++) {
+        const struct column *c = s->list[i];
+        if ((prefix && strncmp(c->name, prefix, strlen(prefix))) ||
+            (except && !strcmp(c->name, except)))
+            continue;
+        if (c->n != copy->units[i] || memcmp(c->base, copy->bytes[i], c->n * c->unit))
+            fail_msg("column %s differs", c->name);
+    }
+}
