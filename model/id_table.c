@@ -186,11 +186,12 @@ static bool filter_see(struct id_table *t, const struct id *id, int64_t ts_ms)
     size_t victim = set;
     for (size_t i = set; i < set + FILTER_WAYS; i++) {
         const struct sighting *s = column_at(&t->filter, i);
-        const bool old = (uint16_t)(day - s->day) > FILTER_DAYS;
         if (s->tag == tag) {
+            // Below zero after midnight, when another partition is still before it.
+            const int age = (int16_t)(day - s->day);
             struct sighting *edit = column_edit(&t->filter, i);
-            edit->count = old ? 1 : (uint16_t)(edit->count + 1);
-            edit->day = day;
+            edit->count = age > FILTER_DAYS ? 1 : (uint16_t)(edit->count + 1);
+            edit->day = age > 0 ? day : edit->day;
             if (edit->count < t->options.admit)
                 return false;
             *edit = (struct sighting){0};
