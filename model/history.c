@@ -69,8 +69,11 @@ void history_add(struct history *h, uint32_t user, struct history_entry entry)
         return; // older than everything kept
     if (drop < 0 && head->n == head->capacity) {
         if (!enlarge(h, head)) {
+            // No room: the oldest goes instead, or a history would stay as it is for ever.
             h->refused_full++;
-            return;
+            if (place == 0)
+                return;
+            drop = 0;
         }
     }
     const int from = drop < 0 ? place : (drop < place ? drop : place);

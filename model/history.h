@@ -32,7 +32,8 @@ struct history {
     struct column head; // struct history_head by user row
     struct heap entry;
     int length;
-    uint64_t refused_full; // entries not kept because the heap was full; since the start
+    uint64_t
+        refused_full; // the oldest entries, not kept because the heap was full; since the start
 };
 
 // length in 1..HISTORY_MAX. 0 or -ENOMEM.

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/history.h"
+
+#include "tests/unit/core_fixture.h"
+
+enum { ITEMS = 64, LENGTH = 4 };
+
+static struct fixture {
+    struct columns set;
+    struct id_table items;
+    struct history history;
+} f;
+
+static void open_with(int length, size_t entries_max)
+{
+    assert_int_equal(columns_open(&f.set, 0), 0);
+    assert_int_equal(id_table_open(&f.items, &f.set,
+                                   &(struct id_table_options){
+                                       .names = {"item.id", "item.table", NULL},
+                                       .heap_names = {"item.id_text", "item.id_free"},
+                                       .rows_max = ITEMS,
+                                       .admit = 1,
+                                   }),
+                     0);
+    assert_int_equal(history_open(&f.history, &f.set, 100, entries_max, length), 0);
+    for (uint64_t i = 0; i < ITEMS; i++) {
+        bool created;
+        const struct id id = core_id("i", i);
+        assert_int_equal(id_table_see(&f.items, &id, 0, &created), i);
+    }
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    open_with(LENGTH, 10000);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    id_table_close(&f.items);
+    columns_close(&f.set);
+    return 0;
+}
+
+static void add(uint32_t user, uint32_t item, int64_t ts_ms)
+{
+    history_add(&f.history, user,
+                (struct history_entry){.item = item,
+                                       .generation = id_table_row(&f.items, item)->generation,
+                                       .ts_ms = ts_ms});
+}
+
+// Compares with a list of items that -1 ends.
+static void assert_before(uint32_t user, int64_t ts_ms, const int *expected)
+{
+    uint32_t rows[HISTORY_MAX];
+    const int n = history_before(&f.history, user, ts_ms, &f.items, f.history.length, rows);
+    int i = 0;
+    for (; expected[i] >= 0; i++) {
+        assert_true(i < n);
+        assert_int_equal(rows[i], expected[i]);
+    }
+    assert_int_equal(n, i);
+}
+
+#define LIST(...) ((const int[]){__VA_ARGS__, -1})
+#define NOBODY    ((const int[]){-1})
+
+static void only_what_is_strictly_earlier_counts_newest_first(void **state)
+{
+    (void)state;
+    add(3, 10, 100);
+    add(3, 11, 200);
+    add(3, 12, 300);
+    assert_before(3, 100, NOBODY);
+    assert_before(3, 101, LIST(10));
+    assert_before(3, 300, LIST(11, 10));
+    assert_before(3, 301, LIST(12, 11, 10));
+    assert_before(2, 1000, NOBODY);
+    assert_before(99, 1000, NOBODY); // never seen
+}
+
+static void of_engagements_at_one_time_the_last_added_is_the_newest(void **state)
+{
+    (void)state;
+    add(0, 1, 100);
+    add(0, 2, 100);
+    add(0, 3, 100);
+    assert_before(0, 101, LIST(3, 2, 1));
+    assert_before(0, 100, NOBODY);
+}
+
+static void a_late_engagement_takes_its_place_in_time(void **state)
+{
+    (void)state;
+    add(0, 1, 100);
+    add(0, 2, 300);
+    add(0, 3, 200);
+    add(0, 4, 50);
+    assert_before(0, 1000, LIST(2, 3, 1, 4));
+    assert_before(0, 150, LIST(1, 4));
+}
+
+static void a_basket_larger_than_the_history_leaves_what_was_before_it(void **state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < LENGTH; i++)
+        add(0, i, 100 + i);
+    for (uint32_t i = 10; i < 30; i++) // one basket
+        add(0, i, 200);
+    assert_before(0, 200, LIST(3, 2, 1, 0));
+    assert_before(0, 201, LIST(29, 28, 27, 26));
+    add(0, 40, 300);
+    assert_before(0, 300, LIST(29, 28, 27, 26));
+    assert_before(0, 301, LIST(40, 29, 28, 27));
+}
+
+static void an_item_that_has_left_is_left_out_even_if_its_row_is_taken(void **state)
+{
+    (void)state;
+    add(0, 1, 100);
+    add(0, 2, 200);
+    add(0, 3, 300);
+    id_table_remove(&f.items, 2);
+    assert_before(0, 1000, LIST(3, 1));
+    bool created;
+    const struct id id = core_id("new", 1);
+    assert_int_equal(id_table_see(&f.items, &id, 0, &created), 2);
+    assert_before(0, 1000, LIST(3, 1));
+    add(0, 2, 400);
+    assert_before(0, 1000, LIST(2, 3, 1));
+}
+
+static void a_cleared_user_has_no_history_and_its_memory_is_used_again(void **state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < 10; i++)
+        add(5, i, 100 + i);
+    const size_t bytes = heap_bytes(&f.history.entry);
+    for (int round = 0; round < 20; round++) {
+        history_clear(&f.history, 5);
+        assert_before(5, 1000, NOBODY);
+        for (uint32_t i = 0; i < 10; i++)
+            add(5, i, 100 + i);
+        assert_before(5, 1000, LIST(9, 8, 7, 6));
+    }
+    assert_int_equal(heap_bytes(&f.history.entry), bytes);
+    history_clear(&f.history, 99); // never seen
+}
+
+static void a_full_heap_refuses_and_counts(void **state)
+{
+    teardown(state);
+    open_with(LENGTH, 8); // two blocks of four
+    for (uint32_t i = 0; i < 4; i++) {
+        add(0, i, 100 + i);
+        add(1, i, 100 + i);
+    }
+    assert_int_equal(f.history.refused_full, 0);
+    add(2, 1, 100);
+    assert_int_equal(f.history.refused_full, 1);
+    assert_before(2, 1000, NOBODY);
+    assert_before(0, 1000, LIST(3, 2, 1, 0));
+    add(0, 9, 500); // would need a larger block
+    assert_before(0, 1000, LIST(9, 3, 2, 1));
+}
+
+static void only_the_newest_max_are_given(void **state)
+{
+    (void)state;
+    uint32_t rows[HISTORY_MAX];
+    for (uint32_t i = 0; i < 4; i++)
+        add(0, i, 100 + i);
+    assert_int_equal(history_before(&f.history, 0, 1000, &f.items, 2, rows), 2);
+    assert_int_equal(rows[0], 3);
+    assert_int_equal(rows[1], 2);
+    assert_int_equal(history_before(&f.history, 0, 1000, &f.items, 0, rows), 0);
+}
+
+// The naive oracle keeps everything ever added, in time order with later additions after earlier
+// ones of the same time. At and after the newest time the answer must be the oracle's.
+
+enum { ADDED_MAX = 300, RUNS = 400 };
+
+static void any_order_gives_the_history_of_one_who_forgets_nothing(void **state)
+{
+    for (uint64_t seed = 1; seed <= RUNS; seed++) {
+        struct rng rng = {seed, 0};
+        struct history_entry all[ADDED_MAX];
+        int n = 0;
+        const int length = 1 + (int)rng_below(&rng, 9);
+        const uint64_t spread = 1 + rng_below(&rng, 60); // small: many ties
+        const uint64_t backwards = rng_below(&rng, 20);
+        int64_t now = 1000;
+        teardown(state);
+        open_with(length, 10000);
+        for (int steps = 1 + (int)rng_below(&rng, ADDED_MAX - 1); n < steps;) {
+            const uint32_t item = (uint32_t)rng_below(&rng, ITEMS);
+            int64_t ts = now += (int64_t)(rng_below(&rng, spread) / 8);
+            if (backwards && rng_below(&rng, 3) == 0)
+                ts -= (int64_t)rng_below(&rng, backwards);
+            add(1, item, ts);
+            int place = n;
+            for (; place > 0 && all[place - 1].ts_ms > ts; place--)
+                all[place] = all[place - 1];
+            all[place] = (struct history_entry){.item = item, .ts_ms = ts};
+            n++;
+            const int64_t newest = all[n - 1].ts_ms;
+            for (int64_t at = newest; at <= newest + 1; at++) {
+                uint32_t rows[HISTORY_MAX], expected[HISTORY_MAX];
+                int wanted = 0;
+                for (int i = n - 1; i >= 0 && wanted < length; i--)
+                    if (all[i].ts_ms < at)
+                        expected[wanted++] = all[i].item;
+                const int got = history_before(&f.history, 1, at, &f.items, length, rows);
+                if (got != wanted || memcmp(rows, expected, sizeof *rows * (size_t)got))
+                    fail_msg("seed %" PRIu64 ": the history before %" PRId64 " after %d additions",
+                             seed, at, n);
+            }
+            const struct history_head *head = column_at(&f.history.head, 1);
+            assert_true(head->n <= 2 * length);
+        }
+    }
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(only_what_is_strictly_earlier_counts_newest_first),
+        TEST(of_engagements_at_one_time_the_last_added_is_the_newest),
+        TEST(a_late_engagement_takes_its_place_in_time),
+        TEST(a_basket_larger_than_the_history_leaves_what_was_before_it),
+        TEST(an_item_that_has_left_is_left_out_even_if_its_row_is_taken),
+        TEST(a_cleared_user_has_no_history_and_its_memory_is_used_again),
+        TEST(a_full_heap_refuses_and_counts),
+        TEST(only_the_newest_max_are_given),
+        TEST(any_order_gives_the_history_of_one_who_forgets_nothing),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
