@@ -4,6 +4,7 @@
 // protocol is pipeline/evaluate.h's: chunks of 10,000 examples, a quarter of each scored, every
 // item id of the stream in the corpus.
 #include <errno.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,8 +39,8 @@ struct corpus {
 struct evaluating {
     struct trainer trainer;
     struct evaluator *evaluator;
-    double marked;  // thread CPU seconds when learning began
-    double train;   // CPU seconds in learning steps
+    double marked; // thread CPU seconds when learning began
+    double train;  // CPU seconds in learning steps
     double loss;
     uint64_t steps, skipped;
     double examples;
@@ -147,6 +148,20 @@ static double share(double part, double whole)
     return whole > 0 ? part / whole : 0;
 }
 
+// What became of everything that came in, by topic: the identity of pipeline/join.h, to be checked
+// by others. Ends the JSON object.
+static void outcomes_print(const struct join_counts *c)
+{
+    printf(", \"outcomes\": {");
+    for (int t = 0; t < TOPICS; t++) {
+        printf("%s\"%s\": {\"in\": %" PRIu64, t ? ", " : "", topic_names[t], c->in[t]);
+        for (int o = 0; o < OUTCOMES; o++)
+            printf(", \"%s\": %" PRIu64, outcome_names[o], c->out[t][o]);
+        printf(", \"pending\": %" PRIu64 "}", c->pending[t]);
+    }
+    puts("}}");
+}
+
 // One figure of the report, in the order of print.
 struct figure {
     const char *name, *format;
@@ -172,8 +187,7 @@ static void report(const struct config *c, const struct evaluating *e, double to
         {"logloss", "%.4f", share(all.log_loss, all.n)},
         {"popularity_recall@10", "%.4f", share(all.popularity_recall_10, all.n)},
         {"popularity_recall@100", "%.4f", share(all.popularity_recall_100, all.n)},
-        {"second_half_recall@10", "%.4f",
-         share(all.recall_10 - half->recall_10, all.n - half->n)},
+        {"second_half_recall@10", "%.4f", share(all.recall_10 - half->recall_10, all.n - half->n)},
         {"second_half_recall@100", "%.4f",
          share(all.recall_100 - half->recall_100, all.n - half->n)},
         {"training_loss", "%.4f", share(e->loss, e->examples)},
@@ -204,7 +218,7 @@ static void report(const struct config *c, const struct evaluating *e, double to
             putchar('\n');
     }
     if (json)
-        puts("}");
+        outcomes_print(counts);
 }
 
 int cmd_eval(const struct config *config, const struct command_line *line)
@@ -232,12 +246,12 @@ int cmd_eval(const struct config *config, const struct command_line *line)
     if (rc == 0)
         rc = columns_open(&corpus.columns, 0);
     if (rc == 0)
-        rc = id_table_open(&corpus.ids, &corpus.columns,
-                           &(struct id_table_options){
-                               .names = {"corpus.id", "corpus.table", "corpus.sighting"},
-                               .heap_names = {"corpus.text", "corpus.free"},
-                               .rows_max = (size_t)c.tables_items_max,
-                               .admit = 1});
+        rc = id_table_open(
+            &corpus.ids, &corpus.columns,
+            &(struct id_table_options){.names = {"corpus.id", "corpus.table", "corpus.sighting"},
+                                       .heap_names = {"corpus.text", "corpus.free"},
+                                       .rows_max = (size_t)c.tables_items_max,
+                                       .admit = 1});
     if (rc == 0)
         rc = stream_each(source, &c, corpus_see, &corpus, error, sizeof error);
     if (rc == 0)
@@ -247,13 +261,13 @@ int cmd_eval(const struct config *config, const struct command_line *line)
         rc = trainer_open(&e.trainer, &options);
     }
     if (rc == 0)
-        rc = evaluator_open(&e.evaluator, &e.trainer.columns, &e.trainer.rows,
-                            &(struct evaluator_options){
-                                .sampling = c.eval_sampling,
-                                .popularity_half_life = c.eval_popularity_half_life,
-                                .chunk_max = c.eval_chunk,
-                                .corpus = corpus.list,
-                                .corpus_n = corpus.n});
+        rc = evaluator_open(
+            &e.evaluator, &e.trainer.columns, &e.trainer.rows,
+            &(struct evaluator_options){.sampling = c.eval_sampling,
+                                        .popularity_half_life = c.eval_popularity_half_life,
+                                        .chunk_max = c.eval_chunk,
+                                        .corpus = corpus.list,
+                                        .corpus_n = corpus.n});
     if (rc == 0) {
         e.trainer.score = score;
         e.trainer.step = step;
