@@ -194,6 +194,69 @@ def all_ids_are_there_and_as_they_were_sent(s, user_of, item_of):
     assert set(s.ids("user")) <= {user_of(u) for u in range(40)} and s.ids("user")
 
 
+def scores_of(s, user):
+    """The recipe's scores of all items for a user's row: model/recipe.h, in double precision."""
+    emb, history = s.tensor("item_embedding").astype(float), s.tensor("user_history")[user]
+    history = history[history != 0xFFFFFFFF].astype(int)
+    read, repeat = history[: s.manifest["history"]], history[: s.manifest["repeat"]]
+    query = s.tensor("user_embedding")[user].astype(float)
+    if len(read):
+        rows = emb[read, :-1]
+        weights = np.exp(-0.25 * np.arange(len(read)))
+        query = query + rows[0] @ s.tensor("dense_history_newest").astype(float)
+        query = query + weights @ rows / weights.sum() @ s.tensor("dense_history_decayed").astype(float)
+        query = query + rows.mean(axis=0) @ s.tensor("dense_history_mean").astype(float)
+    scores = emb @ np.append(query, 1)
+    rho = s.tensor("dense_repeat")[0].astype(float)
+    for item in set(repeat.tolist()):
+        places = np.flatnonzero(repeat == item)
+        scores[item] += rho[int(places[0]).bit_length()] + rho[7] * np.log(len(places))
+    return scores
+
+
+def topk_says_what_numpy_computes(s):
+    ids, users = s.ids("item"), s.ids("user")
+    for user in range(0, len(users), 3):
+        scores = scores_of(s, user)
+        command = [os.environ["TWOTOWER"], "topk", str(s.path), "--user", str(users[user]), "--json"]
+        found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["items"]
+        best = np.sort(scores)[::-1][:10]
+        assert len(found) == 10, found
+        for item, score in zip(found, best):
+            near = 1e-5 * max(1, abs(score))
+            assert abs(item["score"] - score) < near, (users[user], item, score)
+            assert abs(item["score"] - scores[item["row"]]) < near, (users[user], item, scores[item["row"]])
+            assert item["id"] == ids[item["row"]], item
+            assert item["title"].startswith("Title ") and item["title"].endswith("— «ä»"), item
+
+
+def neighbours_are_those_of_the_largest_cosine(s):
+    emb, ids = s.tensor("item_embedding")[:, :-1].astype(float), s.ids("item")
+    emb /= np.linalg.norm(emb, axis=1, keepdims=True)
+    for row in range(0, len(ids), 17):
+        command = [os.environ["TWOTOWER"], "topk", str(s.path), "--item", str(ids[row]), "--k", "7", "--json"]
+        answer = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+        cosines = emb @ emb[row]
+        cosines[row] = -2
+        assert answer["score"] == "cosine", answer
+        for item, cosine in zip(answer["items"], np.sort(cosines)[::-1][:7], strict=True):
+            assert abs(item["score"] - cosine) < 1e-5, (ids[row], item, cosine)
+            assert abs(item["score"] - cosines[item["row"]]) < 1e-5, (ids[row], item)
+
+
+def the_example_for_readers_runs(s):
+    example = pathlib.Path(__file__).parents[2] / "deploy" / "examples" / "read_snapshot.py"
+    emb, ids = s.tensor("item_embedding"), s.ids("item")
+    row = len(ids) // 2
+    command = [sys.executable, str(example), str(s.path.parent), str(ids[row])]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    head, *lines = run.stdout[run.stdout.index("\nsnapshot ") + 1 :].splitlines()
+    assert head.startswith(f"snapshot {s.path.name}, best for {ids[row]}  Title "), head
+    best = np.sort(emb @ np.append(emb[row, :-1], np.float32(1)))[::-1][:10]
+    assert np.allclose([float(line.split()[0]) for line in lines], best, atol=2e-5), lines
+
+
 def string_of(kind):
     return lambda i: f"{kind}/{i}/ж\u00df" if i % 3 else (i if i % 2 else f"{i:d}x")
 
@@ -219,6 +282,9 @@ def main():
         every_file_has_its_size_and_checksums,
         every_tensor_has_the_dtype_and_shape_of_the_manifest,
         items_in_half_precision_are_the_rounded_ones,
+        topk_says_what_numpy_computes,
+        neighbours_are_those_of_the_largest_cosine,
+        the_example_for_readers_runs,
     ]
     for ids, of in ("integer ids", integer_of), ("string ids", string_of):
         with tempfile.TemporaryDirectory() as directory:

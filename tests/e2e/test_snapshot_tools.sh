@@ -1,0 +1,339 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# What is done with snapshots once they are published: verify, inspect, topk, and the two example
+# programs for readers, the C one against the installed library. The stream is the built-in one, so
+# nothing recorded is needed. Environment and output as tests/e2e/run.sh says.
+set -uo pipefail
+
+# The program with sanitizers asks hostile files, when it is there.
+strict=$TWOTOWER
+[ ! -x "${TWOTOWER_DEV:-}" ] || strict=$TWOTOWER_DEV
+work=$E2E_DIR
+
+failed=0
+verdict() # SENTENCE WHY-NOT
+{
+    if [ -z "$2" ]; then
+        echo "ok $1"
+    else
+        echo "FAIL $1: $(head -n 1 <<<"$2")"
+        failed=1
+    fi
+}
+
+# Runs a program; leaves out, err and status.
+asks()
+{
+    status=0
+    "$@" >"$work/out" 2>"$work/err" </dev/null || status=$?
+}
+
+# says STATUS FILE TEXT SENTENCE: the last run ended so, and this stands in out or err.
+says()
+{
+    local why=
+    if [ "$status" -ne "$1" ]; then
+        why="status $status instead of $1; $(head -n 3 "$work/err" | tr '\n' ' ')"
+    elif ! grep -qF -- "$3" "$work/$2"; then
+        why="'$3' is not in: $(head -n 3 "$work/$2" | tr '\n' ' ')"
+    fi
+    verdict "$4" "$why"
+}
+
+# learns NAME OPTION...: the stream, with state and snapshots below $work/NAME.
+learns()
+{
+    local name=$1
+    shift
+    asks "$TWOTOWER" run --until-end -o source.type=builtin -o source.requests=20000 \
+        -o source.users=500 -o source.catalogue=300 -o http.listen= \
+        -o "state.dir=$work/$name/state" -o "snapshot.dir=$work/$name/snapshots" "$@"
+    [ "$status" -eq 0 ]
+}
+
+if ! learns one; then
+    says 0 err finished "the built-in stream is learned and published"
+    exit 1
+fi
+root=$work/one/snapshots
+generation=$(cut -d ' ' -f 1 "$root/LATEST")
+snapshot=$root/$generation
+
+# ---- verify
+
+asks "$TWOTOWER" verify "$root"
+says 0 out "ok generation=$generation" "verify finds the newest snapshot whole"
+cp "$work/out" "$work/verified"
+asks "$TWOTOWER" verify "$snapshot"
+verdict "verify says the same of a snapshot by its own path" \
+    "$(diff "$work/out" "$work/verified" >/dev/null || cat "$work/out" "$work/err")"
+asks "$TWOTOWER" verify "$work/one/state/final"
+says 0 out "format=twotower-checkpoint" "verify reads checkpoints"
+asks "$TWOTOWER" verify "$root" --json
+says 0 out '"ok":true' "verify --json says ok"
+asks "$TWOTOWER" verify "$work/nowhere"
+says 66 err "No such file" "verify of nothing is status 66"
+mkdir "$work/empty"
+asks "$TWOTOWER" verify "$work/empty"
+says 66 err "no snapshot here" "verify of an empty directory is status 66"
+
+# One byte in the middle of each file, one file at a time.
+why=
+for file in "$snapshot"/*; do
+    rm -rf "$work/hurt"
+    cp -r "$snapshot" "$work/hurt"
+    python3 - "$work/hurt/$(basename "$file")" <<'FLIP'
+import sys
+with open(sys.argv[1], "r+b") as f:
+    f.seek(0, 2)
+    f.seek(f.tell() // 2)
+    byte = f.read(1)
+    f.seek(-1, 1)
+    f.write(bytes([byte[0] ^ 16]))
+FLIP
+    asks "$TWOTOWER" verify "$work/hurt"
+    [ "$status" -eq 65 ] || why="$(basename "$file"): status $status; $(cat "$work/err")"
+done
+verdict "a flipped byte in any file is status 65" "$why"
+asks "$TWOTOWER" verify "$work/hurt" --json
+says 65 out '"ok":false' "verify --json of damage says why"
+
+rm -rf "$work/hurt"
+cp -r "$root" "$work/hurt"
+rm "$work/hurt/$generation/item_index.oidx"
+asks "$TWOTOWER" verify "$work/hurt"
+says 65 err "item_index.oidx" "a missing file is status 65, and named"
+cp "$snapshot/item_index.oidx" "$work/hurt/$generation/"
+echo "$generation 00000000" >"$work/hurt/LATEST"
+asks "$TWOTOWER" verify "$work/hurt"
+says 65 err "not the one LATEST means" "a LATEST with another checksum is status 65"
+cp "$root/LATEST" "$work/hurt/LATEST"
+cp -r "$work/one/state/final/$(cut -d ' ' -f 1 "$work/one/state/final/LATEST")" "$work/hurt/"
+truncate -s -1 "$work/hurt/$generation/user_index.oidx"
+asks "$TWOTOWER" verify "$work/hurt"
+says 65 err "user_index.oidx" "damage of the newest is told though an older one is whole"
+
+# Damage with right checksums: only what the values mean can show it.
+cat >"$work/forge.py" <<'FORGE'
+"""forge.py SNAPSHOT DIRECTORY FILE CHANGE: copies the snapshot and changes `data`, the bytes of FILE, or
+`manifest` when that is the file; all checksums and sizes are made right again."""
+import base64, json, pathlib, shutil, struct, sys
+
+TABLE = []
+for byte in range(256):
+    for _ in range(8):
+        byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+    TABLE.append(byte)
+
+
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ TABLE[(crc ^ byte) & 255]
+    return crc ^ 0xFFFFFFFF
+
+
+def forge(source, directory, name, change):
+    shutil.rmtree(directory, ignore_errors=True)
+    shutil.copytree(source, directory)
+    directory = pathlib.Path(directory)
+    manifest = json.loads((directory / "manifest.json").read_bytes())
+    if name == "manifest.json":
+        change(manifest)
+    else:
+        data = bytearray((directory / name).read_bytes())
+        change(data)
+        (directory / name).write_bytes(data)
+        file = next(file for file in manifest["files"] if file["name"] == name)
+        file["crc32c"] = "%08x" % crc32c(data)
+        sums = [crc32c(data[i : i + (1 << 20)]) for i in range(0, len(data), 1 << 20)]
+        file["chunk_crc32c"]["values_b64"] = base64.b64encode(struct.pack(f"<{len(sums)}I", *sums)).decode()
+    manifest.pop("manifest_crc32c", None)
+    text = json.dumps(manifest)[:-1].encode()
+    (directory / "manifest.json").write_bytes(text + b',\n\t"manifest_crc32c":\t"%08x"\n}\n' % crc32c(text))
+
+
+if __name__ == "__main__":
+    forge(*sys.argv[1:4], lambda data: exec(sys.argv[4], {"data": data, "manifest": data}))
+FORGE
+forged() # FILE CHANGE: verify with sanitizers of the forged snapshot
+{
+    python3 "$work/forge.py" "$snapshot" "$work/hurt" "$1" "$2"
+    asks "$strict" verify "$work/hurt"
+}
+forged manifest.json "pass"
+says 0 out "ok generation" "a manifest written anew with right checksums is taken"
+forged user_history.safetensors "data[4096:4100] = b'\xff\xff\x00\x00'"
+says 65 err "history of user row 0" "a history row outside the items is status 65"
+forged golden.json "i = data.index(b'\"score\":') + 8; data[i] = ord('8' if data[i] == ord('9') else '9')"
+says 65 err "golden.json: user 1" "a golden score that does not come out is status 65"
+forged item_ids_str.bin "data[1] ^= 1"
+says 65 err "item index" "an id that the index does not find is status 65"
+forged item_titles_off.safetensors "data[4104:4112] = b'\xff' * 8"
+says 65 err "title of item row" "a title outside its file is status 65"
+forged manifest.json "manifest['options'] = manifest['options'].replace('model.dim=64', 'model.dim=1024')"
+asks "$strict" topk "$work/hurt" --user u1
+says 65 err "model.dim" "options that do not fit the vectors are status 65"
+
+# Anything else may be said of a hostile snapshot, but every command ends by itself.
+cat >"$work/hostile.py" <<'HOSTILE'
+import os, pathlib, random, subprocess, sys
+
+from forge import forge
+
+program, source, directory = sys.argv[1:4]
+seed = int(os.environ.get("SEED", "1"))
+rng = random.Random(seed)
+files = sorted(f.name for f in pathlib.Path(source).iterdir())
+strange = [0, -1, 1, 0.5, 1e300, 2**53, "x", "", None, [], {}, True, [1, 2, 3, 4, 5], "\u001b[31m"]
+
+
+def flip(data):
+    for _ in range(rng.choice([1, 8, 200])):
+        data[rng.randrange(len(data))] = rng.randrange(256)
+
+
+def twist(manifest):
+    def places(node):
+        for key in list(node) if isinstance(node, dict) else range(len(node)):
+            yield node, key
+            if isinstance(node[key], (dict, list)):
+                yield from places(node[key])
+
+    node, key = rng.choice(list(places(manifest)))
+    node[key] = rng.choice(strange)
+
+
+def cut(directory):
+    path = pathlib.Path(directory) / rng.choice(files)
+    os.truncate(path, rng.randrange(path.stat().st_size + 1))
+
+
+wrong = []
+for attempt in range(60):
+    name = rng.choice(files + ["manifest.json"] * 8)
+    forge(source, directory, name, twist if name == "manifest.json" else flip)
+    if attempt % 6 == 5:
+        cut(directory)
+    for command in ("verify",), ("inspect",), ("topk", "--user", "u1"), ("topk", "--item", "i1", "--json"):
+        run = subprocess.run([program, command[0], directory, *command[1:]], capture_output=True, timeout=60)
+        said = run.stdout + run.stderr
+        if run.returncode not in (0, 65, 66, 69) or b"\x1b" in said or b"Sanitizer" in said:
+            wrong.append(f"{name}, attempt {attempt}: {command}: {run.returncode} {said[:3000]}")
+if wrong:
+    print(f"seed {seed}:", *wrong, sep="\n")
+sys.exit(bool(wrong))
+HOSTILE
+asks python3 "$work/hostile.py" "$strict" "$snapshot" "$work/hurt"
+[ "$status" -eq 0 ] || cat "$work/out" "$work/err"
+verdict "no hostile snapshot stops verify, inspect or topk" "$([ "$status" -eq 0 ] || tail -n 1 "$work/out" "$work/err")"
+
+# ---- inspect
+
+asks "$TWOTOWER" inspect "$root"
+says 0 out "items        300" "inspect says how many items there are"
+says 0 out "recall@100" "inspect says how good the model was"
+asks "$TWOTOWER" inspect "$root" --json
+why=$(python3 - "$work/out" "$generation" 2>&1 <<'CHECK'
+import json, sys
+answer = json.load(open(sys.argv[1]))
+assert answer["snapshot"] == int(sys.argv[2]), answer["snapshot"]
+assert answer["items"] == 300 and len(answer["item_norms"]) == 5, answer
+assert sorted(answer["item_norms"]) == answer["item_norms"], answer["item_norms"]
+assert all("chunk_crc32c" not in file for file in answer["files"]), answer["files"]
+CHECK
+) || true
+verdict "inspect --json is the manifest without its checksums" "$(tail -n 1 <<<"$why")"
+asks "$TWOTOWER" inspect "$work/one/state/final"
+says 0 out "twotower-checkpoint" "inspect reads checkpoints"
+asks "$TWOTOWER" inspect "$work/nowhere"
+says 66 err "No such file" "inspect of nothing is status 66"
+
+# The same stream and slices, written at other times: what was learned is the same.
+asks "$TWOTOWER" inspect --digest "$root"
+digest=$(cat "$work/out")
+verdict "inspect --digest prints a SHA-256" "$(grep -qxE '[0-9a-f]{64}' <<<"$digest" || echo "it prints '$digest'")"
+why=
+learns two -o snapshot.interval=200ms -o checkpoint.interval=150ms -o snapshot.keep=100 ||
+    why="the second run ended with $status"
+[ "$(find "$work/two/snapshots" -name manifest.json | wc -l)" -gt 1 ] || why="${why:-it wrote no snapshot on its way}"
+asks "$TWOTOWER" inspect --digest "$work/two/snapshots"
+[ "$(cat "$work/out")" = "$digest" ] || why="$digest is followed by $(cat "$work/out")"
+verdict "two runs with different intervals of checkpoints and snapshots have one digest" "$why"
+
+# ---- topk
+
+asks "$TWOTOWER" topk "$root" --user u1 --k 5
+why=
+[ "$status" -eq 0 ] && [ "$(wc -l <"$work/out")" -eq 5 ] || why="status $status: $(cat "$work/out" "$work/err")"
+verdict "topk --user prints k lines" "$why"
+why=$(python3 - "$TWOTOWER" "$snapshot" 2>&1 <<'CHECK'
+import json, subprocess, sys
+program, snapshot = sys.argv[1:]
+users = json.load(open(snapshot + "/golden.json"))["users"]
+assert len(users) == 16, len(users)
+for user in users:
+    k = len(user["top"])
+    said = subprocess.run([program, "topk", snapshot, "--user", str(user["user_id"]), "--k", str(k), "--json"],
+                          capture_output=True, check=True).stdout
+    found = json.loads(said)["items"]
+    for i, (a, b) in enumerate(zip(found, user["top"], strict=True)):
+        assert a["rank"] == i + 1 and a["id"] == b["item_id"] and a["row"] == b["row"], (user["user_id"], a, b)
+        assert abs(a["score"] - b["score"]) < 1e-5 * max(1, abs(b["score"])), (user["user_id"], a, b)
+CHECK
+) || true
+verdict "topk --user makes the lists of golden.json from the files alone" "$(tail -n 1 <<<"$why")"
+asks "$TWOTOWER" topk "$root" --item i1 --k 299
+why=
+[ "$(wc -l <"$work/out")" -eq 299 ] || why="$(wc -l <"$work/out") lines"
+! awk '{ print $3 }' "$work/out" | grep -qx i1 || why="the item is its own neighbour"
+[ "$(awk '$2 > 1.00001 || $2 < -1.00001' "$work/out" | wc -l)" -eq 0 ] || why="no cosines"
+verdict "topk --item lists all others by their cosine" "$why"
+asks "$TWOTOWER" topk "$root" --user nobody
+says 66 err "no user 'nobody'" "an unknown user is status 66"
+asks "$TWOTOWER" topk "$root" --item nothing
+says 66 err "no item 'nothing'" "an unknown item is status 66"
+asks "$TWOTOWER" topk "$root" --user nobody --history i1,i2 --k 3
+says 0 out "   3  " "an unknown user can be asked for with a history"
+asks "$TWOTOWER" topk "$root" --history i1,nothing
+says 66 err "no item 'nothing'" "a history of unknown items is status 66"
+asks "$TWOTOWER" topk "$root"
+says 64 err "--item, or --user" "topk without a question is status 64"
+asks "$TWOTOWER" topk "$root" --item i1 --history i1
+says 64 err "--item, or --user" "an item has no history"
+asks "$TWOTOWER" topk "$root" --item i1 --k 0
+says 64 err "--k" "topk of none is status 64"
+asks "$TWOTOWER" topk "$work/one/state/final" --item i1
+says 65 err "twotower-checkpoint" "a checkpoint is not for serving"
+
+why=
+learns classic -o model.type=two_tower -o model.hidden=16 || why="status $status"
+classic=$work/classic/snapshots
+if [ -z "$why" ]; then
+    asks "$TWOTOWER" verify "$classic"
+    [ "$status" -eq 0 ] || why=$(cat "$work/err")
+    asks "$TWOTOWER" topk "$classic" --user u1
+    [ "$status" -eq 0 ] || why=$(cat "$work/err")
+fi
+verdict "the classic towers are verified and asked as well" "$why"
+
+# ---- The example for readers in C, against the library as it is installed
+
+build=$(dirname "$TWOTOWER")
+if [ ! -f "$build/cmake_install.cmake" ]; then
+    echo "skip the C example reads a snapshot: $build is not a build directory of CMake"
+elif ! cmake --install "$build" --prefix "$work/installed" >"$work/install.log" 2>&1; then
+    verdict "the C example reads a snapshot" "$(tail -n 1 "$work/install.log")"
+else
+    PKG_CONFIG_PATH=$(dirname "$(find "$work/installed" -name twotower_reader.pc)")
+    export PKG_CONFIG_PATH
+    flags=$(pkg-config --define-variable=prefix="$work/installed" --cflags --libs twotower_reader)
+    libdir=$(pkg-config --define-variable=prefix="$work/installed" --variable=libdir twotower_reader)
+    # shellcheck disable=SC2086 # flags are words
+    asks gcc -Wall -Wextra -Werror deploy/examples/read_snapshot.c -o "$work/read_snapshot" $flags
+    [ "$status" -ne 0 ] || asks env LD_LIBRARY_PATH="$libdir" "$work/read_snapshot" "$root" i1
+    says 0 out "snapshot $generation, best for i1" "the C example reads a snapshot with the installed library"
+fi
+
+exit "$failed"
