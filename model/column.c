@@ -29,20 +29,11 @@ int columns_open(struct columns *s, size_t undo_max)
     return s->undo ? 0 : -ENOMEM;
 }
 
-static size_t blocks(const struct column *c)
-{
-    return (c->n_max >> c->block_shift) + 1;
-}
-
 void columns_close(struct columns *s)
 {
-    for (int i = 0; i < s->n; i++) {
-        struct column *c = s->list[i];
-        munmap(c->base, c->n_max * c->unit);
-        munmap(c->saved_in, c->n_max);
-        munmap(c->saved, blocks(c) * sizeof *c->saved);
-        c->base = NULL;
-    }
+    for (int i = 0; i < s->n; i++)
+        for (int k = 0; k < 3; k++)
+            munmap(s->memory[i][k].at, s->memory[i][k].n);
     if (s->undo)
         munmap(s->undo, s->undo_max);
     *s = (struct columns){0};
@@ -54,16 +45,21 @@ int column_open(struct column *c, struct columns *s, const char *name, size_t un
     *c = (struct column){.name = name, .unit = unit, .n_max = n_max, .set = s};
     while ((unit << c->block_shift) < BLOCK_BYTES)
         c->block_shift++;
-    c->base = reserve(n_max * unit);
-    c->saved_in = reserve(n_max);
-    c->saved = reserve(blocks(c) * sizeof *c->saved);
-    if (!c->base || !c->saved_in || !c->saved) {
-        if (c->base)
-            munmap(c->base, n_max * unit);
-        if (c->saved_in)
-            munmap(c->saved_in, n_max);
-        return -ENOMEM;
+    const size_t sizes[3] = {n_max * unit, n_max,
+                             ((n_max >> c->block_shift) + 1) * sizeof *c->saved};
+    void *at[3];
+    for (int k = 0; k < 3; k++) {
+        at[k] = reserve(sizes[k]);
+        if (!at[k]) {
+            while (k-- > 0)
+                munmap(at[k], sizes[k]);
+            return -ENOMEM;
+        }
+        s->memory[s->n][k] = (struct column_memory){at[k], sizes[k]};
     }
+    c->base = at[0];
+    c->saved_in = at[1];
+    c->saved = at[2];
     s->list[s->n++] = c;
     return 0;
 }

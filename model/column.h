@@ -22,8 +22,6 @@
 
 enum { COLUMNS_MAX = 64 };
 
-struct column_undo;
-
 struct column {
     const char *name; // also the file name of its array in a checkpoint
     size_t unit;      // bytes
@@ -42,16 +40,21 @@ struct column {
 struct columns {
     int n;
     struct column *list[COLUMNS_MAX];
-    _Atomic bool cut;    // a sweep is under way
-    unsigned char epoch; // of the current cut, 1..255
-    unsigned char *undo; // space for saved units
+    struct column_memory {
+        void *at;
+        size_t n;
+    } memory[COLUMNS_MAX][3]; // of each column, so that closing does not look at it
+    _Atomic bool cut;         // a sweep is under way
+    unsigned char epoch;      // of the current cut, 1..255
+    unsigned char *undo;      // space for saved units
     size_t undo_used, undo_max;
     uint64_t saves, saves_waited; // of the current cut
 };
 
 // undo_max: bytes for saved units, reserved, touched only as needed. 0 or -ENOMEM.
 int columns_open(struct columns *s, size_t undo_max);
-void columns_close(struct columns *s); // and every column of the set
+// Gives back the memory of all columns. The columns themselves may be gone by then.
+void columns_close(struct columns *s);
 
 // Adds a column of up to n_max units to the set. name must outlive it. 0 or -ENOMEM.
 int column_open(struct column *c, struct columns *s, const char *name, size_t unit, size_t n_max);
