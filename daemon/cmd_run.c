@@ -302,6 +302,14 @@ int cmd_replay(const struct config *c, const struct command_line *line)
     const char *from_text = command_value(line, "from"), *to_text = command_value(line, "to");
     from_text = from_text ? from_text : "begin";
     to_text = to_text ? to_text : "end";
+    const bool endless = c->source_type == CONFIG_SOURCE_KAFKA ||
+                         (c->source_type == CONFIG_SOURCE_BUILTIN && c->source_requests == 0);
+    if (command_value(line, "then-live") && !endless)
+        return command_fail(line, EX_USAGE,
+                            "--then-live: nothing comes after the end of this source");
+    if (c->source_type == CONFIG_SOURCE_BUILTIN && endless && !strcmp(to_text, "end"))
+        return command_fail(line, EX_USAGE,
+                            "--to end: the built-in stream has none; set source.requests");
     int rc = assemble_source(c, true, &source, error, sizeof error);
     if (rc < 0)
         return command_fail(line, exit_status(rc), "%s", error);
