@@ -183,18 +183,26 @@ static int restore(struct job *j, char *error, size_t error_size)
         if (state_stamp_read(path, &stamp, error, error_size) == 0)
             j->kept[j->n_kept++] = stamp;
         else
-            log_warning("checkpoint left aside", "reason=%s", error);
+            log_warning("checkpoint left aside", "reason=\"%s\"", error);
     }
-    if (j->n_kept == 0) {
+    if (n == 0) {
         for (int p = 0; p < j->n; p++)
             *(struct partition_position *)column_edit(&j->trainer.position, (size_t)p) =
                 (struct partition_position){j->from[p], INT64_MIN};
         return 0;
     }
-    catalog_path(j->checkpoints, j->kept[j->n_kept - 1].generation, path, sizeof path);
-    const int rc = state_restore(&j->trainer, path, j->config, j->source->partitions, j->n, &stamp,
-                                 error, error_size);
-    if (rc < 0)
+    // A damaged one costs time, not data: the slices since the one before it are still in the log.
+    int rc = -EBADMSG;
+    while (rc == -EBADMSG && j->n_kept > 0) {
+        catalog_path(j->checkpoints, j->kept[j->n_kept - 1].generation, path, sizeof path);
+        rc = state_restore(&j->trainer, path, j->config, j->source->partitions, j->n, &stamp, error,
+                           error_size);
+        if (rc == -EBADMSG) {
+            log_warning("checkpoint left aside", "reason=\"%s\"", error);
+            j->n_kept--;
+        }
+    }
+    if (rc < 0) // to begin again from nothing is for a person to decide
         return rc;
     j->slice_start = stamp.slice;
     j->status.restored = true;
@@ -395,9 +403,10 @@ void job_close(struct job *j)
         trainer_close(&j->trainer);
     if (j->engine)
         engine_close(j->engine);
-    catalog_close(j->checkpoints);
-    catalog_close(j->scratch);
-    catalog_close(j->snapshots);
+    struct catalog *const catalogs[] = {j->checkpoints, j->scratch, j->snapshots};
+    for (size_t i = 0; i < sizeof catalogs / sizeof *catalogs; i++)
+        if (catalogs[i])
+            catalog_close(catalogs[i]);
     if (j->source)
         j->source->ops->close(j->source);
     pthread_mutex_destroy(&j->lock);

@@ -32,16 +32,17 @@ struct job_options {
     // Where to begin without a checkpoint, and where a bounded run ends: per partition, resolved
     // by the caller from the source's bounds or times. NULL: the source's begin; its end now.
     const int64_t *from, *to;
-    // Called by the trainer's thread after every slice it has applied, and once more after the end of
-    // a bounded stream is drawn: then it sees what the final snapshot holds. May be NULL.
+    // Called by the trainer's thread after every slice it has applied, and once more after the end
+    // of a bounded stream is drawn: then it sees what the final snapshot holds. May be NULL.
     void (*applied)(void *arg, const struct trainer *trainer, const struct evaluator *evaluator);
     // Called by the writer's thread after a snapshot was published; may be NULL.
     void (*published)(void *arg, const char *path);
     void *arg;
 };
 
-// Takes over the source, and closes it when it fails too. Restores the newest whole checkpoint of
-// state.dir if there is one.
+// Takes over the source, and closes it when it fails too. Restores the newest checkpoint of
+// state.dir that is whole and undamaged, and applies what the slice log has after it; -EBADMSG when
+// there are checkpoints and none can be used.
 int job_open(struct job **j, const struct config *c, struct source *source,
              const struct job_options *options, char *error, size_t error_size);
 void job_close(struct job *j);
