@@ -112,6 +112,23 @@ static int dense_load(struct asking *a)
     return EX_OK;
 }
 
+static int towers_load(struct asking *a)
+{
+    const int status = options_load(a);
+    if (status != EX_OK)
+        return status;
+    // From here on the width is one that a configuration may have.
+    if ((size_t)a->options.dim != a->serving.dim)
+        return command_fail(a->line, EX_DATAERR, "%s: model.dim is %d, the vectors have %zu",
+                            tt_path(a->reader), a->options.dim, a->serving.dim);
+    // That encoder reads the items' own rows; published are the item tower's vectors.
+    if (a->options.kind == MODEL_TWO_TOWER && a->options.attention)
+        return command_fail(a->line, EX_UNAVAILABLE,
+                            "model.history_encoder = \"attention\" reads item rows that no "
+                            "snapshot holds; only --item can be asked");
+    return dense_load(a);
+}
+
 // ---- For a user
 
 // The caller's history: ids separated by commas, newest first.
@@ -149,30 +166,22 @@ static int history_stored(const struct asking *a, uint64_t user, uint32_t *rows,
 }
 
 // user: a row, or TT_NO_ROW for one that the snapshot does not know.
-static int user_best(struct asking *a, uint64_t user, int n, const uint32_t *history)
+static int user_best(struct asking *a, uint64_t user, int n, int newest, const uint32_t *history)
 {
     const struct serving *s = &a->serving;
-    const float *vectors[HISTORY_MAX];
+    const float *vectors[HISTORY_MAX], *contexts[HISTORY_MAX];
     struct bonus bonuses[HISTORY_MAX];
     uint32_t bonus_rows[HISTORY_MAX];
-    float bonus_scores[HISTORY_MAX], query[s->dim + 1];
-    int status = options_load(a);
-    if (status == EX_OK && (size_t)a->options.dim != s->dim)
-        status = command_fail(a->line, EX_DATAERR, "%s: model.dim is %d, the vectors have %zu",
-                              tt_path(a->reader), a->options.dim, s->dim);
-    // That encoder reads the items' own rows; published are the item tower's vectors.
-    if (status == EX_OK && a->options.kind == MODEL_TWO_TOWER && a->options.attention)
-        status = command_fail(a->line, EX_UNAVAILABLE,
-                              "model.history_encoder = \"attention\" reads item rows that no "
-                              "snapshot holds; only --item can be asked");
-    if (status == EX_OK)
-        status = dense_load(a);
-    if (status != EX_OK)
-        return status;
-    for (int k = 0; k < n; k++)
+    float bonus_scores[HISTORY_MAX], query[a->options.dim + 1];
+    if (a->options.kind == MODEL_RECIPE && !s->item_context)
+        return command_fail(a->line, EX_DATAERR, "%s: item_context.f32.safetensors is missing",
+                            tt_path(a->reader));
+    for (int k = 0; k < n; k++) {
         vectors[k] = s->item_vector + history[k] * (s->dim + 1);
-    view_query(&a->view, n, vectors, user == TT_NO_ROW ? NULL : s->user_vector + user * s->dim,
-               NULL, query);
+        contexts[k] = s->item_context ? s->item_context + history[k] * s->dim : NULL;
+    }
+    view_query(&a->view, &(struct recent){n, newest, vectors, contexts},
+               user == TT_NO_ROW ? NULL : s->user_vector + user * s->dim, NULL, query);
     const int n_bonuses = view_bonuses(&a->view, n, history, bonuses);
     for (int b = 0; b < n_bonuses; b++) {
         bonus_rows[b] = bonuses[b].row;
@@ -213,7 +222,12 @@ static int ask_user(struct asking *a, const char *id, const char *given)
                             "%s: no user '%s'; --history can give what is known of one",
                             tt_path(a->reader), id);
     status = given ? history_given(a, given, history, &n) : history_stored(a, user, history, &n);
-    return status == EX_OK ? user_best(a, user, n, history) : status;
+    if (status == EX_OK)
+        status = towers_load(a);
+    // A history given by hand says nothing of times: its items count as one after the other.
+    const uint32_t stored = given ? 1 : a->serving.user_newest[user];
+    const int newest = stored < (uint32_t)n ? (int)stored : n;
+    return status == EX_OK ? user_best(a, user, n, newest, history) : status;
 }
 
 // ---- For an item

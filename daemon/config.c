@@ -115,7 +115,7 @@ static const struct config_row rows[] = {
      SHAPES_MODEL, "Items drawn evenly from all known ones, added to each step's candidates."},
     {"model.rate", CONFIG_FLOAT, AT(model_rate), "0.15", "0", "10", SHAPES_MODEL,
      "Learning rate of the tables; 0.1 to 0.2 is the safe range."},
-    {"model.l2", CONFIG_FLOAT, AT(model_l2), "0.03", "0", "1", SHAPES_MODEL,
+    {"model.l2", CONFIG_FLOAT, AT(model_l2), "0.01", "0", "1", SHAPES_MODEL,
      "Pull towards zero of the rows a step touches."},
     {"model.dense_rate", CONFIG_FLOAT, AT(model_dense_rate), "0.002", "0", "1", SHAPES_MODEL,
      "Learning rate of matrices."},

@@ -93,6 +93,9 @@ static int image_open(struct image *m, const struct publish_options *o, char *er
     for (size_t i = 0; rc == 0 && i < sizeof columns / sizeof *columns; i++)
         if (!state_column(r, columns[i].name, columns[i].unit, columns[i].column))
             rc = -EBADMSG;
+    if (rc == 0 && m->model.kind == MODEL_RECIPE &&
+        !state_column(r, "item.context", row, &m->tables.item_context))
+        rc = -EBADMSG;
     if (rc == 0 && m->model.item_features > 0 &&
         !state_column(r, "item.features", (size_t)m->model.item_features * sizeof(float),
                       &m->tables.item_features))
@@ -143,6 +146,11 @@ static int user_history(const struct image *m, uint32_t user, uint32_t *rows)
     return history_before(&m->rows.history, user, INT64_MAX, &m->rows.items, m->history, rows);
 }
 
+static int user_newest(const struct image *m, uint32_t user)
+{
+    return history_newest(&m->rows.history, user, INT64_MAX, &m->rows.items, m->history);
+}
+
 // Users with a history, evenly spaced over all.
 static void golden_choose(struct publishing *p)
 {
@@ -153,7 +161,7 @@ static void golden_choose(struct publishing *p)
     for (uint64_t i = 0; i < steps && p->n_golden < GOLDEN_USERS && m->n_users > 0; i++) {
         const uint32_t user = (uint32_t)(i * m->n_users / steps);
         struct golden *g = &p->golden[p->n_golden];
-        const float *vectors[HISTORY_MAX];
+        const float *vectors[HISTORY_MAX], *contexts[HISTORY_MAX];
         if (user == last)
             continue;
         last = user;
@@ -161,10 +169,10 @@ static void golden_choose(struct publishing *p)
         g->n_history = user_history(m, m->users[user], g->history);
         if (g->n_history == 0)
             continue;
-        for (int k = 0; k < g->n_history; k++)
-            vectors[k] = column_at(&m->tables.item_vector, g->history[k]);
-        view_query(&m->view, g->n_history, vectors,
-                   column_at(&m->tables.user_vector, m->users[user]), NULL,
+        const struct recent recent =
+            recent_of(&m->tables, g->n_history, user_newest(m, m->users[user]), g->history, vectors,
+                      contexts);
+        view_query(&m->view, &recent, column_at(&m->tables.user_vector, m->users[user]), NULL,
                    p->queries + (size_t)p->n_golden * w);
         g->n_bonuses = view_bonuses(&m->view, g->n_history, g->history, g->bonuses);
         p->n_golden++;
@@ -229,19 +237,35 @@ static int item_vectors(struct publishing *p, bool half)
     return rc == 0 ? writer_end(p->w) : rc;
 }
 
-static int user_vectors(struct publishing *p)
+// The rows of one column of d floats, as they are.
+static int row_vectors(struct publishing *p, const char *file, const char *role,
+                       const struct column *c, uint64_t n, const uint32_t *rows)
+{
+    int rc = writer_array_begin(p->w,
+                                &(struct writer_array){.file = file,
+                                                       .tensor = "emb",
+                                                       .role = role,
+                                                       .dtype = "F32",
+                                                       .n_dims = 2,
+                                                       .shape = {n, (uint64_t)p->image.model.dim}});
+    for (uint64_t i = 0; i < n && rc == 0; i++)
+        rc = writer_append(p->w, column_at(c, rows[i]), c->unit);
+    return rc == 0 ? writer_end(p->w) : rc;
+}
+
+static int user_newests(struct publishing *p)
 {
     const struct image *m = &p->image;
-    int rc = writer_array_begin(
-        p->w, &(struct writer_array){.file = "user_emb.f32.safetensors",
-                                     .tensor = "emb",
-                                     .role = "user_embedding",
-                                     .dtype = "F32",
-                                     .n_dims = 2,
-                                     .shape = {m->n_users, (uint64_t)m->model.dim}});
-    for (uint64_t i = 0; i < m->n_users && rc == 0; i++)
-        rc = writer_append(p->w, column_at(&m->tables.user_vector, m->users[i]),
-                           m->tables.user_vector.unit);
+    int rc = writer_array_begin(p->w, &(struct writer_array){.file = "user_newest.safetensors",
+                                                             .tensor = "newest",
+                                                             .role = "user_newest",
+                                                             .dtype = "U32",
+                                                             .n_dims = 1,
+                                                             .shape = {m->n_users}});
+    for (uint64_t i = 0; i < m->n_users && rc == 0; i++) {
+        const uint32_t newest = (uint32_t)user_newest(m, m->users[i]);
+        rc = writer_append(p->w, &newest, sizeof newest);
+    }
     return rc == 0 ? writer_end(p->w) : rc;
 }
 
@@ -453,11 +477,17 @@ int publish_snapshot(const struct publish_options *o, struct published *publishe
         if (rc == 0)
             rc = strings_write(p.w, "item_titles", m->n_items, item_title, &p.image);
         if (rc == 0)
-            rc = user_vectors(&p);
+            rc = row_vectors(&p, "user_emb.f32.safetensors", "user_embedding",
+                             &m->tables.user_vector, m->n_users, m->users);
+        if (rc == 0 && m->model.kind == MODEL_RECIPE)
+            rc = row_vectors(&p, "item_context.f32.safetensors", "item_context",
+                             &m->tables.item_context, m->n_items, m->items);
         if (rc == 0)
             rc = ids_write(p.w, "user", m->n_users, user_id, &p.image);
         if (rc == 0)
             rc = user_histories(&p);
+        if (rc == 0)
+            rc = user_newests(&p);
         if (rc == 0)
             rc = dense_matrices(&p);
         if (rc == 0)

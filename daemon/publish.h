@@ -11,6 +11,8 @@
 //     user_emb.f32.safetensors     (M, d)      the users' own rows
 //     user_ids*, user_index.oidx
 //     user_history.safetensors     (M, H)      item rows, newest first; 0xFFFFFFFF: none
+//     user_newest.safetensors      (M)         how many of them share the newest time
+//     item_context.f32.safetensors (N, d)      recipe: what an item says of the next one
 //     dense_<name>.safetensors     the towers' matrices
 //     golden.json                  some users with history, query, best items: for self-tests
 //

@@ -14,10 +14,11 @@
 #include "snapshot/manifest.h"
 
 static const struct tt_array *matrix(const struct tt_reader *r, const char *name, const char *dtype,
-                                     uint64_t rows)
+                                     int n_dims, uint64_t rows)
 {
     const struct tt_array *a = tt_find(r, name);
-    return a && strcmp(a->dtype, dtype) == 0 && a->n_dims == 2 && a->shape[0] == rows ? a : NULL;
+    return a && strcmp(a->dtype, dtype) == 0 && a->n_dims == n_dims && a->shape[0] == rows ? a
+                                                                                           : NULL;
 }
 
 int serving_init(struct serving *s, const struct tt_reader *r, char *error, size_t error_size)
@@ -32,15 +33,20 @@ int serving_init(struct serving *s, const struct tt_reader *r, char *error, size
         tt_table(r, "user", &s->users, error, error_size) < 0 ||
         tt_strings(r, "item_titles", &s->titles, error, error_size) < 0)
         return -EBADMSG;
-    const struct tt_array *items = matrix(r, "item_emb.f32.safetensors", "F32", s->items.n);
-    const struct tt_array *users = matrix(r, "user_emb.f32.safetensors", "F32", s->users.n);
-    const struct tt_array *history = matrix(r, "user_history.safetensors", "U32", s->users.n);
+    const struct tt_array *items = matrix(r, "item_emb.f32.safetensors", "F32", 2, s->items.n);
+    const struct tt_array *users = matrix(r, "user_emb.f32.safetensors", "F32", 2, s->users.n);
+    const struct tt_array *history = matrix(r, "user_history.safetensors", "U32", 2, s->users.n);
+    const struct tt_array *newest = matrix(r, "user_newest.safetensors", "U32", 1, s->users.n);
+    const struct tt_array *context = tt_find(r, "item_context.f32.safetensors");
     const char *wrong = NULL;
     if (!items || items->shape[1] < 2)
         wrong = "item vectors";
     else if (!users || users->shape[1] != items->shape[1] - 1)
         wrong = "user vectors";
-    else if (!history)
+    else if (context && (strcmp(context->dtype, "F32") || context->n_dims != 2 ||
+                         context->shape[0] != s->items.n || context->shape[1] != users->shape[1]))
+        wrong = "item contexts";
+    else if (!history || !newest)
         wrong = "histories";
     else if (s->titles.n != s->items.n)
         wrong = "titles";
@@ -52,6 +58,8 @@ int serving_init(struct serving *s, const struct tt_reader *r, char *error, size
     s->items_array = items;
     s->item_vector = items->data;
     s->user_vector = users->data;
+    s->item_context = context ? context->data : NULL;
+    s->user_newest = newest->data;
     s->user_history = history->data;
     s->dim = (size_t)users->shape[1];
     s->history = (size_t)history->shape[1];

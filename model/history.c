@@ -94,19 +94,46 @@ void history_add(struct history *h, uint32_t user, struct history_entry entry)
     entries[place] = entry;
 }
 
+// Walks the entries before ts_ms that are still valid, newest first; NULL at the end. at: the place
+// to go on from, history_head.n at first.
+static const struct history_entry *entry_before(const struct history *h,
+                                                const struct history_head *head, int64_t ts_ms,
+                                                const struct id_table *items, int *at)
+{
+    const struct history_entry *entries = head->block ? heap_at(&h->entry, head->block) : NULL;
+    while (*at > 0) {
+        const struct history_entry *entry = &entries[--*at];
+        const struct id_row *item = id_table_row(items, entry->item);
+        if (entry->ts_ms < ts_ms && item->kind != ID_ABSENT &&
+            item->generation == entry->generation)
+            return entry;
+    }
+    return NULL;
+}
+
 int history_before(const struct history *h, uint32_t user, int64_t ts_ms,
                    const struct id_table *items, int max, uint32_t *rows)
 {
     const struct history_head *head = head_of(h, user);
-    int n = 0;
-    if (!head->block)
-        return 0;
-    const struct history_entry *entries = heap_at(&h->entry, head->block);
-    for (int i = head->n - 1; i >= 0 && n < max; i--) {
-        const struct id_row *item = id_table_row(items, entries[i].item);
-        if (entries[i].ts_ms < ts_ms && item->kind != ID_ABSENT &&
-            item->generation == entries[i].generation)
-            rows[n++] = entries[i].item;
+    const struct history_entry *entry;
+    int n = 0, at = head->n;
+    while (n < max && (entry = entry_before(h, head, ts_ms, items, &at)))
+        rows[n++] = entry->item;
+    return n;
+}
+
+int history_newest(const struct history *h, uint32_t user, int64_t ts_ms,
+                   const struct id_table *items, int max)
+{
+    const struct history_head *head = head_of(h, user);
+    const struct history_entry *entry;
+    int64_t newest = 0;
+    int n = 0, at = head->n;
+    while (n < max && (entry = entry_before(h, head, ts_ms, items, &at))) {
+        if (n > 0 && entry->ts_ms != newest)
+            break;
+        newest = entry->ts_ms;
+        n++;
     }
     return n;
 }

@@ -45,5 +45,8 @@ void history_add(struct history *h, uint32_t user, struct history_entry entry);
 // Items that have expired since are left out.
 int history_before(const struct history *h, uint32_t user, int64_t ts_ms,
                    const struct id_table *items, int max, uint32_t *rows);
+// How many of the first of them share one time: a basket, a page of ratings.
+int history_newest(const struct history *h, uint32_t user, int64_t ts_ms,
+                   const struct id_table *items, int max);
 // The user's row has expired.
 void history_clear(struct history *h, uint32_t user);

@@ -12,7 +12,7 @@
 #include "model/optimizer.h"
 #include "model/rng.h"
 
-static const float DECAY_PER_POSITION = 0.25f;
+static const float DECAY = 0.7788007830714049f; // exp(-0.25)
 
 size_t recipe_dense_size(int d)
 {
@@ -38,40 +38,51 @@ void recipe_dense_init(const struct two_tower_options *o, float *dense, size_t s
     optimizer_start(&o->scalar, RECIPE_BUCKETS + 2, dense + size + 2 * A);
 }
 
-static float position_weight(int k)
+// w_k, k < m, sum 1.
+static void decay_weights(int m, float *w)
 {
-    static float weights[HISTORY_MAX];
-    if (weights[k] == 0)
-        weights[k] = (float)exp(-(double)DECAY_PER_POSITION * k);
-    return weights[k];
+    float each = 1, sum = 0;
+    for (int k = 0; k < m; k++, each *= DECAY) {
+        w[k] = each;
+        sum += each;
+    }
+    for (int k = 0; k < m; k++)
+        w[k] /= sum;
 }
 
-void recipe_pool(int d, int m, const float *const *vectors, float *pooled)
+static int group_of(int m, int newest)
 {
+    return newest < 1 ? 1 : newest < m ? newest : m;
+}
+
+void recipe_pool(int d, const struct recent *r, float *pooled, float *context)
+{
+    const size_t n = (size_t)d;
+    const int m = r->n, g = group_of(m, r->newest);
     float *newest = pooled, *decayed = pooled + d, *mean = pooled + 2 * d;
-    memset(pooled, 0, 3 * (size_t)d * sizeof *pooled);
+    float w[HISTORY_MAX];
+    memset(pooled, 0, 3 * n * sizeof *pooled);
+    memset(context, 0, n * sizeof *context);
     if (m == 0)
         return;
-    float total = 0;
+    decay_weights(m, w);
     for (int k = 0; k < m; k++) {
-        kernels->axpy((size_t)d, position_weight(k), vectors[k], decayed);
-        kernels->axpy((size_t)d, 1, vectors[k], mean);
-        total += position_weight(k);
+        if (k < g)
+            kernels->axpy(n, 1 / (float)g, r->vectors[k], newest);
+        kernels->axpy(n, w[k], r->vectors[k], decayed);
+        kernels->axpy(n, 1 / (float)m, r->vectors[k], mean);
+        kernels->axpy(n, w[k], r->contexts[k], context);
     }
-    memcpy(newest, vectors[0], (size_t)d * sizeof *newest);
-    kernels->scale((size_t)d, 1 / total, decayed);
-    kernels->scale((size_t)d, 1 / (float)m, mean);
 }
 
-void recipe_query(int d, const struct recipe_dense *p, int m, const float *const *vectors,
-                  const float *user, float *q)
+void recipe_query(int d, const struct recipe_dense *p, const struct recent *r, const float *user,
+                  float *q)
 {
     float pooled[3 * d];
-    recipe_pool(d, m, vectors, pooled);
-    memset(q, 0, (size_t)d * sizeof *q);
+    recipe_pool(d, r, pooled, q);
     if (user)
-        memcpy(q, user, (size_t)d * sizeof *q);
-    for (int i = 0; m > 0 && i < 3 * d; i++)
+        kernels->axpy((size_t)d, 1, user, q);
+    for (int i = 0; r->n > 0 && i < 3 * d; i++)
         kernels->axpy((size_t)d, pooled[i], p->A + (size_t)i * d, q);
     q[d] = 1;
 }
@@ -135,8 +146,8 @@ struct recipe_scratch {
     struct repeat *repeats; // (B * repeat)
     // Unique rows: the pooled history's and the users'
     uint32_t *pooled, *users;
-    float *dpooled, *dusers; // (B * history, d), (B, d)
-    float *ddense;           // recipe_dense_size
+    float *dpooled, *dcontext, *dusers; // (B * history, d), (B, d)
+    float *ddense;                      // recipe_dense_size
 };
 
 static void *take(size_t n, size_t size)
@@ -171,6 +182,7 @@ struct recipe_scratch *recipe_scratch_open(const struct two_tower_options *o, si
         .pooled = take(B * H, sizeof(uint32_t)),
         .users = take(B, sizeof(uint32_t)),
         .dpooled = take(B * H * d, sizeof(float)),
+        .dcontext = take(B * H * d, sizeof(float)),
         .dusers = take(B * d, sizeof(float)),
         .ddense = take(recipe_dense_size(o->dim), sizeof(float)),
     };
@@ -267,15 +279,15 @@ static void queries_forward(const struct tables *t, const struct two_tower_optio
 {
     const int d = o->dim;
     for (int i = 0; i < n; i++) {
-        const float *vectors[HISTORY_MAX];
-        const int m = pooled_length(o, &examples[i]);
-        for (int k = 0; k < m; k++)
-            vectors[k] = item_vector(t, examples[i].history[k]);
-        recipe_pool(d, m, vectors, s->X + (size_t)i * 3 * d);
-        memcpy(s->Q + (size_t)i * d, column_at(&t->user_vector, examples[i].user),
-               (size_t)d * sizeof(float));
+        const float *vectors[HISTORY_MAX], *contexts[HISTORY_MAX];
+        const struct recent recent =
+            recent_of(t, pooled_length(o, &examples[i]), examples[i].n_newest, examples[i].history,
+                      vectors, contexts);
+        float *q = s->Q + (size_t)i * d;
+        recipe_pool(d, &recent, s->X + (size_t)i * 3 * d, q);
+        kernels->axpy((size_t)d, 1, column_at(&t->user_vector, examples[i].user), q);
     }
-    gemm_nn(n, d, 3 * d, s->X, p->A, s->Q); // Q = Uid + X A
+    gemm_nn(n, d, 3 * d, s->X, p->A, s->Q); // Q = context + Uid + X A
 }
 
 // L = Q V^T + column + rep; returns the number of repeats found.
@@ -359,26 +371,30 @@ static void gradients_scatter(const struct two_tower_options *o, struct recipe_s
     *pooled = *users = 0;
     for (int i = 0; i < n; i++) {
         const float *newest = s->dX + (size_t)i * 3 * d, *decayed = newest + d, *mean = decayed + d;
-        const int m = pooled_length(o, &examples[i]);
-        float total = 0;
-        for (int k = 0; k < m; k++)
-            total += position_weight(k);
+        const float *dQ = s->dQ + (size_t)i * d;
+        const int m = pooled_length(o, &examples[i]), g = group_of(m, examples[i].n_newest);
+        float w[HISTORY_MAX];
+        decay_weights(m, w);
         for (int k = 0; k < m; k++) {
             const int before = *pooled;
-            float *sum = s->dpooled + (size_t)d * marks_slot(&s->pooled_of, examples[i].history[k],
-                                                             s->pooled, pooled);
-            if (*pooled > before)
+            const size_t slot =
+                (size_t)d * marks_slot(&s->pooled_of, examples[i].history[k], s->pooled, pooled);
+            float *sum = s->dpooled + slot, *context = s->dcontext + slot;
+            if (*pooled > before) {
                 memset(sum, 0, (size_t)d * sizeof(float));
-            kernels->axpy2((size_t)d, position_weight(k) / total, decayed, 1 / (float)m, mean, sum);
-            if (k == 0)
-                kernels->axpy((size_t)d, 1, newest, sum);
+                memset(context, 0, (size_t)d * sizeof(float));
+            }
+            kernels->axpy2((size_t)d, w[k], decayed, 1 / (float)m, mean, sum);
+            if (k < g)
+                kernels->axpy((size_t)d, 1 / (float)g, newest, sum);
+            kernels->axpy((size_t)d, w[k], dQ, context);
         }
         const int before = *users;
         float *sum =
             s->dusers + (size_t)d * marks_slot(&s->user_of, examples[i].user, s->users, users);
         if (*users > before)
             memset(sum, 0, (size_t)d * sizeof(float));
-        kernels->axpy((size_t)d, 1, s->dQ + (size_t)i * d, sum);
+        kernels->axpy((size_t)d, 1, dQ, sum);
     }
 }
 
@@ -465,6 +481,7 @@ struct step_report recipe_learn(struct tables *t, const struct two_tower_options
     // Update. History rows and candidate rows are two steps of one table and one accumulator.
     const uint64_t step = tables_state(t)->steps + 1;
     rows_update(o, step, &t->item_vector, &t->item_slots, pooled, s->pooled, s->dpooled);
+    rows_update(o, step, &t->item_context, &t->item_context_slots, pooled, s->pooled, s->dcontext);
     candidates_update(t, o, s, n, C);
     rows_update(o, step, &t->user_vector, &t->user_slots, users, s->users, s->dusers);
     dense_update(t, o, s);

@@ -27,9 +27,11 @@ struct model_state {
 };
 
 struct tables {
-    struct column item_vector;    // d floats
-    struct column item_state;     // struct item_state
-    struct column item_slots;     // what the optimiser keeps for a row
+    struct column item_vector;  // d floats
+    struct column item_state;   // struct item_state
+    struct column item_slots;   // what the optimiser keeps for a row
+    struct column item_context; // recipe: d floats, what the item says of the next one
+    struct column item_context_slots;
     struct column item_features;  // item_features floats; not opened when the width is 0
     struct column item_frequency; // struct frequency_cell; only for two_tower with logq
     struct column user_vector;    // d floats
@@ -72,9 +74,12 @@ struct view two_tower_view(const struct two_tower *m);
 // V (n, d + 1) from vectors (n, d), states (n), features (n, item_features).
 void view_items(const struct view *v, int n, const float *vectors, const struct item_state *states,
                 const float *features, float *V);
-// q (d + 1) from the vectors (d) of m history items, newest first, and the user's, NULL if unknown.
-void view_query(const struct view *v, int m, const float *const *history, const float *user,
+// q (d + 1) from the user's recent engagements and the user's own vector, NULL if unknown.
+void view_query(const struct view *v, const struct recent *recent, const float *user,
                 const float *features, float *q);
+// The rows' vectors, collected into two arrays of the caller's with n places each.
+struct recent recent_of(const struct tables *t, int n, int newest, const uint32_t *rows,
+                        const float **vectors, const float **contexts);
 // The repeat term: up to HISTORY_MAX (row, bonus) pairs.
 int view_bonuses(const struct view *v, int m, const uint32_t *history, struct bonus *bonuses);
 

@@ -68,6 +68,10 @@ static int columns_add(struct two_tower *m, struct columns *s)
         rc = column_open(&t->item_state, s, "item.state", sizeof(struct item_state), items);
     if (rc == 0)
         rc = column_open(&t->item_slots, s, "item.optimizer", slots, items);
+    if (rc == 0 && o->kind == MODEL_RECIPE)
+        rc = column_open(&t->item_context, s, "item.context", row, items);
+    if (rc == 0 && o->kind == MODEL_RECIPE)
+        rc = column_open(&t->item_context_slots, s, "item.context_optimizer", slots, items);
     if (rc == 0 && o->item_features > 0)
         rc = column_open(&t->item_features, s, "item.features",
                          (size_t)o->item_features * sizeof(float), items);
@@ -152,6 +156,10 @@ void two_tower_item_created(struct two_tower *m, uint32_t row)
     struct item_state *state = row_edit(&t->item_state, row);
     *state = (struct item_state){.counted_at = tables_state(t)->examples};
     optimizer_start(&o->table, 1, state->bias_slots);
+    if (o->kind == MODEL_RECIPE) { // starts at zero: an item says nothing until it has been seen
+        memset(row_edit(&t->item_context, row), 0, t->item_context.unit);
+        optimizer_start(&o->table, (size_t)o->dim, row_edit(&t->item_context_slots, row));
+    }
     if (o->item_features > 0)
         memset(row_edit(&t->item_features, row), 0, t->item_features.unit);
     if (frequency_kept(o))
@@ -210,16 +218,18 @@ void view_items(const struct view *v, int n, const float *vectors, const struct 
     }
 }
 
-void view_query(const struct view *v, int m, const float *const *history, const float *user,
+void view_query(const struct view *v, const struct recent *recent, const float *user,
                 const float *features, float *q)
 {
     if (v->options->kind == MODEL_TWO_TOWER) {
-        classic_query(v, m, history, user, features, q);
+        classic_query(v, recent->n, recent->vectors, user, features, q);
         return;
     }
     const struct recipe_dense p = recipe_dense_at(v->dense, v->options->dim);
-    recipe_query(v->options->dim, &p, m < v->options->history ? m : v->options->history, history,
-                 user, q);
+    struct recent pooled = *recent;
+    if (pooled.n > v->options->history)
+        pooled.n = v->options->history;
+    recipe_query(v->options->dim, &p, &pooled, user, q);
 }
 
 int view_bonuses(const struct view *v, int m, const uint32_t *history, struct bonus *bonuses)
@@ -230,17 +240,28 @@ int view_bonuses(const struct view *v, int m, const uint32_t *history, struct bo
     return recipe_bonuses(&p, m < v->options->repeat ? m : v->options->repeat, history, bonuses);
 }
 
+struct recent recent_of(const struct tables *t, int n, int newest, const uint32_t *rows,
+                        const float **vectors, const float **contexts)
+{
+    const bool recipe = t->item_context.base;
+    for (int k = 0; k < n; k++) {
+        vectors[k] = column_at(&t->item_vector, rows[k]);
+        contexts[k] = recipe ? column_at(&t->item_context, rows[k]) : NULL;
+    }
+    return (struct recent){n, newest, vectors, recipe ? contexts : NULL};
+}
+
 void two_tower_queries(struct two_tower *m, int n, const struct example *examples,
                        const float *features, float *Q)
 {
     const struct view v = two_tower_view(m);
     const size_t d = (size_t)m->options.dim;
     for (int i = 0; i < n; i++) {
-        const float *vectors[HISTORY_MAX];
-        for (int k = 0; k < examples[i].n_history; k++)
-            vectors[k] = column_at(&m->tables.item_vector, examples[i].history[k]);
-        view_query(&v, examples[i].n_history, vectors,
-                   column_at(&m->tables.user_vector, examples[i].user),
+        const float *vectors[HISTORY_MAX], *contexts[HISTORY_MAX];
+        const struct recent recent =
+            recent_of(&m->tables, examples[i].n_history, examples[i].n_newest, examples[i].history,
+                      vectors, contexts);
+        view_query(&v, &recent, column_at(&m->tables.user_vector, examples[i].user),
                    features ? features + (size_t)i * m->options.user_features : NULL,
                    Q + (size_t)i * (d + 1));
     }

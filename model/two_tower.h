@@ -53,6 +53,7 @@ struct example {
     uint16_t action;     // number of the engagement's action
     uint8_t positive;
     uint8_t n_history;
+    uint8_t n_newest;              // of the history's first: those that share the newest time
     uint32_t history[HISTORY_MAX]; // item rows, newest first
 };
 
@@ -88,6 +89,13 @@ void two_tower_queries(struct two_tower *m, int n, const struct example *example
 void two_tower_items(struct two_tower *m, int n, const uint32_t *rows, float *V);
 // The vector an id without a row would start with: (dim + 1).
 void two_tower_unseen_item(struct two_tower *m, const struct id *id, float *v);
+
+// A user's newest engagements, newest first: what a query is made from.
+struct recent {
+    int n, newest;                // newest: how many of them share the newest time; 0 counts as 1
+    const float *const *vectors;  // of their items, (d) each
+    const float *const *contexts; // recipe: the items' context vectors, (d) each; else NULL
+};
 
 struct bonus {
     uint32_t row;

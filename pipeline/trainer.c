@@ -55,6 +55,8 @@ static void example_take(void *arg, const struct labelled *l)
         };
         example->n_history = (uint8_t)history_before(&rows->history, l->user, l->ts_ms,
                                                      &rows->items, length, example->history);
+        example->n_newest =
+            (uint8_t)history_newest(&rows->history, l->user, l->ts_ms, &rows->items, length);
         if (t->options.model.user_features > 0) {
             float *x = column_edit(&t->features, state->remainder);
             if (l->user_features)
@@ -144,11 +146,15 @@ static void item_remove(struct trainer *t, const struct event *event)
         *to = *from;
         if (features)
             memmove(column_edit(&t->features, kept), features, t->features.unit);
-        uint8_t n = 0;
-        for (int k = 0; k < to->n_history; k++)
+        uint8_t n = 0, newest = to->n_newest;
+        for (int k = 0; k < to->n_history; k++) {
             if (to->history[k] != (uint32_t)row)
                 to->history[n++] = to->history[k];
+            else if (k < to->n_newest)
+                newest--;
+        }
         to->n_history = n;
+        to->n_newest = newest;
         kept++;
     }
     state_edit(t)->remainder = kept;
