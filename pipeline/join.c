@@ -300,8 +300,9 @@ static void user_unlink(struct join *j, uint32_t request)
         session_edit(j, session->user_older - 1)->user_newer = session->user_newer;
 }
 
-// The request of this id, made in stage EARLY if need be; ID_NO_ROW when the join is full.
-static int64_t request_of(struct join *j, const struct id *id, int64_t ts_ms)
+// The request of this id, made in stage EARLY and looked at after wait_ms if need be; ID_NO_ROW
+// when the join is full.
+static int64_t request_of(struct join *j, const struct id *id, int64_t ts_ms, int64_t wait_ms)
 {
     bool created;
     const int64_t request = id_table_admit(&j->request, id, ts_ms, &created);
@@ -310,7 +311,7 @@ static int64_t request_of(struct join *j, const struct id *id, int64_t ts_ms)
     if (request >= (int64_t)j->session.n)
         column_grow(&j->session, (size_t)request + 1 - j->session.n);
     *session_edit(j, (uint32_t)request) = (struct session){.ts_ms = ts_ms, .stage = STAGE_EARLY};
-    wheel_add(j, (uint32_t)request, ts_ms + j->options.lateness_ms);
+    wheel_add(j, (uint32_t)request, ts_ms + wait_ms);
     return request;
 }
 
@@ -491,21 +492,24 @@ static void request_forget(struct join *j, uint32_t request)
     id_table_remove(&j->request, request);
 }
 
-// The newest impression of the item to the user not after the engagement; ID_NO_ROW: none.
+// The newest impression of the item to the user not after the engagement; ID_NO_ROW: none. The
+// user's requests are linked in the order of arrival, which is not always that of time.
 static int64_t last_touch(const struct join *j, const struct waiting *w)
 {
     uint32_t at =
         w->user.row < j->newest.n ? *(const uint32_t *)column_at(&j->newest, w->user.row) : 0;
+    int64_t found = ID_NO_ROW;
     for (; at; at = session_at(j, at - 1)->user_older) {
         const struct session *session = session_at(j, at - 1);
-        if (session->user.generation != w->user.generation || session->ts_ms > w->ts_ms)
+        if (session->user.generation != w->user.generation || session->ts_ms > w->ts_ms ||
+            (found >= 0 && session->ts_ms <= session_at(j, (uint32_t)found)->ts_ms))
             continue;
         const struct shown *list = heap_at(&j->items, session->items);
         for (int i = 0; i < session->n_items; i++)
             if (list[i].item == w->item.row && list[i].generation == w->item.generation)
-                return at - 1;
+                found = at - 1;
     }
-    return ID_NO_ROW;
+    return found;
 }
 
 static void loose_settle(struct join *j, uint32_t request)
@@ -590,7 +594,7 @@ static void push_impressions(struct join *j, const struct event *e)
         refuse(j, TOPIC_IMPRESSIONS, REFUSED_UNKNOWN_USER, n);
         return;
     }
-    const int64_t found = request_of(j, &e->request, e->ts_ms);
+    const int64_t found = request_of(j, &e->request, e->ts_ms, j->window_max_ms);
     if (found < 0) {
         refuse(j, TOPIC_IMPRESSIONS, REFUSED_JOIN_FULL, n);
         return;
@@ -708,11 +712,11 @@ static void push_engagement(struct join *j, const struct event *e)
         char storage[8];
         struct id name = id_of_unsigned(scalars(j)->loose++, storage);
         name.hash = ~name.hash; // apart from producers' integers
-        request = request_of(j, &name, e->ts_ms);
+        request = request_of(j, &name, e->ts_ms, j->options.lateness_ms);
         if (request >= 0)
             session_edit(j, (uint32_t)request)->stage = STAGE_LOOSE;
     } else {
-        request = request_of(j, &e->request, e->ts_ms);
+        request = request_of(j, &e->request, e->ts_ms, j->options.lateness_ms);
     }
     if (request < 0) {
         refuse(j, TOPIC_ENGAGEMENTS, REFUSED_JOIN_FULL, 1);
@@ -730,7 +734,7 @@ static void push_engagement(struct join *j, const struct event *e)
 
 static void push_scores(struct join *j, const struct event *e)
 {
-    const int64_t request = request_of(j, &e->request, e->ts_ms);
+    const int64_t request = request_of(j, &e->request, e->ts_ms, j->options.lateness_ms);
     if (request < 0) {
         refuse(j, TOPIC_SCORES, REFUSED_JOIN_FULL, 1);
         return;

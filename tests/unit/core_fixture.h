@@ -188,3 +188,79 @@ static inline void core_copy_assert_equal(const struct core_copy *copy, const st
             fail_msg("column %s differs", c->name);
     }
 }
+
+// A join over rows of its own that notes what leaves.
+enum { CORE_LEFT_MAX = 4096 };
+
+struct core_left {
+    uint64_t user, item; // their numbers
+    int64_t ts_ms, engaged_ms;
+    int position, action;
+    float value, feature; // feature: the first of the user's, 0 when there are none
+    bool positive;
+};
+
+struct core_join {
+    struct columns columns;
+    struct rows rows;
+    struct join join;
+    int n_left;
+    struct core_left left[CORE_LEFT_MAX];
+};
+
+static inline uint64_t core_number(const struct id_table *t, uint32_t row)
+{
+    const struct id id = id_table_id(t, row);
+    char text[32] = {0};
+    assert_true(id.size < sizeof text);
+    memcpy(text, id.bytes, id.size);
+    return strtoull(text + 1, NULL, 10); // "u12", "i7"
+}
+
+static inline void core_join_note(void *arg, const struct labelled *l)
+{
+    struct core_join *w = arg;
+    assert_true(w->n_left < CORE_LEFT_MAX);
+    w->left[w->n_left++] = (struct core_left){
+        .user = core_number(&w->rows.users, l->user),
+        .item = core_number(&w->rows.items, l->item),
+        .ts_ms = l->ts_ms,
+        .engaged_ms = l->engaged_ms,
+        .position = l->position,
+        .action = l->positive ? l->action : -1,
+        .value = l->value,
+        .feature = l->user_features ? l->user_features[0] : 0,
+        .positive = l->positive,
+    };
+}
+
+static inline void core_join_open(struct core_join *w, const struct rows_options *rows,
+                                  const struct join_options *join)
+{
+    const struct two_tower_options model = core_model();
+    memset(w, 0, sizeof *w);
+    assert_int_equal(columns_open(&w->columns, 1 << 20), 0);
+    assert_int_equal(rows_open(&w->rows, &w->columns, rows, &model), 0);
+    assert_int_equal(join_open(&w->join, &w->columns, join, &w->rows, core_join_note, w), 0);
+}
+
+static inline void core_join_close(struct core_join *w)
+{
+    join_close(&w->join);
+    rows_close(&w->rows);
+    columns_close(&w->columns);
+}
+
+// A second one that goes on from the first one's columns, as after a restart.
+static inline void core_join_restart(struct core_join *to, const struct core_join *from,
+                                     const struct rows_options *rows,
+                                     const struct join_options *join)
+{
+    struct core_copy copy;
+    core_join_open(to, rows, join);
+    core_copy_take(&copy, &from->columns);
+    core_copy_restore(&copy, &to->columns);
+    core_copy_free(&copy);
+    assert_int_equal(rows_rebuild(&to->rows), 0);
+    assert_int_equal(join_rebuild(&to->join), 0);
+}
