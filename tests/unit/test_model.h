@@ -145,7 +145,7 @@ static inline void test_copy_assert_equal(const struct test_copy *copy, const st
 }
 
 // Learns the batch, takes the step back, and compares it with differences of loss(arg), for every
-// item row, user row and bias, and for every dense parameter that is published.
+// item row, context row, user row and bias, and for every dense parameter that is published.
 static inline struct step_report test_model_assert_gradients(struct test_model *m, int n,
                                                              const struct example *examples,
                                                              const float *features,
@@ -159,7 +159,10 @@ static inline struct step_report test_model_assert_gradients(struct test_model *
     test_copy_take(&before, m);
     float *vectors = malloc(items * d * sizeof *vectors), *biases = malloc(items * sizeof *biases);
     float *rows = malloc(users * d * sizeof *rows), *parameters = malloc(dense * sizeof *rows);
+    float *contexts = t->item_context.base ? malloc(items * d * sizeof *contexts) : NULL;
     memcpy(vectors, t->item_vector.base, items * d * sizeof *vectors);
+    if (contexts)
+        memcpy(contexts, t->item_context.base, items * d * sizeof *contexts);
     memcpy(rows, t->user_vector.base, users * d * sizeof *rows);
     memcpy(parameters, t->dense.base, dense * sizeof *parameters);
     for (size_t i = 0; i < items; i++)
@@ -169,6 +172,8 @@ static inline struct step_report test_model_assert_gradients(struct test_model *
     assert_false(report.skipped);
     for (size_t i = 0; i < items * d; i++)
         vectors[i] -= test_floats(&t->item_vector, 0)[i];
+    for (size_t i = 0; contexts && i < items * d; i++)
+        contexts[i] -= test_floats(&t->item_context, 0)[i];
     for (size_t i = 0; i < users * d; i++)
         rows[i] -= test_floats(&t->user_vector, 0)[i];
     for (size_t i = 0; i < dense; i++)
@@ -178,6 +183,9 @@ static inline struct step_report test_model_assert_gradients(struct test_model *
     test_copy_put_back(&before, m);
 
     assert_gradient("item.vector", loss, arg, test_floats(&t->item_vector, 0), vectors, items * d);
+    if (contexts)
+        assert_gradient("item.context", loss, arg, test_floats(&t->item_context, 0), contexts,
+                        items * d);
     assert_gradient("user.vector", loss, arg, test_floats(&t->user_vector, 0), rows, users * d);
     for (size_t i = 0; i < items; i++)
         assert_gradient("item.bias", loss, arg, &test_item_state(m, i)->bias, &biases[i], 1);
@@ -186,6 +194,7 @@ static inline struct step_report test_model_assert_gradients(struct test_model *
         assert_gradient(p.name, loss, arg, test_floats(&t->dense, 0) + p.offset,
                         parameters + p.offset, (size_t)p.rows * (size_t)p.columns);
     free(vectors);
+    free(contexts);
     free(biases);
     free(rows);
     free(parameters);

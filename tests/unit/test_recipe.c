@@ -19,16 +19,26 @@ static const struct example first[BATCH] = {
 static const struct example second[BATCH] = {
     {.user = 0, .item = 1, .positive = 1, .n_history = 2, .history = {5, 1}},
     {.user = 1, .item = 2, .positive = 1, .n_history = 0},
-    {.user = 2, .item = 4, .positive = 1, .n_history = 5, .history = {4, 2, 4, 2, 2}},
+    {.user = 2,
+     .item = 4,
+     .positive = 1,
+     .n_history = 5,
+     .n_newest = 3,
+     .history = {4, 2, 4, 2, 2}},
     {.user = 0, .item = 4, .positive = 1, .n_history = 3, .history = {1, 5, 1}},
-    {.user = 3, .item = 3, .positive = 1, .n_history = 9, .history = {7, 7, 8, 1, 3, 3, 2, 4, 3}},
+    {.user = 3,
+     .item = 3,
+     .positive = 1,
+     .n_history = 9,
+     .n_newest = 6,
+     .history = {7, 7, 8, 1, 3, 3, 2, 4, 3}},
     {.user = 2,
      .item = 6,
      .positive = 1,
      .n_history = 12,
      .history = {0, 4, 0, 0, 0, 0, 0, 0, 1, 2, 6, 6}},
     {.user = 1, .item = 1, .positive = 1, .n_history = 1, .history = {6}},
-    {.user = 1, .item = 7, .positive = 1, .n_history = 2, .history = {1, 6}},
+    {.user = 1, .item = 7, .positive = 1, .n_history = 2, .n_newest = 2, .history = {1, 6}},
 };
 
 static struct two_tower_options plain_options(void)
@@ -89,30 +99,35 @@ static double score(const struct fixture *f, const struct example *e, int c)
     const struct tables *t = f->m.tables;
     const struct recipe_dense p = recipe_dense_at(tables_dense(t), DIM);
     const int m = e->n_history < HISTORY ? e->n_history : HISTORY;
-    const float *E = test_floats(&t->item_vector, 0);
+    // A basket larger than what is pooled is pooled as far as it goes; 0 stands for 1.
+    const int newest = e->n_newest == 0 ? 1 : e->n_newest, g = newest < m ? newest : m;
+    const float *E = test_floats(&t->item_vector, 0), *F = test_floats(&t->item_context, 0);
     double s = (double)test_item_state(&f->m, (size_t)c)->bias, weights = 0;
     for (int k = 0; k < m; k++)
         weights += exp(-0.25 * k);
     for (int j = 0; j < DIM; j++) {
         double q = (double)test_floats(&t->user_vector, e->user)[j];
-        for (int k = 0; k < m; k++)
+        for (int k = 0; k < m; k++) {
+            const double w = exp(-0.25 * k) / weights;
+            q += w * (double)F[e->history[k] * DIM + (uint32_t)j];
             for (int i = 0; i < DIM; i++) {
                 const double x = (double)E[e->history[k] * DIM + (uint32_t)i];
-                q += k == 0 ? x * (double)p.A[i * DIM + j] : 0;
-                q += exp(-0.25 * k) / weights * x * (double)p.A[(DIM + i) * DIM + j];
+                q += k < g ? x / g * (double)p.A[i * DIM + j] : 0;
+                q += w * x * (double)p.A[(DIM + i) * DIM + j];
                 q += x / m * (double)p.A[(2 * DIM + i) * DIM + j];
             }
+        }
         s += q * (double)E[c * DIM + j];
     }
     s += (double)p.pa[0] * prior(f, 0, c) + (double)p.pa[1] * prior(f, 1, c);
-    int newest = -1, times = 0;
+    int last = -1, times = 0;
     for (int k = 0; k < e->n_history && k < REPEAT; k++)
         if (e->history[k] == (uint32_t)c) {
-            newest = newest < 0 ? k : newest;
+            last = last < 0 ? k : last;
             times++;
         }
     if (times > 0)
-        s += (double)p.rho[bucket(newest)] + (double)p.rho[7] * log(times);
+        s += (double)p.rho[bucket(last)] + (double)p.rho[7] * log(times);
     return s;
 }
 
@@ -153,6 +168,7 @@ static void start(struct fixture *f, const struct two_tower_options *o)
     counts_add(f, second);
     const struct tables *t = f->m.tables;
     rng_fill_uniform(&rng, test_floats(&t->item_vector, 0), ITEMS * DIM, -1, 1);
+    rng_fill_uniform(&rng, test_floats(&t->item_context, 0), ITEMS * DIM, -1, 1);
     rng_fill_uniform(&rng, test_floats(&t->user_vector, 0), USERS * DIM, -1, 1);
     rng_fill_uniform(&rng, test_floats(&t->dense, 0), recipe_dense_size(DIM), -1, 1);
     for (size_t i = 0; i < ITEMS; i++)
@@ -325,18 +341,31 @@ static void a_query_is_the_numbers_worked_by_hand(void **state)
     static const float A[] = {1, 0, 0, 1, 2, 0, 0, 2, 0, 1, 10, 0};
     const struct recipe_dense p = {.A = A};
     const float x[] = {1, 2}, y[] = {3, -2}, user[] = {0.5f, 0.25f};
-    const float *const history[] = {x, y};
+    const float f[] = {8, 0}, none[] = {0, 0};
+    const float *const history[] = {x, y}, *const silent[] = {none, none};
+    const float *const contexts[] = {f, none};
     const double w = exp(-0.25);
     const double decayed[] = {(1 + 3 * w) / (1 + w), (2 - 2 * w) / (1 + w)};
     float q[3];
-    recipe_query(2, &p, 2, history, user, q);
+    recipe_query(2, &p, &(struct recent){2, 1, history, silent}, user, q);
     // Newest (1, 2); mean (2, 0), which A2 turns into (0, 2).
     assert_true(fabs((double)q[0] - (0.5 + 1 + 2 * decayed[0] + 0)) < 1e-6);
     assert_true(fabs((double)q[1] - (0.25 + 2 + 2 * decayed[1] + 2)) < 1e-6);
     assert_true(q[2] == 1);
-    recipe_query(2, &p, 1, history, NULL, q); // one event: newest = decayed = mean = (1, 2)
+    // The same as one basket: what was the newest, (1, 2), is the mean of both, (2, 0).
+    float basket[3];
+    recipe_query(2, &p, &(struct recent){2, 2, history, silent}, user, basket);
+    assert_true(fabs((double)basket[0] - (double)q[0] - 1) < 1e-6);
+    assert_true(fabs((double)basket[1] - (double)q[1] + 2) < 1e-6);
+    // What the newest item says by itself is added with its weight.
+    float said[3];
+    recipe_query(2, &p, &(struct recent){2, 1, history, contexts}, user, said);
+    assert_true(fabs((double)said[0] - (double)q[0] - 8 / (1 + w)) < 1e-5);
+    assert_true(said[1] == q[1]);
+    // One event: newest = decayed = mean = (1, 2).
+    recipe_query(2, &p, &(struct recent){1, 1, history, silent}, NULL, q);
     assert_memory_equal(q, ((float[]){1 + 2 + 20, 2 + 4 + 1, 1}), sizeof q);
-    recipe_query(2, &p, 0, NULL, user, q);
+    recipe_query(2, &p, &(struct recent){0}, user, q);
     assert_memory_equal(q, ((float[]){0.5f, 0.25f, 1}), sizeof q);
 }
 

@@ -195,6 +195,9 @@ static void a_view_of_copies_gives_what_the_model_gives(void **state)
         view.dense = elsewhere(&memory[0], view.dense, t->dense_size * sizeof(float));
         const float *vectors =
             elsewhere(&memory[1], t->item_vector.base, ITEMS * t->item_vector.unit);
+        float contexts[ITEMS * DIM] = {0};
+        if (kind == MODEL_RECIPE)
+            memcpy(contexts, t->item_context.base, sizeof contexts);
         struct item_state states[ITEMS];
         float users[USERS * DIM], x[ITEMS * IF] = {0};
         memcpy(states, t->item_state.base, sizeof states);
@@ -208,10 +211,13 @@ static void a_view_of_copies_gives_what_the_model_gives(void **state)
             for (int k = 0; k <= DIM; k++) // one by one or together: equal but for rounding
                 assert_true(fabsf(v[i][k] - V[i][k]) <= 1e-6f * (1 + fabsf(V[i][k])));
         for (int i = 0; i < BATCH; i++) {
-            const float *history[HISTORY_MAX];
-            for (int k = 0; k < batch[i].n_history; k++)
+            const float *history[HISTORY_MAX], *said[HISTORY_MAX];
+            for (int k = 0; k < batch[i].n_history; k++) {
                 history[k] = vectors + batch[i].history[k] * DIM;
-            view_query(&view, batch[i].n_history, history, users + batch[i].user * DIM,
+                said[k] = contexts + batch[i].history[k] * DIM;
+            }
+            const struct recent recent = {batch[i].n_history, batch[i].n_newest, history, said};
+            view_query(&view, &recent, users + batch[i].user * DIM,
                        o.user_features ? features + i * UF : NULL, q);
             assert_memory_equal(q, Q[i], sizeof q);
             assert_true(q[DIM] == 1);
@@ -237,8 +243,8 @@ static void unknown_users_and_missing_features_count_as_zeros(void **state)
         test_model_open(&m, &o, ITEMS, USERS);
         learn(&m, 1);
         const struct view view = two_tower_view(m.model);
-        view_query(&view, 0, NULL, zeros, zeros, q);
-        view_query(&view, 0, NULL, NULL, NULL, again);
+        view_query(&view, &(struct recent){0}, zeros, zeros, q);
+        view_query(&view, &(struct recent){0}, NULL, NULL, again);
         assert_memory_equal(q, again, sizeof q);
         test_model_close(&m);
     }
