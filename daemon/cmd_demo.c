@@ -8,8 +8,8 @@
 // The stream is as long as the demo: so many requests for each second. What is learned is a
 // function of seed and seconds (and, in the last bits, of the BLAS core, which fixes the order of
 // sums), not of how fast the machine is: the lines from "Nearest films" to "Picture" and the
-// picture are the same every time. Measured with the defaults on one Xeon core with AVX-512: 7 s of
-// CPU time in the 60 s, 158 MB; with the plain kernels and the oldest BLAS core 12 s.
+// picture are the same every time. Measured with the defaults on one Xeon core with AVX-512: 8 s of
+// CPU time in the 60 s, 148 MB; with the plain kernels and the oldest BLAS core 12 s.
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>

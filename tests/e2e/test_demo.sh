@@ -39,10 +39,20 @@ number()
     sed -nE "s/.*$2.*/\1/p" "$E2E_DIR/$1/out" | head -n 1
 }
 
-# Two at the same time, one of them with a quarter of a CPU's weight: their clocks differ.
+# Two at the same time, and one of them is held twice: its clock and its writer run differently.
 demo one --seconds 3 --seed 5 &
-nice -n 15 bash -c "$(declare -f demo); demo two --seconds 3 --seed 5"
-wait
+one=$!
+mkdir -p "$E2E_DIR/two"
+(cd "$E2E_DIR/two" && exec "$TWOTOWER" demo -o http.listen= --seconds 3 --seed 5) \
+    >"$E2E_DIR/two/out" 2>"$E2E_DIR/two/err" &
+two=$!
+for pause in 1 0.7; do
+    sleep "$pause"
+    kill -STOP "$two"
+    sleep 0.6
+    kill -CONT "$two"
+done
+wait "$one" "$two"
 figures one >"$E2E_DIR/one.figures"
 figures two >"$E2E_DIR/two.figures"
 why=
@@ -132,8 +142,12 @@ begin=$(date +%s%N)
 mkdir -p "$E2E_DIR/first"
 (cd "$E2E_DIR/first" && exec "$TWOTOWER" demo --seconds 3 -o http.listen= 2>/dev/null) |
     { grep -q -m 1 '^stream ' && date +%s%N >"$E2E_DIR/first/seen" && cat >/dev/null; }
-took=$((($(cat "$E2E_DIR/first/seen") - begin) / 1000000))
-[ "$took" -lt 3000 ] || why="$took ms"
+seen=$(cat "$E2E_DIR/first/seen" 2>/dev/null) || seen=
+if [ -z "$seen" ]; then
+    why="nothing was seen"
+elif [ $(((seen - begin) / 1000000)) -ge 3000 ]; then
+    why="$(((seen - begin) / 1000000)) ms"
+fi
 verdict "the screen begins in less than three seconds" "$why"
 
 exit "$failed"
