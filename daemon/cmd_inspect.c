@@ -89,8 +89,8 @@ static void print_time(const cJSON *ms)
 {
     char text[32];
     struct tm tm;
-    // Within the years that have four digits.
-    if (!cJSON_IsNumber(ms) || !(fabs(ms->valuedouble) < 2e14)) {
+    // 0: no event yet. The limit keeps the year at four digits.
+    if (!cJSON_IsNumber(ms) || !(ms->valuedouble > 0 && ms->valuedouble < 2e14)) {
         putchar('-');
         return;
     }

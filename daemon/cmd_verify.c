@@ -129,13 +129,16 @@ static int check_histories(struct checking *c)
     const struct serving *s = &c->serving;
     for (uint64_t user = 0; user < s->users.n; user++) {
         const uint32_t *rows = s->user_history + user * s->history;
-        bool over = false;
-        for (size_t k = 0; k < s->history; k++) {
-            if (rows[k] != TT_NO_ROW && (over || rows[k] >= s->items.n))
+        size_t n = 0;
+        while (n < s->history && rows[n] < s->items.n)
+            n++;
+        for (size_t k = n; k < s->history; k++)
+            if (rows[k] != TT_NO_ROW)
                 return damaged(c, "the history of user row %" PRIu64 " has no item row %" PRIu32,
                                user, rows[k]);
-            over = rows[k] == TT_NO_ROW;
-        }
+        if (s->user_newest[user] > n)
+            return damaged(c, "the history of user row %" PRIu64 " has no %" PRIu32 " newest", user,
+                           s->user_newest[user]);
     }
     return 0;
 }

@@ -166,6 +166,8 @@ forged manifest.json "pass"
 says 0 out "ok generation" "a manifest written anew with right checksums is taken"
 forged user_history.safetensors "data[4096:4100] = b'\xff\xff\x00\x00'"
 says 65 err "history of user row 0" "a history row outside the items is status 65"
+forged user_newest.safetensors "data[4096:4100] = b'\xff\xff\x00\x00'"
+says 65 err "history of user row 0" "a newest basket larger than its history is status 65"
 forged golden.json "i = data.index(b'\"score\":') + 8; data[i] = ord('8' if data[i] == ord('9') else '9')"
 says 65 err "golden.json: user 1" "a golden score that does not come out is status 65"
 forged item_ids_str.bin "data[1] ^= 1"
@@ -175,6 +177,39 @@ says 65 err "title of item row" "a title outside its file is status 65"
 forged manifest.json "manifest['options'] = manifest['options'].replace('model.dim=64', 'model.dim=1024')"
 asks "$strict" topk "$work/hurt" --user u1
 says 65 err "model.dim" "options that do not fit the vectors are status 65"
+
+# An empty table may have rows of any width. None of them is on a stack.
+cat >"$work/wide.py" <<'WIDE'
+import sys
+
+from forge import forge
+
+source, directory = sys.argv[1:]
+
+
+def widen(manifest):
+    for file in manifest["files"]:
+        if file["role"] in ("item_embedding", "item_context", "user_embedding"):
+            file["shape"] = [0, (1 << 40) + (file["role"] == "item_embedding")]
+            file["row_stride"] = file["shape"][1] * 4
+
+
+forge(source, directory, "manifest.json", widen)
+WIDE
+mkdir "$work/silence"
+touch "$work/silence/impressions.jsonl" "$work/silence/engagements.jsonl"
+if learns none -o source.type=file -o "source.path=$work/silence"; then
+    none=$work/none/snapshots
+    asks "$strict" verify "$none"
+    says 0 out "items=0 users=0" "a snapshot without items is whole"
+    asks "$strict" topk "$none" --history ""
+    verdict "nothing is the best of nothing" "$([ "$status" -eq 0 ] || cat "$work/err")"
+    python3 "$work/wide.py" "$none/$(cut -d ' ' -f 1 "$none/LATEST")" "$work/hurt"
+    asks "$strict" topk "$work/hurt" --history ""
+    says 65 err "model.dim" "rows of a width that no model has are status 65"
+else
+    says 0 err finished "a stream without events is published"
+fi
 
 # Anything else may be said of a hostile snapshot, but every command ends by itself.
 cat >"$work/hostile.py" <<'HOSTILE'
@@ -255,9 +290,13 @@ asks "$TWOTOWER" inspect --digest "$root"
 digest=$(cat "$work/out")
 verdict "inspect --digest prints a SHA-256" "$(grep -qxE '[0-9a-f]{64}' <<<"$digest" || echo "it prints '$digest'")"
 why=
-learns two -o snapshot.interval=200ms -o checkpoint.interval=150ms -o snapshot.keep=100 ||
+learns two -o snapshot.interval=100ms -o checkpoint.interval=100ms -o snapshot.keep=100 ||
     why="the second run ended with $status"
-[ "$(find "$work/two/snapshots" -name manifest.json | wc -l)" -gt 1 ] || why="${why:-it wrote no snapshot on its way}"
+written() # NAME: how many checkpoints and snapshots the run left
+{
+    find "$work/$1" -name manifest.json | wc -l
+}
+[ "$(written two)" -gt "$(written one)" ] || why="${why:-the second run wrote no more than the first}"
 asks "$TWOTOWER" inspect --digest "$work/two/snapshots"
 [ "$(cat "$work/out")" = "$digest" ] || why="$digest is followed by $(cat "$work/out")"
 verdict "two runs with different intervals of checkpoints and snapshots have one digest" "$why"

@@ -70,8 +70,10 @@ def stream_write(directory, user_of, item_of, seed):
             head = {"request_id": f"r{request}", "user_id": user_of(u), "ts": ts}
             slate = [{"item_id": item_of(i), "position": p} for p, i in enumerate(shown)]
             impressions.write(json.dumps({**head, "items": slate}) + "\n")
-            click = {**head, "item_id": item_of(shown[0]), "action": "click", "value": 1.0, "ts": ts + 200}
-            engagements.write(json.dumps(click) + "\n")
+            # Every third basket has two items at one time.
+            for i in shown if request % 3 == 0 else shown[:1]:
+                click = {**head, "item_id": item_of(i), "action": "click", "value": 1.0, "ts": ts + 200}
+                engagements.write(json.dumps(click) + "\n")
 
 
 def snapshot_make(directory, user_of, item_of):
@@ -203,9 +205,12 @@ def scores_of(s, user):
     if len(read):
         rows = emb[read, :-1]
         weights = np.exp(-0.25 * np.arange(len(read)))
-        query = query + rows[0] @ s.tensor("dense_history_newest").astype(float)
-        query = query + weights @ rows / weights.sum() @ s.tensor("dense_history_decayed").astype(float)
+        weights /= weights.sum()
+        basket = rows[: s.tensor("user_newest")[user]]
+        query = query + basket.mean(axis=0) @ s.tensor("dense_history_newest").astype(float)
+        query = query + weights @ rows @ s.tensor("dense_history_decayed").astype(float)
         query = query + rows.mean(axis=0) @ s.tensor("dense_history_mean").astype(float)
+        query = query + weights @ s.tensor("item_context")[read].astype(float)
     scores = emb @ np.append(query, 1)
     rho = s.tensor("dense_repeat")[0].astype(float)
     for item in set(repeat.tolist()):
@@ -216,6 +221,7 @@ def scores_of(s, user):
 
 def topk_says_what_numpy_computes(s):
     ids, users = s.ids("item"), s.ids("user")
+    assert set(s.tensor("user_newest").tolist()) == {1, 2}, s.tensor("user_newest")
     for user in range(0, len(users), 3):
         scores = scores_of(s, user)
         command = [os.environ["TWOTOWER"], "topk", str(s.path), "--user", str(users[user]), "--json"]
