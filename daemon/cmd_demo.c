@@ -47,7 +47,7 @@ enum {
     REQUESTS_PER_SECOND = 4000, // on the screen
     EVENT_SECONDS = 60,         // of the stream for one on the screen: a minute shows an hour
     SECONDS = 60,
-    SECONDS_MAX = 86400,
+    SECONDS_MAX = 3600,
     POINTS_MIN = 12,
     RECENT = 5, // points that count as now
     TICK_MS = 100,
@@ -303,9 +303,8 @@ static void header_tell(struct demo *d)
     screen_line(&d->screen, SCREEN_PLAIN, "cpu      %s kernels; %s, core %s%s%s%s", kernels->name,
                 gemm_library(), gemm_core(), before ? " (it had picked " : "", before ? before : "",
                 before ? ", corrected)" : "");
-    screen_line(&d->screen, SCREEN_PLAIN, "io       %s%s%s%s, state and snapshots in %s",
-                s.io_backend, *s.io_reason ? " (" : "", s.io_reason, *s.io_reason ? ")" : "",
-                c->snapshot_dir);
+    screen_line(&d->screen, SCREEN_PLAIN, "io       %s%s%s%s, snapshots in %s", s.io_backend,
+                *s.io_reason ? " (" : "", s.io_reason, *s.io_reason ? ")" : "", c->snapshot_dir);
     if (d->http.server)
         screen_line(&d->screen, SCREEN_PLAIN, "status   http://%s/metrics", c->http_listen);
     screen_line(&d->screen, SCREEN_PLAIN, "%s", "");
