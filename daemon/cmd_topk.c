@@ -121,11 +121,6 @@ static int towers_load(struct asking *a)
     if ((size_t)a->options.dim != a->serving.dim)
         return command_fail(a->line, EX_DATAERR, "%s: model.dim is %d, the vectors have %zu",
                             tt_path(a->reader), a->options.dim, a->serving.dim);
-    // That encoder reads the items' own rows; published are the item tower's vectors.
-    if (a->options.kind == MODEL_TWO_TOWER && a->options.attention)
-        return command_fail(a->line, EX_UNAVAILABLE,
-                            "model.history_encoder = \"attention\" reads item rows that no "
-                            "snapshot holds; only --item can be asked");
     return dense_load(a);
 }
 
@@ -176,8 +171,12 @@ static int user_best(struct asking *a, uint64_t user, int n, int newest, const u
     if (a->options.kind == MODEL_RECIPE && !s->item_context)
         return command_fail(a->line, EX_DATAERR, "%s: item_context.f32.safetensors is missing",
                             tt_path(a->reader));
+    if (a->options.kind == MODEL_TWO_TOWER && a->options.attention && !s->item_row)
+        return command_fail(a->line, EX_DATAERR, "%s: item_row.f32.safetensors is missing",
+                            tt_path(a->reader));
     for (int k = 0; k < n; k++) {
-        vectors[k] = s->item_vector + history[k] * (s->dim + 1);
+        vectors[k] = s->item_row ? s->item_row + history[k] * s->dim
+                                 : s->item_vector + history[k] * (s->dim + 1);
         contexts[k] = s->item_context ? s->item_context + history[k] * s->dim : NULL;
     }
     view_query(&a->view, &(struct recent){n, newest, vectors, contexts},

@@ -482,6 +482,10 @@ int publish_snapshot(const struct publish_options *o, struct published *publishe
         if (rc == 0 && m->model.kind == MODEL_RECIPE)
             rc = row_vectors(&p, "item_context.f32.safetensors", "item_context",
                              &m->tables.item_context, m->n_items, m->items);
+        // The history encoder reads the rows, from which the item tower makes the vectors.
+        if (rc == 0 && m->model.kind == MODEL_TWO_TOWER && m->model.attention)
+            rc = row_vectors(&p, "item_row.f32.safetensors", "item_row", &m->tables.item_vector,
+                             m->n_items, m->items);
         if (rc == 0)
             rc = ids_write(p.w, "user", m->n_users, user_id, &p.image);
         if (rc == 0)

@@ -13,6 +13,7 @@
 //     user_history.safetensors     (M, H)      item rows, newest first; 0xFFFFFFFF: none
 //     user_newest.safetensors      (M)         how many of them share the newest time
 //     item_context.f32.safetensors (N, d)      recipe: what an item says of the next one
+//     item_row.f32.safetensors     (N, d)      two_tower with attention: what the encoder reads
 //     dense_<name>.safetensors     the towers' matrices
 //     golden.json                  some users with history, query, best items: for self-tests
 //

@@ -21,6 +21,12 @@ static const struct tt_array *matrix(const struct tt_reader *r, const char *name
                                                                                            : NULL;
 }
 
+static bool has_shape(const struct tt_array *a, uint64_t rows, uint64_t columns)
+{
+    return strcmp(a->dtype, "F32") == 0 && a->n_dims == 2 && a->shape[0] == rows &&
+           a->shape[1] == columns;
+}
+
 int serving_init(struct serving *s, const struct tt_reader *r, char *error, size_t error_size)
 {
     *s = (struct serving){.reader = r};
@@ -38,14 +44,16 @@ int serving_init(struct serving *s, const struct tt_reader *r, char *error, size
     const struct tt_array *history = matrix(r, "user_history.safetensors", "U32", 2, s->users.n);
     const struct tt_array *newest = matrix(r, "user_newest.safetensors", "U32", 1, s->users.n);
     const struct tt_array *context = tt_find(r, "item_context.f32.safetensors");
+    const struct tt_array *row = tt_find(r, "item_row.f32.safetensors");
     const char *wrong = NULL;
     if (!items || items->shape[1] < 2)
         wrong = "item vectors";
     else if (!users || users->shape[1] != items->shape[1] - 1)
         wrong = "user vectors";
-    else if (context && (strcmp(context->dtype, "F32") || context->n_dims != 2 ||
-                         context->shape[0] != s->items.n || context->shape[1] != users->shape[1]))
+    else if (context && !has_shape(context, s->items.n, users->shape[1]))
         wrong = "item contexts";
+    else if (row && !has_shape(row, s->items.n, users->shape[1]))
+        wrong = "item rows";
     else if (!history || !newest)
         wrong = "histories";
     else if (s->titles.n != s->items.n)
@@ -59,6 +67,7 @@ int serving_init(struct serving *s, const struct tt_reader *r, char *error, size
     s->item_vector = items->data;
     s->user_vector = users->data;
     s->item_context = context ? context->data : NULL;
+    s->item_row = row ? row->data : NULL;
     s->user_newest = newest->data;
     s->user_history = history->data;
     s->dim = (size_t)users->shape[1];

@@ -23,6 +23,7 @@ struct serving {
     const float *item_vector;       // (N, dim + 1); the last element is bias and prior
     const float *user_vector;       // (M, dim)
     const float *item_context;      // (N, dim), NULL when the model has none
+    const float *item_row;          // (N, dim), NULL when no encoder reads the items' own rows
     const uint32_t *user_newest;    // (M): of the history's first, how many share one time
     const uint32_t *user_history;   // (M, history): item rows, newest first, then TT_NO_ROW
     const struct tt_array *items_array;

@@ -307,7 +307,9 @@ asks "$TWOTOWER" topk "$root" --user u1 --k 5
 why=
 [ "$status" -eq 0 ] && [ "$(wc -l <"$work/out")" -eq 5 ] || why="status $status: $(cat "$work/out" "$work/err")"
 verdict "topk --user prints k lines" "$why"
-why=$(python3 - "$TWOTOWER" "$snapshot" 2>&1 <<'CHECK'
+golden_lists() # SNAPSHOT: says what is different between golden.json and topk --user
+{
+    python3 - "$TWOTOWER" "$1" 2>&1 <<'CHECK' | tail -n 1
 import json, subprocess, sys
 program, snapshot = sys.argv[1:]
 users = json.load(open(snapshot + "/golden.json"))["users"]
@@ -321,8 +323,8 @@ for user in users:
         assert a["rank"] == i + 1 and a["id"] == b["item_id"] and a["row"] == b["row"], (user["user_id"], a, b)
         assert abs(a["score"] - b["score"]) < 1e-5 * max(1, abs(b["score"])), (user["user_id"], a, b)
 CHECK
-) || true
-verdict "topk --user makes the lists of golden.json from the files alone" "$(tail -n 1 <<<"$why")"
+}
+verdict "topk --user makes the lists of golden.json from the files alone" "$(golden_lists "$snapshot")"
 asks "$TWOTOWER" topk "$root" --item i1 --k 299
 why=
 [ "$(wc -l <"$work/out")" -eq 299 ] || why="$(wc -l <"$work/out") lines"
@@ -346,16 +348,17 @@ says 64 err "--k" "topk of none is status 64"
 asks "$TWOTOWER" topk "$work/one/state/final" --item i1
 says 65 err "twotower-checkpoint" "a checkpoint is not for serving"
 
-why=
-learns classic -o model.type=two_tower -o model.hidden=16 || why="status $status"
-classic=$work/classic/snapshots
-if [ -z "$why" ]; then
-    asks "$TWOTOWER" verify "$classic"
-    [ "$status" -eq 0 ] || why=$(cat "$work/err")
-    asks "$TWOTOWER" topk "$classic" --user u1
-    [ "$status" -eq 0 ] || why=$(cat "$work/err")
-fi
-verdict "the classic towers are verified and asked as well" "$why"
+for encoder in none attention; do
+    why=
+    learns "classic_$encoder" -o model.type=two_tower -o model.hidden=16 -o "model.history_encoder=$encoder" ||
+        why="status $status"
+    root=$work/classic_$encoder/snapshots
+    asks "$TWOTOWER" verify "$root"
+    [ "$status" -eq 0 ] || why=${why:-$(cat "$work/err")}
+    [ -n "$why" ] || why=$(golden_lists "$root/$(cut -d ' ' -f 1 "$root/LATEST")")
+    verdict "the classic towers with history encoder $encoder are verified and asked as well" "$why"
+done
+root=$work/one/snapshots
 
 # ---- The example for readers in C, against the library as it is installed
 
