@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "daemon/log.h"
-#include "model/kernels.h"
 
 static const char *table_optimizer(enum config_optimizer o)
 {
@@ -94,17 +93,6 @@ struct cutter_options assemble_cutter(const struct config *c, enum slice_order o
         .idle_ms = IDLE_MS,
         .max_future_ms = c->join_max_future_ms,
     };
-}
-
-int assemble_kernels(const struct config *c, char *error, size_t error_size)
-{
-    const char *name = c->kernels_set == CONFIG_KERNELS_AUTO
-                           ? NULL
-                           : config_word("kernels.set", c->kernels_set);
-    if (kernels_init(name) == 0)
-        return 0;
-    snprintf(error, error_size, "kernels.set = %s: this CPU cannot run them", name);
-    return -EINVAL;
 }
 
 static void kafka_log(void *arg, int level, const char *text)

@@ -18,6 +18,3 @@ struct two_tower_options assemble_model(const struct config *c);
 // The configured source. 0 or -errno with a sentence.
 int assemble_source(const struct config *c, bool replay, struct source **s, char *error,
                     size_t error_size);
-// Chooses the kernels that the configuration names. 0, or -EINVAL with a sentence.
-int assemble_kernels(const struct config *c, char *error, size_t error_size);
-

@@ -86,26 +86,6 @@ static double now_s(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-static int exit_status(int rc)
-{
-    switch (-rc) {
-    case 0:
-        return EX_OK;
-    case EACCES:
-    case EPERM:
-    case EEXIST:
-        return EX_NOPERM;
-    case EBUSY:
-        return EX_TEMPFAIL;
-    case EINVAL:
-        return EX_CONFIG;
-    case EPROTO:
-        return EX_SOFTWARE;
-    default:
-        return EX_IOERR;
-    }
-}
-
 // The demo's own defaults: what somebody set on the line or in a file stands.
 static int defaults_set(struct config *c, int seconds, struct config_problems *problems)
 {
@@ -116,7 +96,7 @@ static int defaults_set(struct config *c, int seconds, struct config_problems *p
         {"source.requests", requests},  {"source.requests_per_second", rate},
         {"eval.sampling", "0.5"},       {"state.dir", state},
         {"checkpoint.interval", "10s"}, {"snapshot.dir", snapshots},
-        {"snapshot.interval", "10s"},   {"log.level", "warning"}, // the screen says the rest
+        {"snapshot.interval", "10s"},
     };
     snprintf(requests, sizeof requests, "%d", REQUESTS_PER_SECOND * seconds);
     snprintf(rate, sizeof rate, "%.6g", (double)REQUESTS_PER_SECOND / EVENT_SECONDS);
@@ -633,5 +613,5 @@ int cmd_demo(const struct config *given, const struct command_line *line)
     if (d.lock >= 0)
         close(d.lock);
     log_flush();
-    return rc < 0 ? command_fail(line, exit_status(rc), "%s", error) : EX_OK;
+    return rc < 0 ? command_fail(line, command_status(rc), "%s", error) : EX_OK;
 }

@@ -235,8 +235,6 @@ int cmd_eval(const struct config *config, const struct command_line *line)
         c.eval_chunk = CHUNK;
     if (!config_given(config, "eval.sampling"))
         c.eval_sampling = SAMPLING;
-    if (assemble_kernels(&c, error, sizeof error) < 0)
-        return command_fail(line, EX_CONFIG, "%s", error);
     if (c.source_type == CONFIG_SOURCE_BUILTIN && c.source_requests == 0)
         return command_fail(line, EX_USAGE,
                             "a stream without end: give --events DIR, or source.requests");

@@ -47,36 +47,6 @@ static double now_s(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-static int exit_status(int rc)
-{
-    switch (-rc) {
-    case 0:
-        return EX_OK;
-    case EINVAL:
-        return EX_CONFIG;
-    case EBADMSG:
-    case ERANGE:
-        return EX_DATAERR;
-    case ENOENT:
-    case ENOTDIR:
-        return EX_NOINPUT;
-    case EACCES:
-    case EPERM:
-        return EX_NOPERM;
-    case EBUSY:
-    case EAGAIN:
-        return EX_TEMPFAIL;
-    case ETIMEDOUT:
-    case EHOSTUNREACH:
-    case ECONNREFUSED:
-        return EX_UNAVAILABLE;
-    case EPROTO:
-        return EX_SOFTWARE;
-    default:
-        return EX_IOERR;
-    }
-}
-
 // What readiness means: restored and learning, checkpoints not stale.
 static int ready_checks(void *arg, struct http_check *checks)
 {
@@ -244,7 +214,7 @@ static int run(const struct config *c, const struct command_line *line, struct s
     notify_close(&w.notify);
     close(w.signals);
     log_flush();
-    return rc < 0 ? command_fail(line, exit_status(rc), "%s", error) : EX_OK;
+    return rc < 0 ? command_fail(line, command_status(rc), "%s", error) : EX_OK;
 }
 
 int cmd_run(const struct config *c, const struct command_line *line)
@@ -257,7 +227,7 @@ int cmd_run(const struct config *c, const struct command_line *line)
                             "--until-end: the built-in stream has none; set source.requests");
     const int rc = assemble_source(c, until_end, &source, error, sizeof error);
     if (rc < 0)
-        return command_fail(line, exit_status(rc), "%s", error);
+        return command_fail(line, command_status(rc), "%s", error);
     // A file has an end; only a broker and the endless built-in stream go on.
     const bool bounded = until_end || c->source_type == CONFIG_SOURCE_FILE ||
                          (c->source_type == CONFIG_SOURCE_BUILTIN && c->source_requests > 0);
@@ -312,7 +282,7 @@ int cmd_replay(const struct config *c, const struct command_line *line)
                             "--to end: the built-in stream has none; set source.requests");
     int rc = assemble_source(c, true, &source, error, sizeof error);
     if (rc < 0)
-        return command_fail(line, exit_status(rc), "%s", error);
+        return command_fail(line, command_status(rc), "%s", error);
     const size_t n = (size_t)source->n_partitions;
     int64_t *first = calloc(4 * n, sizeof *first);
     int64_t *end = first + n, *from = first + 2 * n, *to = first + 3 * n;
@@ -330,7 +300,8 @@ int cmd_replay(const struct config *c, const struct command_line *line)
                               wrong);
         source->ops->close(source);
     } else if (rc < 0) {
-        status = command_fail(line, exit_status(rc), "%s", first ? source->error : "out of memory");
+        status =
+            command_fail(line, command_status(rc), "%s", first ? source->error : "out of memory");
         source->ops->close(source);
     } else {
         for (size_t p = 0; p < n; p++)

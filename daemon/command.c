@@ -53,7 +53,7 @@ static const struct command commands[] = {
       {"then-live", NULL, "go on as `run` when the end is reached", NULL}}},
     {"demo",
      cmd_demo,
-     COMMAND_CONFIG | COMMAND_COMPUTES,
+     COMMAND_CONFIG | COMMAND_COMPUTES | COMMAND_SCREEN,
      0,
      0,
      "",
@@ -180,6 +180,38 @@ static int command_unknown(const char *name)
         fprintf(stderr, "; did you mean '%s'?", suggest_best(&nearest));
     fputs("\nTry 'twotower help'.\n", stderr);
     return EX_USAGE;
+}
+
+int command_status(int rc)
+{
+    switch (-rc) {
+    case 0:
+        return EX_OK;
+    case EINVAL:
+        return EX_CONFIG;
+    case EBADMSG:
+    case ERANGE:
+        return EX_DATAERR;
+    case ENOENT:
+    case ENOTDIR:
+        return EX_NOINPUT;
+    case EACCES:
+    case EPERM:
+    case EEXIST:
+    case EROFS:
+        return EX_NOPERM;
+    case EBUSY:
+    case EAGAIN:
+        return EX_TEMPFAIL;
+    case ETIMEDOUT:
+    case EHOSTUNREACH:
+    case ECONNREFUSED:
+        return EX_UNAVAILABLE;
+    case EPROTO:
+        return EX_SOFTWARE;
+    default:
+        return EX_IOERR;
+    }
 }
 
 int command_fail(const struct command_line *line, int status, const char *format, ...)
@@ -469,6 +501,8 @@ static int command_call(struct invocation *v)
         config_problems_print(&problems, stderr);
         return EX_CONFIG;
     }
+    if ((command->flags & COMMAND_SCREEN) && !config_given(&config, "log.level"))
+        config.log_level = CONFIG_LOG_WARNING;
     log_init((enum log_level)config.log_level, (enum log_format)config.log_format, STDERR_FILENO);
     int status = EX_OK;
     if (command->flags & COMMAND_COMPUTES)

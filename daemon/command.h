@@ -33,6 +33,7 @@ typedef int (*command_fn)(const struct config *c, const struct command_line *lin
 enum command_flags {
     COMMAND_CONFIG = 1,   // takes -c and -o
     COMMAND_COMPUTES = 2, // multiplies matrices: main says which kernels and BLAS core do it
+    COMMAND_SCREEN = 8,   // talks to a person: logs warnings only, unless log.level is given
     COMMAND_LENIENT = 4,  // is called even when the configuration has problems, to report them
 };
 
@@ -83,6 +84,8 @@ int command_number(const struct command_line *line, const char *name, long long 
 // the configuration, calls it. Returns the exit status.
 int command_main(int argc, char **argv);
 
+// The exit status for a -errno of a job or a source.
+int command_status(int rc);
 // For messages of the kind "twotower verify: ..." on stderr, with the status that it returns.
 __attribute__((format(printf, 3, 4))) int command_fail(const struct command_line *line, int status,
                                                        const char *format, ...);

@@ -327,8 +327,6 @@ int job_open(struct job **j_out, const struct config *c, struct source *source,
     j->commit_next = calloc((size_t)j->n, sizeof *j->commit_next);
     int rc = j->from && j->to && j->commit_next ? 0 : -ENOMEM;
     if (rc == 0)
-        rc = assemble_kernels(c, error, error_size);
-    if (rc == 0)
         rc = catalogs_open(j, error, error_size);
     if (rc == 0)
         rc = engine_open(
