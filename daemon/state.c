@@ -96,7 +96,8 @@ int state_write(struct trainer *t, const struct state_write_options *o, struct s
         writer_manifest_integer(w, "slice", (int64_t)state.slices);
         writer_manifest_integer(w, "examples", (int64_t)state.examples);
         writer_manifest_integer(w, "event_time_ms", state.event_time_ms);
-        writer_manifest_text(w, "model", model);
+        writer_manifest_text(w, "model", config_word("model.type", o->config->model_type));
+        writer_manifest_text(w, "options", model);
         writer_manifest_text(w, "kernels", kernels->name);
         writer_manifest_text(w, "blas", gemm_library());
         writer_manifest_text(w, "blas_core", gemm_core());
@@ -149,7 +150,7 @@ static int manifest_read(const char *json, const char *path, struct state_stamp 
     int rc = -EBADMSG;
     cJSON *m = cJSON_Parse(json);
     const cJSON *slice = cJSON_GetObjectItemCaseSensitive(m, "slice");
-    const cJSON *model = cJSON_GetObjectItemCaseSensitive(m, "model");
+    const cJSON *model = cJSON_GetObjectItemCaseSensitive(m, "options");
     const cJSON *list = cJSON_GetObjectItemCaseSensitive(m, "partitions");
     snprintf(error, error_size, "%s: not the manifest of a checkpoint", path);
     if (cJSON_IsNumber(slice) && cJSON_IsString(model) && cJSON_IsArray(list)) {
