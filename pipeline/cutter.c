@@ -379,7 +379,13 @@ static bool slice_put(struct cut_slice *s, const struct entry *entry)
 
 // The order of application. Time first; the rest is about content, so that the same streams in
 // other partitions are applied in the same order; only a producer that scatters one user's events
-// of one instant over partitions leaves the choice to their numbers.
+// of one instant over partitions leaves the choice to their numbers. A catalogue record has no
+// user; its key is the item.
+static uint64_t key_of(const struct event *e)
+{
+    return e->topic == TOPIC_ITEMS ? e->items[0].item.hash : e->user.hash;
+}
+
 static bool event_before(const struct slice_event *a, const struct slice_event *b)
 {
     const struct event *x = a->event, *y = b->event;
@@ -387,8 +393,8 @@ static bool event_before(const struct slice_event *a, const struct slice_event *
         return a->mt_ms < b->mt_ms;
     if (x->topic != y->topic)
         return x->topic < y->topic;
-    if (x->user.hash != y->user.hash)
-        return x->user.hash < y->user.hash;
+    if (key_of(x) != key_of(y))
+        return key_of(x) < key_of(y);
     if (x->partition != y->partition)
         return x->partition < y->partition;
     return x->offset < y->offset;
@@ -692,7 +698,7 @@ static int next_live(struct cutter *c, int64_t now_ms, int wait_ms, struct slice
         const struct partition *part = &c->partitions[p];
         size_t n = 0;
         while (n < part->n && n < (size_t)c->options.slice_events &&
-               queue_at(part, n)->mt_ms - base <= c->options.drift_ms)
+               queue_at(part, n)->mt_ms <= base + c->options.drift_ms)
             n++;
         c->limits[p] = n;
     }
@@ -761,11 +767,15 @@ int cutter_recorded(struct cutter *c, const struct slice_record *record, struct 
     memcpy(c->next, record->next, (size_t)c->n * sizeof *c->next);
     s->slice.watermark_ms = record->watermark_ms;
     c->watermark_ms = record->watermark_ms;
-    *slice = slice_finish(c, s, record->order);
-    if ((*slice)->digest != record->digest || (*slice)->n_events != record->n_events)
-        return fail(c, -EBADMSG,
-                    "slice %" PRIu64 ": the source has other records now (%d events, then %d): "
-                    "it was recreated or rewritten",
-                    record->number, (*slice)->n_events, record->n_events);
+    struct slice *again = slice_finish(c, s, record->order);
+    if (again->digest != record->digest || again->n_events != record->n_events) {
+        fail(c, -EBADMSG,
+             "slice %" PRIu64 ": the source has other records now (%d events, then %d): "
+             "it was recreated or rewritten",
+             record->number, again->n_events, record->n_events);
+        slice_release(c, s);
+        return -EBADMSG;
+    }
+    *slice = again;
     return 1;
 }

@@ -8,8 +8,9 @@
 #include "pipeline/decode.h"
 #include "pipeline/event.h"
 
-// Events are applied in the order of (time, topic, user), then (partition, offset). Time is the
-// running maximum of event times within the partition, so that a partition's own order is kept.
+// Events are applied in the order of (time, topic, user, or item for the catalogue), then
+// (partition, offset). Time is the running maximum of event times within the partition, so that a
+// partition's own order is kept.
 //   canonical  complete: no partition has anything left at or before the slice's last time. The
 //              order is then a function of the streams, whatever the number of partitions. Each
 //              event moves the watermark to its own time.
