@@ -58,6 +58,20 @@ static bool record_whole(const struct slice_log *l, const unsigned char *record)
            h.crc == record_crc(l, record);
 }
 
+// How many partitions the record is of when it is whole for another number of them, else 0.
+static int record_partitions(const struct slice_log *l, const unsigned char *record, size_t size)
+{
+    struct header h;
+    if (size < sizeof h)
+        return 0;
+    memcpy(&h, record, sizeof h);
+    const struct slice_log other = {.n_partitions = (int)(h.n_partitions & 0xffffff)};
+    return other.n_partitions != l->n_partitions && record_size(&other) <= size &&
+                   record_whole(&other, record)
+               ? other.n_partitions
+               : 0;
+}
+
 static int compare_numbers(const void *a, const void *b)
 {
     const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
@@ -164,10 +178,14 @@ static int file_read(struct slice_log *l, uint64_t first, bool newest, uint64_t 
     }
     if (rc == 0 && at < (size_t)st.st_size) {
         // A crash tears the end. Whole records behind the damage mean something else happened.
+        const int partitions = at == 0 ? record_partitions(l, bytes, (size_t)st.st_size) : 0;
         bool whole_behind = !newest;
         for (size_t i = at + 1; !whole_behind && i + size <= (size_t)st.st_size; i++)
             whole_behind = record_whole(l, bytes + i);
-        if (whole_behind)
+        if (partitions)
+            rc = fail(l, -EBADMSG, "%s: written with %d partitions, there are %d now", path,
+                      partitions, l->n_partitions);
+        else if (whole_behind)
             rc = fail(l, -EBADMSG, "%s: damaged at byte %zu, with slices behind it", path, at);
         else if (ftruncate(fd, (off_t)at) < 0 || fsync(fd) < 0)
             rc = fail(l, -errno, "%s: cannot cut the torn tail: %s", path, strerror(errno));

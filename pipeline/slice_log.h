@@ -5,7 +5,8 @@
 //
 // Files slices-<first number>.log in the state directory. A record carries the CRC32C of itself and
 // the one before it. On opening, a torn tail is cut off; damage before the end is refused
-// (-EBADMSG, with file and offset), because what follows it cannot be trusted.
+// (-EBADMSG, with file and offset), because what follows it cannot be trusted, and so is a log of
+// another number of partitions.
 //
 // Appending is for the ingest thread; slice_log_sync may be called by the thread that makes
 // something of the slices visible, before it does. Functions return 0 or -errno, and then the

@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pipeline/slice_log.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+#include "tests/unit/test_snapshot.h"
+
+enum { PARTITIONS = 3, RECORD = 56 + 8 * PARTITIONS, SEEN_MAX = 200 };
+
+static char directory[64];
+static struct slice_log l;
+
+static int setup(void **state)
+{
+    (void)state;
+    strcpy(directory, "/tmp/test_slice_log.XXXXXX");
+    return mkdtemp(directory) ? 0 : -1;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    tree_remove(directory);
+    return 0;
+}
+
+struct seen {
+    int n;
+    struct slice_record record[SEEN_MAX];
+    int64_t next[SEEN_MAX][PARTITIONS];
+};
+
+static int see(void *arg, const struct slice_record *record)
+{
+    struct seen *s = arg;
+    memcpy(s->next[s->n], record->next, sizeof s->next[0]);
+    s->record[s->n++] = *record;
+    return 0;
+}
+
+static int64_t next_of(uint64_t number, int p)
+{
+    return (int64_t)(number * 100) + p;
+}
+
+static void append(uint64_t number)
+{
+    int64_t next[PARTITIONS];
+    for (int p = 0; p < PARTITIONS; p++)
+        next[p] = next_of(number, p);
+    const struct slice slice = {.number = number,
+                                .order = number % 2 ? SLICE_LIVE : SLICE_CANONICAL,
+                                .n_events = (int)number * 3,
+                                .n_partitions = PARTITIONS,
+                                .next = next,
+                                .watermark_ms = number == 1 ? INT64_MIN : (int64_t)number * 7,
+                                .dead_letters = (int64_t)number * 11,
+                                .digest = mix(number)};
+    assert_int_equal(slice_log_append(&l, &slice), 0);
+}
+
+static int open_log(uint64_t after, struct seen *s)
+{
+    if (s)
+        s->n = 0;
+    return slice_log_open(&l, directory, PARTITIONS, 5 * RECORD, after, s ? see : NULL, s);
+}
+
+// Fails unless the log gives exactly the numbers from..to.
+static void assert_gives(uint64_t after, uint64_t from, uint64_t to)
+{
+    static struct seen s;
+    if (open_log(after, &s) < 0)
+        fail_msg("%s", l.error);
+    assert_int_equal(s.n, to + 1 - from);
+    for (int i = 0; i < s.n; i++) {
+        const uint64_t number = from + (uint64_t)i;
+        assert_int_equal(s.record[i].number, number);
+        assert_int_equal(s.record[i].digest, mix(number));
+        assert_int_equal(s.record[i].order, number % 2 ? SLICE_LIVE : SLICE_CANONICAL);
+        assert_int_equal(s.record[i].n_events, number * 3);
+        assert_int_equal(s.record[i].watermark_ms, number == 1 ? INT64_MIN : (int64_t)number * 7);
+        assert_int_equal(s.record[i].dead_letters, number * 11);
+        for (int p = 0; p < PARTITIONS; p++)
+            assert_int_equal(s.next[i][p], next_of(number, p));
+    }
+}
+
+static void write_log(uint64_t from, uint64_t to)
+{
+    assert_int_equal(open_log(from - 1, NULL), 0);
+    for (uint64_t number = from; number <= to; number++)
+        append(number);
+    assert_int_equal(slice_log_sync(&l), 0);
+    slice_log_close(&l);
+}
+
+static void path_of(uint64_t first, char path[128])
+{
+    snprintf(path, 128, "%s/slices-%" PRIu64 ".log", directory, first);
+}
+
+static void what_is_appended_is_read_again(void **state)
+{
+    (void)state;
+    assert_gives(0, 1, 0); // an empty directory
+    slice_log_close(&l);
+    write_log(1, 12);
+    assert_gives(0, 1, 12);
+    slice_log_close(&l);
+    assert_gives(7, 8, 12);
+    append(13);
+    slice_log_close(&l);
+    assert_gives(12, 13, 13);
+    slice_log_close(&l);
+    assert_gives(13, 14, 13);
+    slice_log_close(&l);
+}
+
+static void a_full_file_is_followed_by_another(void **state)
+{
+    (void)state;
+    write_log(1, 12);
+    assert_int_equal(count_entries(directory), 3); // 5 + 5 + 2 records
+    char path[128];
+    path_of(6, path);
+    assert_int_equal(access(path, R_OK), 0);
+}
+
+static void trimming_removes_files_that_nobody_needs(void **state)
+{
+    (void)state;
+    write_log(1, 12);
+    assert_int_equal(open_log(0, NULL), 0);
+    assert_int_equal(slice_log_trim(&l, 4), 0);
+    assert_int_equal(count_entries(directory), 3);
+    assert_int_equal(slice_log_trim(&l, 5), 0);
+    assert_int_equal(count_entries(directory), 2);
+    assert_int_equal(slice_log_trim(&l, 1000), 0); // the newest stays
+    assert_int_equal(count_entries(directory), 1);
+    append(13);
+    slice_log_close(&l);
+    assert_gives(11, 12, 13);
+    slice_log_close(&l);
+}
+
+static void a_log_that_begins_behind_the_checkpoint_is_refused(void **state)
+{
+    (void)state;
+    static struct seen s;
+    write_log(1, 12);
+    assert_int_equal(open_log(0, NULL), 0);
+    assert_int_equal(slice_log_trim(&l, 5), 0);
+    slice_log_close(&l);
+    assert_int_equal(open_log(3, &s), -EBADMSG);
+    assert_non_null(strstr(l.error, "begins with slice 6, expected 4"));
+    slice_log_close(&l);
+    assert_gives(5, 6, 12);
+    slice_log_close(&l);
+}
+
+static void a_missing_file_in_the_middle_is_refused(void **state)
+{
+    (void)state;
+    static struct seen s;
+    char path[128];
+    write_log(1, 12);
+    path_of(6, path);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(open_log(0, &s), -EBADMSG);
+    assert_non_null(strstr(l.error, "slices-11.log"));
+    slice_log_close(&l);
+}
+
+// Writes the first size bytes of the file back.
+static void cut_file(uint64_t first, const char *bytes, size_t size)
+{
+    char path[128];
+    path_of(first, path);
+    file_write(path, bytes, size);
+}
+
+static void a_tail_torn_at_any_byte_is_cut_off(void **state)
+{
+    (void)state;
+    char path[128];
+    size_t size;
+    write_log(1, 3);
+    path_of(1, path);
+    char *bytes = file_read(path, &size);
+    assert_int_equal(size, 3 * RECORD);
+    for (size_t torn = 0; torn < size; torn++) {
+        cut_file(1, bytes, torn);
+        const uint64_t whole = torn / RECORD;
+        assert_gives(0, 1, whole);
+        append(whole + 1);
+        slice_log_close(&l);
+        assert_gives(0, 1, whole + 1);
+        slice_log_close(&l);
+    }
+    free(bytes);
+}
+
+static void a_tail_of_anything_is_cut_off_but_not_with_slices_behind_it(void **state)
+{
+    (void)state;
+    static struct seen s;
+    char path[128];
+    size_t size;
+    write_log(1, 4);
+    path_of(1, path);
+    char *bytes = file_read(path, &size);
+    for (size_t at = 0; at < size; at++) {
+        bytes[at] = (char)(bytes[at] ^ 0x20);
+        cut_file(1, bytes, size);
+        if (at < size - RECORD) {
+            assert_int_equal(open_log(0, &s), -EBADMSG);
+            assert_non_null(strstr(l.error, "slices-1.log"));
+            slice_log_close(&l);
+            size_t left; // nothing was cut
+            free(file_read(path, &left));
+            assert_int_equal(left, size);
+        } else {
+            assert_gives(0, 1, 3);
+            slice_log_close(&l);
+        }
+        bytes[at] = (char)(bytes[at] ^ 0x20);
+    }
+    free(bytes);
+}
+
+static void damage_in_an_earlier_file_is_refused_even_at_its_end(void **state)
+{
+    (void)state;
+    static struct seen s;
+    char path[128];
+    size_t size;
+    write_log(1, 12);
+    path_of(1, path);
+    char *bytes = file_read(path, &size);
+    cut_file(1, bytes, size - 1);
+    assert_int_equal(open_log(0, &s), -EBADMSG);
+    slice_log_close(&l);
+    cut_file(1, bytes, size - RECORD); // a whole record is missing
+    assert_int_equal(open_log(0, &s), -EBADMSG);
+    slice_log_close(&l);
+    free(bytes);
+}
+
+static void a_log_of_another_number_of_partitions_is_refused_and_left_alone(void **state)
+{
+    (void)state;
+    static struct seen s;
+    struct slice_log other;
+    write_log(1, 4);
+    s.n = 0;
+    assert_int_equal(slice_log_open(&other, directory, PARTITIONS - 1, 1000, 0, see, &s), -EBADMSG);
+    assert_non_null(strstr(other.error, "written with 3 partitions, there are 2 now"));
+    assert_int_equal(s.n, 0);
+    slice_log_close(&other);
+    assert_gives(0, 1, 4);
+    slice_log_close(&l);
+}
+
+static int refuse(void *arg, const struct slice_record *record)
+{
+    (void)arg;
+    return record->number == 3 ? -EINTR : 0;
+}
+
+static void the_reader_may_end_the_reading(void **state)
+{
+    (void)state;
+    write_log(1, 4);
+    assert_int_equal(slice_log_open(&l, directory, PARTITIONS, 1000, 0, refuse, NULL), -EINTR);
+    slice_log_close(&l);
+}
+
+static void a_checkpoint_ahead_of_the_log_goes_on_in_a_new_file(void **state)
+{
+    (void)state;
+    write_log(1, 3);
+    write_log(21, 23); // the checkpoint is after slice 20
+    assert_gives(20, 21, 23);
+    slice_log_close(&l);
+    assert_gives(22, 23, 23);
+    slice_log_close(&l);
+}
+
+static void a_directory_that_is_not_there_is_an_error_that_names_it(void **state)
+{
+    (void)state;
+    assert_int_equal(slice_log_open(&l, "/nonexistent/state", 1, 1000, 0, NULL, NULL), -ENOENT);
+    assert_non_null(strstr(l.error, "/nonexistent/state"));
+    slice_log_close(&l);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(what_is_appended_is_read_again),
+        TEST(a_full_file_is_followed_by_another),
+        TEST(trimming_removes_files_that_nobody_needs),
+        TEST(a_log_that_begins_behind_the_checkpoint_is_refused),
+        TEST(a_missing_file_in_the_middle_is_refused),
+        TEST(a_tail_torn_at_any_byte_is_cut_off),
+        TEST(a_tail_of_anything_is_cut_off_but_not_with_slices_behind_it),
+        TEST(damage_in_an_earlier_file_is_refused_even_at_its_end),
+        TEST(a_log_of_another_number_of_partitions_is_refused_and_left_alone),
+        TEST(the_reader_may_end_the_reading),
+        TEST(a_checkpoint_ahead_of_the_log_goes_on_in_a_new_file),
+        TEST(a_directory_that_is_not_there_is_an_error_that_names_it),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
