@@ -78,14 +78,15 @@ libraries='
 OpenBLAS       cblas.h                model/gemm.c
 liburing       liburing.h             snapshot/engine.c
 librdkafka     librdkafka/rdkafka.h   pipeline/source_kafka.c tests/kafka/topics.c
+librdkafka     librdkafka/rdkafka_mock.h tests/*
 libmicrohttpd  microhttpd.h           daemon/http.c
 simdjson       simdjson.h             pipeline/decode_json.cpp
 toml++         toml++/toml.h          daemon/config_toml.cpp
-isa-l          isa-l/crc.h            snapshot/crc32c.h
-xxhash         xxhash.h               pipeline/decode.c snapshot/id_index.h
-cJSON          cjson/cJSON.h          snapshot/manifest.c snapshot/reader.c snapshot/writer.c daemon/http.c tests/*
+isa-l          isa-l/crc.h            snapshot/crc32c.h pipeline/slice_log.c
+xxhash         xxhash.h               pipeline/decode.c pipeline/cutter.c snapshot/id_index.h
+cJSON          cjson/cJSON.h          snapshot/manifest.c snapshot/reader.c snapshot/writer.c daemon/* tests/*
 libcrypto      openssl/evp.h          snapshot/digest.c daemon/config.c
-zstd           zstd.h                 pipeline/source_file.c
+zstd           zstd.h                 pipeline/source_file.c tests/*
 cmocka         cmocka.h               tests/*
 '
 seen=$(printf '%s\n' "$includes" | awk -F: -v libraries="$libraries" '
