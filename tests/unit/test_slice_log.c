@@ -10,6 +10,7 @@ enum { PARTITIONS = 3, RECORD = 56 + 8 * PARTITIONS, SEEN_MAX = 200 };
 
 static char directory[64];
 static struct slice_log l;
+static uint64_t history; // which one append writes
 
 static int setup(void **state)
 {
@@ -56,7 +57,7 @@ static void append(uint64_t number)
                                 .next = next,
                                 .watermark_ms = number == 1 ? INT64_MIN : (int64_t)number * 7,
                                 .dead_letters = (int64_t)number * 11,
-                                .digest = mix(number)};
+                                .digest = mix(number) + history};
     assert_int_equal(slice_log_append(&l, &slice), 0);
 }
 
@@ -242,7 +243,30 @@ static void damage_in_an_earlier_file_is_refused_even_at_its_end(void **state)
     cut_file(1, bytes, size - 1);
     assert_int_equal(open_log(0, &s), -EBADMSG);
     slice_log_close(&l);
+    size_t left; // nothing was cut
+    free(file_read(path, &left));
+    assert_int_equal(left, size - 1);
     cut_file(1, bytes, size - RECORD); // a whole record is missing
+    assert_int_equal(open_log(0, &s), -EBADMSG);
+    slice_log_close(&l);
+    free(bytes);
+}
+
+static void a_file_of_another_history_is_refused(void **state)
+{
+    (void)state;
+    static struct seen s;
+    char path[128];
+    size_t size;
+    history = 1;
+    write_log(1, 12);
+    history = 0;
+    path_of(6, path);
+    char *bytes = file_read(path, &size);
+    tree_remove(directory);
+    assert_int_equal(mkdir(directory, 0700), 0);
+    write_log(1, 12);
+    cut_file(6, bytes, size); // the same numbers, every record whole
     assert_int_equal(open_log(0, &s), -EBADMSG);
     slice_log_close(&l);
     free(bytes);
@@ -309,6 +333,7 @@ int main(void)
         TEST(a_tail_torn_at_any_byte_is_cut_off),
         TEST(a_tail_of_anything_is_cut_off_but_not_with_slices_behind_it),
         TEST(damage_in_an_earlier_file_is_refused_even_at_its_end),
+        TEST(a_file_of_another_history_is_refused),
         TEST(a_log_of_another_number_of_partitions_is_refused_and_left_alone),
         TEST(the_reader_may_end_the_reading),
         TEST(a_checkpoint_ahead_of_the_log_goes_on_in_a_new_file),
