@@ -1,0 +1,386 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pipeline/trainer.h"
+
+#include "model/tables.h"
+#include "tests/unit/core_fixture.h"
+
+enum { EVENTS_MAX = 3000 };
+
+static struct core_event events[EVENTS_MAX];
+static char texts[EVENTS_MAX * 16][16]; // ids of the events above
+
+static struct id id_kept(const char *prefix, uint64_t n, char *text)
+{
+    const int size = snprintf(text, 16, "%s%" PRIu64, prefix, n);
+    return id_of_text(text, (size_t)size);
+}
+
+// A stream in time order: slates of four, clicks on them, catalogue records.
+static int make_stream(uint64_t seed, int n)
+{
+    struct rng rng = {seed, 0};
+    int64_t ts = TEST_START_MS;
+    for (int i = 0; i < n; i++) {
+        char(*text)[16] = texts + i * 16;
+        struct core_event *e = &events[i];
+        ts += (int64_t)rng_below(&rng, 3000);
+        const uint64_t request = (uint64_t)i / 4 - (i < 40 ? 0 : rng_below(&rng, 10));
+        const uint64_t user = request % 13, first = request % 30;
+        *e = (struct core_event){.event = {.ts_ms = ts, .items = e->items, .offset = i}};
+        e->event.request = id_kept("r", request, text[0]);
+        e->event.user = id_kept("u", user, text[1]);
+        if (i % 4 == 0) {
+            e->event.topic = TOPIC_IMPRESSIONS;
+            e->event.n_items = 4;
+            for (int k = 0; k < 4; k++)
+                e->items[k] = (struct event_item){
+                    .item = id_kept("i", first + (uint64_t)k, text[2 + k]), .position = k};
+        } else if (i % 37 == 5) {
+            e->event.topic = TOPIC_ITEMS;
+            e->event.n_items = 1;
+            e->event.removed = (uint8_t)(i % 2);
+            e->items[0].item = id_kept("i", rng_below(&rng, 34), text[2]);
+        } else {
+            e->event.topic = TOPIC_ENGAGEMENTS;
+            e->event.n_items = 1;
+            e->event.value = 1;
+            e->event.action = i % 3 ? (struct text){"click", 5} : (struct text){"like", 4};
+            e->items[0].item = id_kept("i", first + rng_below(&rng, 5), text[2]);
+        }
+    }
+    return n;
+}
+
+// Applies events [from, to) as one slice.
+static void apply(struct trainer *t, int from, int to, uint64_t number, bool last)
+{
+    static struct slice_event list[EVENTS_MAX];
+    for (int i = from; i < to; i++)
+        list[i - from] = (struct slice_event){events[i].event.ts_ms, &events[i].event};
+    int64_t next[] = {to, 2 * to}, time_max_ms[] = {to ? events[to - 1].event.ts_ms : 0, 7};
+    struct slice slice = {.number = number,
+                          .order = SLICE_CANONICAL,
+                          .n_events = to - from,
+                          .events = list,
+                          .n_partitions = 2,
+                          .next = next,
+                          .time_max_ms = time_max_ms,
+                          .watermark_ms = INT64_MIN,
+                          .last = last};
+    if (last)
+        slice.rejected[TOPIC_IMPRESSIONS][REJECT_BAD_ID] = 3;
+    trainer_apply(t, &slice);
+    assert_true(join_balanced(&t->join));
+}
+
+static void the_same_events_in_other_slices_give_the_same_columns(void **state)
+{
+    (void)state;
+    static struct trainer whole, parts;
+    struct trainer_options options = core_trainer();
+    const int n = make_stream(3, EVENTS_MAX);
+    for (int kind = 0; kind < 2; kind++) {
+        options.model.kind = kind ? MODEL_TWO_TOWER : MODEL_RECIPE;
+        options.model.hidden = 6;
+        options.model.temperature = 1;
+        options.negatives = kind;
+        assert_int_equal(trainer_open(&whole, &options), 0);
+        apply(&whole, 0, n, 1, true);
+        assert_int_equal(trainer_open(&parts, &options), 0);
+        struct rng rng = {8, 0};
+        uint64_t number = 1;
+        for (int from = 0, to; from < n; from = to) {
+            to = from + (int)rng_below(&rng, 60); // empty ones too
+            to = to > n ? n : to;
+            apply(&parts, from, to, number++, to == n);
+        }
+        assert_true(tables_state(two_tower_tables(whole.rows.model))->steps > 20);
+        struct core_copy copy;
+        core_copy_take(&copy, &whole.columns);
+        core_copy_assert_equal(&copy, &parts.columns, NULL, "trainer.state");
+        core_copy_free(&copy);
+        assert_int_equal(trainer_state(&whole)->slices, 1);
+        assert_int_equal(trainer_state(&parts)->slices, number - 1);
+        assert_int_equal(trainer_state(&whole)->examples, trainer_state(&parts)->examples);
+        assert_int_equal(trainer_state(&whole)->event_time_ms,
+                         trainer_state(&parts)->event_time_ms);
+        assert_int_equal(trainer_state(&whole)->remainder, trainer_state(&parts)->remainder);
+        assert_int_equal(trainer_position(&parts, 1)->next, 2 * n);
+        assert_int_equal(trainer_position(&parts, 1)->time_max_ms, 7);
+        trainer_close(&whole);
+        trainer_close(&parts);
+    }
+}
+
+static void a_trainer_restored_in_the_middle_goes_on_alike(void **state)
+{
+    (void)state;
+    static struct trainer first, second;
+    const struct trainer_options options = core_trainer();
+    const int n = make_stream(4, 1200);
+    struct core_copy copy;
+    assert_int_equal(trainer_open(&first, &options), 0);
+    assert_int_equal(trainer_open(&second, &options), 0);
+    apply(&first, 0, n / 2, 1, false);
+    core_copy_take(&copy, &first.columns);
+    core_copy_restore(&copy, &second.columns);
+    core_copy_free(&copy);
+    assert_int_equal(trainer_rebuild(&second), 0);
+    apply(&first, n / 2, n, 2, false);
+    apply(&second, n / 2, n, 2, false);
+    trainer_finish(&first);
+    trainer_finish(&second);
+    core_copy_take(&copy, &first.columns);
+    core_copy_assert_equal(&copy, &second.columns, NULL, NULL);
+    core_copy_free(&copy);
+    trainer_close(&first);
+    trainer_close(&second);
+}
+
+// What the hooks saw.
+static struct seen {
+    int n, steps, learned;
+    struct example list[1024];
+} seen;
+
+static void see_examples(void *arg, int n, const struct example *examples, const float *features)
+{
+    (void)arg;
+    (void)features;
+    for (int i = 0; i < n && seen.n < 1024; i++)
+        seen.list[seen.n++] = examples[i];
+}
+
+static void see_step(void *arg, const struct step_report *report)
+{
+    (void)arg;
+    assert_true(seen.n > seen.learned); // scored before
+    seen.steps++;
+    seen.learned += report->examples;
+}
+
+static void open_seen(struct trainer *t, const struct trainer_options *options)
+{
+    assert_int_equal(trainer_open(t, options), 0);
+    memset(&seen, 0, sizeof seen);
+    t->score = see_examples;
+    t->step = see_step;
+}
+
+static struct trainer t;
+
+static void one(const struct event *event)
+{
+    struct slice_event list[] = {{event->ts_ms, event}};
+    int64_t next[] = {0, 0};
+    trainer_apply(&t, &(struct slice){.number = trainer_state(&t)->slices + 1,
+                                      .order = SLICE_LIVE,
+                                      .n_events = 1,
+                                      .events = list,
+                                      .n_partitions = 2,
+                                      .next = next,
+                                      .time_max_ms = next,
+                                      .watermark_ms = INT64_MIN});
+}
+
+#define AT(ms) (TEST_START_MS + (ms))
+
+static void show(int64_t ms, uint64_t request, uint64_t user, uint64_t item)
+{
+    static struct core_event e;
+    one(core_impression(&e, AT(ms), request, user, 1, &item));
+}
+
+static void click(int64_t ms, uint64_t request, uint64_t user, uint64_t item)
+{
+    static struct core_event e;
+    one(core_engagement(&e, AT(ms), (int64_t)request, user, item, "click"));
+}
+
+static void assert_history(const struct example *e, int n, const uint64_t *items)
+{
+    assert_int_equal(e->n_history, n);
+    for (int i = 0; i < n; i++)
+        assert_int_equal(core_number(&t.rows.items, e->history[i]), items[i]);
+}
+
+static void examples_carry_the_history_as_of_their_impression(void **state)
+{
+    (void)state;
+    const struct trainer_options options = core_trainer();
+    open_seen(&t, &options);
+    show(0, 1, 1, 10);
+    show(1000, 2, 1, 11);
+    show(3000, 3, 1, 12);
+    click(2000, 1, 1, 10);
+    click(4000, 2, 1, 11); // its impression was before the first click
+    click(5000, 3, 1, 12);
+    show(5000, 4, 1, 13);
+    click(6000, 4, 1, 13); // the click at 5,000 is not before it
+    trainer_finish(&t);
+    assert_int_equal(seen.n, 4);
+    assert_history(&seen.list[0], 0, NULL);
+    assert_history(&seen.list[1], 0, NULL);
+    assert_history(&seen.list[2], 1, (const uint64_t[]){10});
+    assert_history(&seen.list[3], 2, (const uint64_t[]){11, 10});
+    assert_int_equal(seen.list[3].ts_ms, AT(5000));
+    assert_int_equal(trainer_state(&t)->examples, 4);
+    trainer_close(&t);
+}
+
+static void a_full_batch_is_scored_then_learned_and_the_end_learns_the_rest(void **state)
+{
+    (void)state;
+    struct trainer_options options = core_trainer();
+    options.chunk = 12; // of two steps, 8 and 4
+    open_seen(&t, &options);
+    for (uint64_t i = 0; i < 15; i++) {
+        show((int64_t)i * 10, i, i, i);
+        click((int64_t)i * 10 + 5, i, i, i);
+        assert_int_equal(seen.n, i < 11 ? 0 : 12);
+        assert_int_equal(seen.steps, i < 11 ? 0 : 2);
+    }
+    assert_int_equal(trainer_state(&t)->remainder, 3);
+    trainer_finish(&t);
+    assert_int_equal(seen.n, 15);
+    assert_int_equal(seen.steps, 3);
+    assert_int_equal(seen.learned, 15);
+    assert_int_equal(trainer_state(&t)->remainder, 0);
+    trainer_close(&t);
+}
+
+static void the_end_closes_all_windows(void **state)
+{
+    (void)state;
+    struct trainer_options options = core_trainer();
+    options.negatives = true;
+    open_seen(&t, &options);
+    const int n = make_stream(5, 400);
+    apply(&t, 0, n, 1, true);
+    trainer_finish(&t);
+    for (int topic = 0; topic < TOPICS; topic++)
+        assert_int_equal(join_counts(&t.join)->pending[topic], 0);
+    const struct join_counts *c = join_counts(&t.join);
+    assert_true(c->negatives > 50 && c->positives > 20);
+    // All that left is learned, but for what a removed item took along.
+    assert_true(seen.learned > 100 &&
+                (uint64_t)seen.learned <= c->negatives + c->positives - c->stale);
+    assert_int_equal(c->rejected[TOPIC_IMPRESSIONS][REJECT_BAD_ID], 3);
+    trainer_close(&t);
+}
+
+static void negatives_take_part_only_where_they_are_wanted(void **state)
+{
+    (void)state;
+    for (int wanted = 0; wanted < 2; wanted++) {
+        struct trainer_options options = core_trainer();
+        options.negatives = wanted;
+        open_seen(&t, &options);
+        show(0, 1, 1, 10);
+        show(0, 2, 1, 11);
+        click(1000, 2, 1, 11);
+        join_advance(&t.join, AT(0));
+        trainer_finish(&t);
+        assert_int_equal(seen.n, 1 + wanted);
+        assert_true(seen.list[0].positive);
+        if (wanted)
+            assert_false(seen.list[1].positive);
+        trainer_close(&t);
+    }
+}
+
+static void a_removed_item_takes_waiting_examples_and_its_place_in_histories_along(void **state)
+{
+    (void)state;
+    static struct core_event e;
+    struct trainer_options options = core_trainer();
+    options.model.user_features = 2;
+    options.join.user_features = 2;
+    open_seen(&t, &options);
+    for (uint64_t i = 0; i < 4; i++) {
+        show((int64_t)i * 1000, i, 1, 10 + i);
+        click((int64_t)i * 1000 + 500, i, 1, 10 + i);
+    }
+    assert_int_equal(trainer_state(&t)->remainder, 4);
+    one(core_item(&e, AT(4000), 11, NULL, true));
+    assert_int_equal(trainer_state(&t)->remainder, 3);
+    const struct id id = core_id("i", 11);
+    assert_int_equal(id_table_find(&t.rows.items, &id), ID_NO_ROW);
+    show(5000, 5, 1, 20); // gets the row
+    click(5500, 5, 1, 20);
+    trainer_finish(&t);
+    assert_int_equal(seen.n, 4);
+    assert_history(&seen.list[0], 0, NULL);
+    assert_history(&seen.list[1], 1, (const uint64_t[]){10});
+    assert_history(&seen.list[2], 2, (const uint64_t[]){12, 10});
+    assert_history(&seen.list[3], 3, (const uint64_t[]){13, 12, 10});
+    one(core_item(&e, AT(6000), 999, NULL, true)); // never known
+    assert_int_equal(join_counts(&t.join)->out[TOPIC_ITEMS][JOINED], 2);
+    trainer_close(&t);
+}
+
+static void user_features_come_with_their_example(void **state)
+{
+    (void)state;
+    static struct core_event e;
+    struct trainer_options options = core_trainer();
+    options.model.user_features = 2;
+    options.join.user_features = 2;
+    open_seen(&t, &options);
+    for (uint64_t i = 0; i < 3; i++) {
+        const uint64_t item = 10 + i;
+        const float features[] = {(float)i + 1, 0.5f};
+        const struct event *shown = core_impression(&e, AT(0), i, i, 1, &item);
+        e.event.n_features = i == 1 ? 0 : 2;
+        e.event.features = features;
+        one(shown);
+        click(1, i, i, item);
+    }
+    static const float expected[] = {1, 0.5f, 0, 0, 3, 0.5f};
+    for (size_t i = 0; i < 3; i++)
+        assert_memory_equal(column_at(&t.features, i), expected + 2 * i, 2 * sizeof(float));
+    // Removing the first example's item moves the others up.
+    one(core_item(&e, AT(10), 10, NULL, true));
+    assert_memory_equal(column_at(&t.features, 1), expected + 4, 2 * sizeof(float));
+    trainer_close(&t);
+}
+
+static void a_live_slice_moves_the_watermark_at_its_end(void **state)
+{
+    (void)state;
+    const struct trainer_options options = core_trainer();
+    assert_int_equal(trainer_open(&t, &options), 0);
+    show(0, 1, 1, 10);
+    assert_int_equal(join_watermark(&t.join), INT64_MIN);
+    int64_t next[] = {5, 6}, time_max_ms[] = {7, 8};
+    trainer_apply(&t, &(struct slice){.number = 2,
+                                      .order = SLICE_LIVE,
+                                      .n_partitions = 2,
+                                      .next = next,
+                                      .time_max_ms = time_max_ms,
+                                      .watermark_ms = AT(500),
+                                      .dead_letters = 99});
+    assert_int_equal(join_watermark(&t.join), AT(500));
+    assert_int_equal(trainer_state(&t)->dead_letters, 99);
+    assert_int_equal(trainer_state(&t)->slices, 2);
+    assert_int_equal(trainer_state(&t)->event_time_ms, AT(0));
+    assert_int_equal(trainer_position(&t, 0)->next, 5);
+    assert_int_equal(trainer_position(&t, 1)->time_max_ms, 8);
+    trainer_close(&t);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_same_events_in_other_slices_give_the_same_columns),
+        cmocka_unit_test(a_trainer_restored_in_the_middle_goes_on_alike),
+        cmocka_unit_test(examples_carry_the_history_as_of_their_impression),
+        cmocka_unit_test(a_full_batch_is_scored_then_learned_and_the_end_learns_the_rest),
+        cmocka_unit_test(the_end_closes_all_windows),
+        cmocka_unit_test(negatives_take_part_only_where_they_are_wanted),
+        cmocka_unit_test(a_removed_item_takes_waiting_examples_and_its_place_in_histories_along),
+        cmocka_unit_test(user_features_come_with_their_example),
+        cmocka_unit_test(a_live_slice_moves_the_watermark_at_its_end),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
