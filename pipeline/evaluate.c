@@ -18,6 +18,7 @@ static const double WINDOW_HALF_LIFE = 5000;
 struct popularity {
     double count; // decayed, as of example `at`
     uint64_t at;
+    uint64_t generation; // of the row's owner: the next one starts from nothing
 };
 
 struct evaluator_state {
@@ -139,6 +140,8 @@ static double popularity_now(const struct evaluator *e, int64_t row)
     if (row < 0 || (size_t)row >= e->popularity.n)
         return 0;
     const struct popularity *p = column_at(&e->popularity, (size_t)row);
+    if (p->generation != id_table_row(&e->rows->items, (uint32_t)row)->generation)
+        return 0;
     return p->count *
            exp2(-(double)(state_at(e)->examples - p->at) / e->options.popularity_half_life);
 }
@@ -148,8 +151,8 @@ static void popularity_add(struct evaluator *e, uint32_t row)
     if (row >= e->popularity.n)
         column_grow(&e->popularity, row + 1 - e->popularity.n);
     const double count = popularity_now(e, row) + 1;
-    *(struct popularity *)column_edit(&e->popularity, row) =
-        (struct popularity){count, state_at(e)->examples};
+    *(struct popularity *)column_edit(&e->popularity, row) = (struct popularity){
+        count, state_at(e)->examples, id_table_row(&e->rows->items, row)->generation};
 }
 
 static void competitor_add(struct evaluator *e, int64_t row, const struct id *id)
