@@ -191,11 +191,12 @@ static void assert_like_oracle(void)
 static struct id ids[400];
 static char texts[400][8];
 
-static void make_ids(uint64_t from, uint64_t to)
+// Numbers from..to - 1 become ids[at] and on.
+static void make_ids(size_t at, unsigned from, unsigned to)
 {
-    for (uint64_t i = from; i < to; i++) {
-        const int size = snprintf(texts[i], sizeof texts[i], "i%u", (unsigned)i);
-        ids[i] = id_of_text(texts[i], (size_t)size);
+    for (unsigned i = from; i < to; i++, at++) {
+        const int size = snprintf(texts[at], sizeof texts[at], "i%u", i);
+        ids[at] = id_of_text(texts[at], (size_t)size);
     }
 }
 
@@ -203,7 +204,7 @@ static void figures_are_those_of_brute_force(void **state)
 {
     (void)state;
     open_with_items(ITEMS);
-    make_ids(0, ITEMS);
+    make_ids(0, 0, ITEMS);
     oracle_open(ids, ITEMS);
     learn(60, ITEMS);
     for (int chunk = 0; chunk < 4; chunk++) {
@@ -222,12 +223,14 @@ static void figures_are_those_of_brute_force(void **state)
 static void items_of_the_corpus_compete_before_they_are_seen(void **state)
 {
     (void)state;
-    // 100 items have rows; the corpus is 60 of them and 200 others, more than one block of items.
-    make_ids(40, 300);
-    options.corpus = ids + 40;
-    options.corpus_n = 260;
+    // 100 items have rows; the corpus is 60 of them and, before them, 300 others: more than a
+    // block.
+    make_ids(0, 100, 400);
+    make_ids(300, 40, 100);
+    options.corpus = ids;
+    options.corpus_n = 360;
     open_with_items(100);
-    oracle_open(ids + 40, 260);
+    oracle_open(ids, 360);
     learn(40, 100);
     for (int chunk = 0; chunk < 3; chunk++) {
         make_examples(60, 100, false); // some of items that are not of the corpus
@@ -358,12 +361,12 @@ static void a_row_handed_out_again_does_not_inherit_popularity(void **state)
         f.list[i] = (struct example){.user = 1, .item = (uint32_t)i, .positive = 1};
     for (int round = 0; round < 5; round++)
         evaluator_score(f.evaluator, 20, f.list, NULL);
-    rows_remove_item(&f.rows, 3);
+    rows_remove_item(&f.rows, 19);
     const struct id id = core_id("new", 1);
-    assert_int_equal(rows_item(&f.rows, &id, 0), 3);
+    assert_int_equal(rows_item(&f.rows, &id, 0), 19);
     const double before = evaluator_total(f.evaluator).popularity_recall_10;
-    f.list[0] = (struct example){.user = 1, .item = 3, .positive = 1};
-    evaluator_score(f.evaluator, 1, f.list, NULL); // level with ten others behind nineteen
+    f.list[0] = (struct example){.user = 1, .item = 19, .positive = 1};
+    evaluator_score(f.evaluator, 1, f.list, NULL); // it was the first of all
     assert_true(evaluator_total(f.evaluator).popularity_recall_10 == before);
 }
 
