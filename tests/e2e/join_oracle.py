@@ -77,10 +77,10 @@ class Join:
         self.puts += 1
         heapq.heappush(self.heap, (max(deadline, self.watermark), self.puts, name))
 
-    def session(self, name, ts, stage=EARLY):
+    def session(self, name, ts, wait, stage=EARLY):
         if name not in self.sessions:
             self.sessions[name] = Session(ts, 0, stage)
-            self.put(name, ts + self.lateness)
+            self.put(name, ts + wait)
         return self.sessions[name]
 
     def engage(self, session, ts, item, action):
@@ -102,11 +102,13 @@ class Join:
         return "orphan"
 
     def last_touch(self, user, ts, item):
+        best = None
         for name in reversed(self.open_of.get(user, [])):
             session = self.sessions[name]
-            if session.ts <= ts and any(shown[0] == item for shown in session.shown):
-                return session
-        return None
+            if session.ts <= ts and any(shown[0] == item for shown in session.shown) and \
+                    (best is None or session.ts > best.ts):
+                best = session
+        return best
 
     def expire(self, name):
         session = self.sessions[name]
@@ -141,7 +143,7 @@ class Join:
     def impression(self, ts, request, user, shown):
         if ts + self.window <= self.watermark:
             return self.settle("impressions", "late", len(shown))
-        session = self.session(request, ts)
+        session = self.session(request, ts, self.window)
         if session.stage == CLOSED:
             return self.settle("impressions", "late", len(shown))
         if session.stage == EARLY:
@@ -173,10 +175,10 @@ class Join:
             if found:
                 return self.settle(topic, self.engage(found, ts, item, action))
             self.looses += 1
-            session = self.session(("loose", self.looses), ts, LOOSE)
+            session = self.session(("loose", self.looses), ts, self.lateness, LOOSE)
             session.user = user
             return session.waiting.append((topic, ts, item, action))
-        session = self.session(request, ts)
+        session = self.session(request, ts, self.lateness)
         outcome = "orphan"
         if session.stage in (OPEN, CLOSED):
             outcome = self.engage(session, ts, item, action)
@@ -185,7 +187,7 @@ class Join:
         session.waiting.append((topic, ts, item, action))
 
     def score(self, ts, request):
-        session = self.session(request, ts)
+        session = self.session(request, ts, self.lateness)
         if session.stage == OPEN:
             self.settle("ranker_scores", "joined")
         elif session.stage == CLOSED:

@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes a small stream on which everything happens that the event contract has a word for.
 
-    stream_make.py DIR [SEED [REQUESTS]]
+    stream_make.py DIR [SEED [REQUESTS [orderly]]]
 
 items, ranker_scores, impressions and engagements as .jsonl, in the order in which they arrive: late
 and out of order, twice, without request_id, before what they belong to, for things never shown, and
-some that are no events. Times are whole seconds. The same seed writes the same bytes.
+some that are no events. Times are whole seconds. The same seed writes the same bytes. An orderly
+stream arrives in the order of its times, and all of it is events.
 """
 import json
 import os
@@ -18,12 +19,15 @@ def main():
     directory = sys.argv[1]
     draw = random.Random(int(sys.argv[2]) if len(sys.argv) > 2 else 1)
     requests = int(sys.argv[3]) if len(sys.argv) > 3 else 20000
-    start, users, items = 1767225600, 500, 300
+    start, users, items = 1700000000, 80, 60
+    orderly = len(sys.argv) > 4
     out = {"items": [], "ranker_scores": [], "impressions": [], "engagements": []}
 
     def put(topic, arrives, record):
         text = json.dumps(record, separators=(",", ":"))
-        if draw.random() < 0.005:  # no event, in one of the ways of producers
+        if orderly:
+            arrives = record["ts"] // 1000
+        elif draw.random() < 0.005:  # no event, in one of the ways of producers
             text = draw.choice([
                 text[:len(text) // 2], text + "}", "nonsense", "[1,2]",
                 json.dumps({k: v for k, v in record.items() if k != "user_id" and k != "item_id"}),

@@ -243,7 +243,7 @@ fi
 
 mkdir "$dir/files"
 python3 tests/e2e/stream_make.py "$dir/files" 5 4000
-middle=1767229600000 # 4000 s into the stream
+middle=1700004000000 # 4000 s into the stream
 file=(-o source.type=file -o "source.path=$dir/files")
 until_end whole "${file[@]}"
 twotower part replay --to ${middle}ms "${file[@]}"

@@ -65,6 +65,7 @@ run_like_eval made "$dir/stream"
 outcomes made-short "$dir/stream" 60000 2000
 outcomes made-strict "$dir/stream" 300000 0
 outcomes made-long "$dir/stream" 7200000 120000
+outcomes made-late "$dir/stream" 30000 600000
 
 if [ ! -d "$TWOTOWER_DATA/ml1m" ]; then
     echo "skip recorded streams: no $TWOTOWER_DATA/ml1m"
