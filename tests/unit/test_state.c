@@ -1,0 +1,613 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// daemon/state.c and daemon/publish.c: what a checkpoint keeps and what a snapshot made from it
+// says.
+#include "daemon/state.h"
+
+#include <cjson/cJSON.h>
+#include <math.h>
+
+#include "daemon/assemble.h"
+#include "daemon/publish.h"
+#include "model/arena.h"
+#include "model/tables.h"
+#include "tests/unit/core_fixture.h"
+#include "tests/unit/test_snapshot.h"
+
+static const struct source_partition partitions[] = {{"impressions", TOPIC_IMPRESSIONS, 0},
+                                                     {"engagements", TOPIC_ENGAGEMENTS, 0}};
+
+static struct fixture {
+    struct config config;
+    char memory[CONFIG_MEMORY];
+    struct arena arena;
+    struct join_window windows[CONFIG_ENTRIES_MAX];
+    struct trainer trainer;
+    struct test_root state, snapshots;
+    struct state_stamp stamp;
+    char error[1024], path[256];
+    bool integers; // ids
+} f;
+
+static void set(const char *pair)
+{
+    struct config_problems problems = {0};
+    if (config_set_pair(&f.config, pair, "test", &problems) < 0)
+        fail_msg("%s: %s", pair, problems.list[0].text);
+}
+
+static void configure(void)
+{
+    f.arena = (struct arena){f.memory, sizeof f.memory, 0};
+    config_init(&f.config, &f.arena);
+    set("model.dim=6");
+    set("model.history=5");
+    set("model.repeat=7");
+    set("model.batch=8");
+    set("model.uniform_negatives=4");
+    set("model.init=0.3");
+    set("tables.items_max=500");
+    set("tables.users_max=200");
+    set("join.max_bytes=1MiB");
+    set("join.window=1m");
+}
+
+static void open_trainer(struct trainer *t)
+{
+    const struct trainer_options options = assemble_trainer(&f.config, 2, f.windows);
+    assert_int_equal(trainer_open(t, &options), 0);
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    memset(&f, 0, sizeof f);
+    configure();
+    open_trainer(&f.trainer);
+    root_make(&f.state, "/tmp", ENGINE_PWRITE, NULL);
+    root_make(&f.snapshots, "/tmp", ENGINE_PWRITE, NULL);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    trainer_close(&f.trainer);
+    root_remove(&f.state);
+    root_remove(&f.snapshots);
+    return 0;
+}
+
+// Ids of the stream: strings, or integers.
+static struct id name(const char *prefix, uint64_t n)
+{
+    static char storage[64][8];
+    static unsigned next;
+    return f.integers ? id_of_unsigned(n * 3, storage[next++ % 64]) : core_id(prefix, n);
+}
+
+static void one(struct event *event, uint64_t user)
+{
+    if (event->topic != TOPIC_ITEMS)
+        event->user = name("u", user);
+    struct slice_event list[] = {{event->ts_ms, event}};
+    int64_t next[] = {event->ts_ms % 1000, 7}, time_max_ms[] = {event->ts_ms, INT64_MIN};
+    trainer_apply(&f.trainer, &(struct slice){.number = trainer_state(&f.trainer)->slices + 1,
+                                              .order = SLICE_CANONICAL,
+                                              .n_events = 1,
+                                              .events = list,
+                                              .n_partitions = 2,
+                                              .next = next,
+                                              .time_max_ms = time_max_ms,
+                                              .watermark_ms = INT64_MIN});
+}
+
+// n requests of three items by 25 users, two of three with a click; titles; one item removed.
+static void learn(uint64_t seed, int n)
+{
+    static struct core_event e;
+    struct rng rng = {seed, 0};
+    for (int i = 0; i < n; i++) {
+        const int64_t ts = TEST_START_MS + (int64_t)seed * 1000000 + i * 700;
+        const uint64_t user = rng_below(&rng, 25), request = seed * 10000 + (uint64_t)i;
+        uint64_t items[3];
+        for (int k = 0; k < 3; k++)
+            items[k] = rng_below(&rng, 1 + rng_below(&rng, 60));
+        core_impression(&e, ts, request, user, 3, items);
+        for (int k = 0; k < 3; k++)
+            e.items[k].item = name("i", items[k]);
+        one(&e.event, user);
+        if (i % 3) {
+            core_engagement(&e, ts + 100, (int64_t)request, user, 0, "click");
+            e.items[0].item = name("i", items[i % 2]);
+            one(&e.event, user);
+        }
+        if (i % 20 == 7) {
+            core_item(&e, ts + 200, 0, "A title", false);
+            e.items[0].item = name("i", items[0]);
+            one(&e.event, 0);
+        }
+    }
+    core_item(&e, TEST_START_MS + (int64_t)seed * 1000000 + n * 700, 0, NULL, true);
+    e.items[0].item = name("i", 2);
+    one(&e.event, 0);
+}
+
+static void write_state(uint64_t generation)
+{
+    const struct state_write_options options = {.root = f.state.path,
+                                                .generation = generation,
+                                                .engine = f.state.engine,
+                                                .config = &f.config,
+                                                .partitions = partitions,
+                                                .n_partitions = 2};
+    if (state_write(&f.trainer, &options, &f.stamp, f.error, sizeof f.error) < 0)
+        fail_msg("%s", f.error);
+    snprintf(f.path, sizeof f.path, "%s/%" PRIu64, f.state.path, generation);
+}
+
+static int restore(struct trainer *t)
+{
+    struct state_stamp stamp;
+    const int rc =
+        state_restore(t, f.path, &f.config, partitions, 2, &stamp, f.error, sizeof f.error);
+    if (rc == 0) {
+        assert_int_equal(stamp.generation, f.stamp.generation);
+        assert_int_equal(stamp.slice, f.stamp.slice);
+    }
+    return rc;
+}
+
+static void a_restored_trainer_has_the_columns_of_the_cut_and_goes_on_alike(void **state)
+{
+    (void)state;
+    static struct trainer other;
+    struct core_copy copy;
+    learn(1, 300);
+    columns_cut(&f.trainer.columns);
+    core_copy_take(&copy, &f.trainer.columns);
+    const uint64_t slices = trainer_state(&f.trainer)->slices;
+    learn(2, 100); // after the cut, before it is written
+    write_state(1000);
+    assert_false(atomic_load(&f.trainer.columns.cut));
+    assert_int_equal(f.stamp.slice, slices);
+
+    open_trainer(&other);
+    if (restore(&other) < 0)
+        fail_msg("%s", f.error);
+    core_copy_assert_equal(&copy, &other.columns, NULL, NULL);
+    core_copy_free(&copy);
+
+    // The events after the cut once more: as without the restart.
+    core_copy_take(&copy, &f.trainer.columns);
+    trainer_close(&other);
+    trainer_close(&f.trainer);
+    open_trainer(&f.trainer);
+    assert_int_equal(restore(&f.trainer), 0);
+    learn(2, 100);
+    core_copy_assert_equal(&copy, &f.trainer.columns, NULL, NULL);
+    core_copy_free(&copy);
+}
+
+static void the_stamp_is_read_from_the_manifest_alone(void **state)
+{
+    (void)state;
+    learn(1, 50);
+    columns_cut(&f.trainer.columns);
+    write_state(77);
+    struct state_stamp stamp;
+    assert_int_equal(state_stamp_read(f.path, &stamp, f.error, sizeof f.error), 0);
+    assert_int_equal(stamp.generation, 77);
+    assert_int_equal(stamp.slice, trainer_state(&f.trainer)->slices);
+}
+
+static void assert_refused(const char *why, int expected)
+{
+    static struct trainer other;
+    open_trainer(&other);
+    assert_int_equal(restore(&other), expected);
+    if (!strstr(f.error, why))
+        fail_msg("expected '%s' in: %s", why, f.error);
+    trainer_close(&other);
+}
+
+static void other_options_of_the_model_are_refused_by_name(void **state)
+{
+    (void)state;
+    learn(1, 50);
+    columns_cut(&f.trainer.columns);
+    write_state(1);
+    set("model.rate=0.2");
+    assert_refused("model.rate=0.15 then, model.rate=0.2 now", -EINVAL);
+    set("model.rate=0.15");
+    set("tables.items_max=501");
+    assert_refused("tables.items_max=500 then", -EINVAL);
+    set("tables.items_max=500");
+    set("join.window=2m");
+    assert_refused("join.window=\"1m\" then", -EINVAL);
+    set("join.window=60s");   // the same in another spelling
+    set("checkpoint.keep=7"); // shapes nothing
+    static struct trainer other;
+    open_trainer(&other);
+    assert_int_equal(restore(&other), 0);
+    trainer_close(&other);
+}
+
+static void other_partitions_are_refused(void **state)
+{
+    (void)state;
+    static const struct source_partition others[][2] = {
+        {{"impressions", TOPIC_IMPRESSIONS, 0}, {"engagements", TOPIC_ENGAGEMENTS, 1}},
+        {{"impressions", TOPIC_IMPRESSIONS, 0}, {"clicks", TOPIC_ENGAGEMENTS, 0}},
+    };
+    static struct trainer other;
+    struct state_stamp stamp;
+    learn(1, 50);
+    columns_cut(&f.trainer.columns);
+    write_state(1);
+    open_trainer(&other);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(state_restore(&other, f.path, &f.config, others[i % 2], i < 2 ? 2 : 1,
+                                       &stamp, f.error, sizeof f.error),
+                         -EINVAL);
+        assert_non_null(strstr(f.error, "other topics or partitions"));
+    }
+    trainer_close(&other);
+}
+
+static void a_damaged_column_is_refused(void **state)
+{
+    (void)state;
+    char file[320];
+    size_t size;
+    learn(1, 50);
+    columns_cut(&f.trainer.columns);
+    write_state(1);
+    snprintf(file, sizeof file, "%s/item.vector.safetensors", f.path);
+    char *bytes = file_read(file, &size);
+    bytes[size - 3] ^= 1;
+    chmod(file, 0600);
+    file_write(file, bytes, size);
+    free(bytes);
+    assert_refused("item.vector.safetensors", -EBADMSG);
+    strcpy(f.path, "/nonexistent");
+    assert_refused("/nonexistent", -ENOENT);
+}
+
+// Publishing.
+
+static struct tt_reader *publish(uint64_t generation)
+{
+    struct published published;
+    struct tt_reader *r;
+    columns_cut(&f.trainer.columns);
+    write_state(generation);
+    const struct publish_options options = {
+        .checkpoint = f.path,
+        .root = f.snapshots.path,
+        .generation = generation + 1,
+        .previous = 0,
+        .engine = f.snapshots.engine,
+        .config = &f.config,
+        .quality = {.n = 4, .recall_100 = 2},
+    };
+    if (publish_snapshot(&options, &published, f.error, sizeof f.error) < 0)
+        fail_msg("%s", f.error);
+    if (tt_open(&r, f.snapshots.path, f.error, sizeof f.error) < 0 ||
+        tt_verify(r, f.error, sizeof f.error) < 0)
+        fail_msg("%s", f.error);
+    assert_int_equal(tt_snapshot(r), generation + 1);
+    assert_int_equal(published.generation, generation + 1);
+    assert_int_equal(published.items, id_table_state(&f.trainer.rows.items)->live);
+    assert_int_equal(published.users, id_table_state(&f.trainer.rows.users)->live);
+    return r;
+}
+
+static const struct tt_array *array(const struct tt_reader *r, const char *file, uint64_t n,
+                                    uint64_t width)
+{
+    const struct tt_array *a = tt_find(r, file);
+    if (!a)
+        fail_msg("%s is missing", file);
+    assert_int_equal(a->shape[0], n);
+    assert_int_equal(a->n_dims == 2 ? a->shape[1] : 1, width);
+    return a;
+}
+
+// The rows of a table that are live, in order: published row -> row. Returns how many.
+static uint32_t live_rows(const struct id_table *t, uint32_t *rows)
+{
+    uint32_t n = 0;
+    for (uint32_t row = 0; row < t->row.n; row++)
+        if (id_table_live(t, row))
+            rows[n++] = row;
+    return n;
+}
+
+static void assert_ids(const struct tt_reader *r, const char *table_name, const struct id_table *t,
+                       uint32_t n, const uint32_t *rows)
+{
+    struct tt_table table;
+    if (tt_table(r, table_name, &table, f.error, sizeof f.error) < 0)
+        fail_msg("%s", f.error);
+    assert_int_equal(table.n, n);
+    assert_int_equal(table.integer != NULL, f.integers);
+    for (uint32_t i = 0; i < n; i++) {
+        const struct id id = id_table_id(t, rows[i]);
+        uint64_t number, row;
+        struct tt_id found;
+        assert_int_equal(tt_id_of_row(&table, i, &found), 0);
+        if (f.integers) {
+            memcpy(&number, id.bytes, sizeof number);
+            assert_int_equal(found.integer, number);
+            assert_int_equal(tt_row_of_unsigned(&table, number, &row), 0);
+        } else {
+            assert_int_equal(found.size, id.size);
+            assert_memory_equal(found.bytes, id.bytes, id.size);
+            assert_int_equal(tt_row_of_string(&table, id.bytes, id.size, &row), 0);
+        }
+        assert_int_equal(row, i);
+    }
+}
+
+static float half_value(uint16_t h)
+{
+    const int exponent = h >> 10 & 31;
+    const float fraction = (float)(h & 1023);
+    const float x = exponent ? ldexpf(1 + fraction / 1024, exponent - 15) : ldexpf(fraction, -24);
+    return h & 0x8000 ? -x : x;
+}
+
+static void assert_items(const struct tt_reader *r, uint32_t n, const uint32_t *rows)
+{
+    enum { WIDTH = 7 };
+    const float *f32 = array(r, "item_emb.f32.safetensors", n, WIDTH)->data;
+    const uint16_t *f16 = array(r, "item_emb.f16.safetensors", n, WIDTH)->data;
+    for (uint32_t i = 0; i < n; i++) {
+        float v[WIDTH];
+        two_tower_items(f.trainer.rows.model, 1, &rows[i], v);
+        assert_memory_equal(v, f32 + i * WIDTH, sizeof v);
+        for (int k = 0; k < WIDTH; k++)
+            assert_true(fabsf(half_value(f16[i * WIDTH + k]) - v[k]) <= fabsf(v[k]) / 2048 + 1e-7f);
+    }
+}
+
+static void assert_titles(const struct tt_reader *r, uint32_t n, const uint32_t *rows)
+{
+    struct tt_strings strings;
+    uint32_t titled = 0;
+    if (tt_strings(r, "item_titles", &strings, f.error, sizeof f.error) < 0)
+        fail_msg("%s", f.error);
+    assert_int_equal(strings.n, n);
+    for (uint32_t i = 0; i < n; i++) {
+        const struct text title = rows_title(&f.trainer.rows, rows[i]);
+        uint64_t size;
+        const char *bytes = tt_string(&strings, i, &size);
+        assert_int_equal(size, title.size);
+        if (size)
+            assert_memory_equal(bytes, title.bytes, size);
+        titled += size > 0;
+    }
+    assert_true(titled > 3 && titled < n);
+}
+
+static void assert_users(const struct tt_reader *r, uint32_t n, const uint32_t *rows,
+                         uint32_t n_items, const uint32_t *item_rows)
+{
+    enum { DIM = 6, HISTORY = 7 }; // the larger of history and repeat
+    const float *vectors = array(r, "user_emb.f32.safetensors", n, DIM)->data;
+    const uint32_t *histories = array(r, "user_history.safetensors", n, HISTORY)->data;
+    for (uint32_t i = 0; i < n; i++) {
+        assert_memory_equal(
+            vectors + i * DIM,
+            column_at(&two_tower_tables(f.trainer.rows.model)->user_vector, rows[i]),
+            DIM * sizeof(float));
+        uint32_t expected[HISTORY];
+        const int known = history_before(&f.trainer.rows.history, rows[i], INT64_MAX,
+                                         &f.trainer.rows.items, HISTORY, expected);
+        for (int k = 0; k < HISTORY; k++) {
+            const uint32_t number = histories[i * HISTORY + (uint32_t)k];
+            if (k >= known) {
+                assert_int_equal(number, TT_NO_ROW);
+                continue;
+            }
+            assert_true(number < n_items);
+            assert_int_equal(item_rows[number], expected[k]);
+        }
+    }
+}
+
+struct scored {
+    uint32_t row;
+    double score;
+};
+
+static int compare_scored(const void *a, const void *b)
+{
+    const struct scored *x = a, *y = b;
+    return x->score != y->score ? (x->score < y->score) - (x->score > y->score)
+                                : (x->row > y->row) - (x->row < y->row);
+}
+
+static double number_of(const cJSON *object, const char *key)
+{
+    const cJSON *value = cJSON_GetObjectItemCaseSensitive(object, key);
+    assert_true(cJSON_IsNumber(value));
+    return value->valuedouble;
+}
+
+// Every golden user's best items, again from the published arrays; the query from the trainer.
+static void assert_golden(const struct tt_reader *r, uint32_t n, const uint32_t *user_rows)
+{
+    enum { WIDTH = 7, TOP = 20 };
+    const float *V = tt_find(r, "item_emb.f32.safetensors")->data;
+    const struct tt_array *golden = tt_find(r, "golden.json");
+    assert_non_null(golden);
+    cJSON *root = cJSON_ParseWithLength(golden->data, golden->size);
+    const cJSON *users = cJSON_GetObjectItemCaseSensitive(root, "users"), *user;
+    assert_int_equal(cJSON_GetArraySize(users), 16);
+    int with_bonus = 0;
+    cJSON_ArrayForEach(user, users)
+    {
+        const uint32_t row = user_rows[(uint32_t)number_of(user, "row")];
+        struct example example = {.user = row};
+        example.n_history = (uint8_t)history_before(&f.trainer.rows.history, row, INT64_MAX,
+                                                    &f.trainer.rows.items, 7, example.history);
+        example.n_newest = (uint8_t)history_newest(&f.trainer.rows.history, row, INT64_MAX,
+                                                   &f.trainer.rows.items, 7);
+        float q[WIDTH];
+        two_tower_queries(f.trainer.rows.model, 1, &example, NULL, q);
+        const cJSON *query = cJSON_GetObjectItemCaseSensitive(user, "query");
+        assert_int_equal(cJSON_GetArraySize(query), WIDTH);
+        for (int k = 0; k < WIDTH; k++)
+            assert_true(fabs(cJSON_GetArrayItem(query, k)->valuedouble - (double)q[k]) < 1e-6);
+        struct scored all[500];
+        for (uint32_t i = 0; i < n; i++) {
+            all[i] = (struct scored){i, 0};
+            for (int k = 0; k < WIDTH; k++)
+                all[i].score += (double)q[k] * (double)V[i * WIDTH + (uint32_t)k];
+        }
+        const cJSON *bonus;
+        cJSON_ArrayForEach(bonus, cJSON_GetObjectItemCaseSensitive(user, "bonuses"))
+        {
+            all[(uint32_t)number_of(bonus, "row")].score += number_of(bonus, "bonus");
+            with_bonus += number_of(bonus, "bonus") != 0;
+        }
+        qsort(all, n, sizeof *all, compare_scored);
+        const cJSON *top = cJSON_GetObjectItemCaseSensitive(user, "top");
+        assert_int_equal(cJSON_GetArraySize(top), TOP);
+        for (int i = 0; i < TOP; i++) {
+            const cJSON *entry = cJSON_GetArrayItem(top, i);
+            assert_true(fabs(number_of(entry, "score") - all[i].score) < 1e-5);
+            // Rows may change places only where scores are as good as equal.
+            if (number_of(entry, "row") != all[i].row)
+                assert_true((i > 0 && fabs(all[i].score - all[i - 1].score) < 1e-5) ||
+                            fabs(all[i].score - all[i + 1].score) < 1e-5);
+        }
+    }
+    assert_true(with_bonus > 16);
+    cJSON_Delete(root);
+}
+
+static void assert_snapshot(void)
+{
+    static uint32_t items[500], users[200];
+    learn(1, 400);
+    struct tt_reader *r = publish(5000);
+    const uint32_t n_items = live_rows(&f.trainer.rows.items, items);
+    const uint32_t n_users = live_rows(&f.trainer.rows.users, users);
+    assert_true(n_items < f.trainer.rows.items.row.n); // one has left
+    assert_items(r, n_items, items);
+    assert_titles(r, n_items, items);
+    assert_users(r, n_users, users, n_items, items);
+    assert_ids(r, "item", &f.trainer.rows.items, n_items, items);
+    assert_ids(r, "user", &f.trainer.rows.users, n_users, users);
+    assert_golden(r, n_items, users);
+    tt_close(r);
+}
+
+static void a_snapshot_says_what_the_trainer_says(void **state)
+{
+    (void)state;
+    assert_snapshot();
+}
+
+static void ids_may_be_integers(void **state)
+{
+    (void)state;
+    f.integers = true;
+    assert_snapshot();
+}
+
+static void a_snapshot_is_a_function_of_its_checkpoint(void **state)
+{
+    (void)state;
+    learn(1, 200);
+    struct tt_reader *a = publish(5000);
+    learn(2, 20); // the checkpoint on disk stays what it was
+    struct published published;
+    struct tt_reader *b;
+    const struct publish_options options = {.checkpoint = f.path,
+                                            .root = f.snapshots.path,
+                                            .generation = 6001,
+                                            .engine = f.snapshots.engine,
+                                            .config = &f.config};
+    assert_int_equal(publish_snapshot(&options, &published, f.error, sizeof f.error), 0);
+    assert_int_equal(tt_open(&b, f.snapshots.path, f.error, sizeof f.error), 0);
+    assert_int_equal(tt_snapshot(b), 6001);
+    assert_int_equal(tt_n_arrays(a), tt_n_arrays(b));
+    for (int i = 0; i < tt_n_arrays(a); i++) {
+        const struct tt_array *x = tt_array_at(a, i), *y = tt_find(b, x->name);
+        assert_non_null(y);
+        assert_int_equal(x->size, y->size);
+        if (x->size)
+            assert_memory_equal(x->data, y->data, x->size);
+    }
+    tt_close(a);
+    tt_close(b);
+}
+
+static void an_empty_trainer_can_be_published(void **state)
+{
+    (void)state;
+    struct tt_reader *r = publish(1);
+    assert_int_equal(tt_find(r, "item_emb.f32.safetensors")->shape[0], 0);
+    tt_close(r);
+}
+
+static void the_manifest_tells_lineage_and_quality(void **state)
+{
+    (void)state;
+    learn(1, 100);
+    struct tt_reader *r = publish(5000);
+    cJSON *m = cJSON_Parse(tt_manifest_json(r));
+    const cJSON *lineage = cJSON_GetObjectItemCaseSensitive(m, "lineage");
+    assert_true(number_of(lineage, "checkpoint") == 5000);
+    assert_true(number_of(lineage, "slice") == (double)f.stamp.slice);
+    assert_true(number_of(lineage, "event_time_max_ms") ==
+                (double)trainer_state(&f.trainer)->event_time_ms);
+    assert_true(number_of(lineage, "watermark_ms") == (double)join_watermark(&f.trainer.join));
+    const cJSON *metrics = cJSON_GetObjectItemCaseSensitive(m, "metrics");
+    assert_true(number_of(metrics, "recall@100") == 0.5);
+    assert_true(number_of(metrics, "recall@10") == 0);
+    cJSON_Delete(m);
+    tt_close(r);
+}
+
+static void what_is_not_a_checkpoint_of_this_model_is_not_published(void **state)
+{
+    (void)state;
+    learn(1, 50);
+    columns_cut(&f.trainer.columns);
+    write_state(1);
+    set("model.dim=5");
+    struct published published;
+    const struct publish_options options = {.checkpoint = f.path,
+                                            .root = f.snapshots.path,
+                                            .generation = 2,
+                                            .engine = f.snapshots.engine,
+                                            .config = &f.config};
+    assert_int_equal(publish_snapshot(&options, &published, f.error, sizeof f.error), -EBADMSG);
+    assert_non_null(strstr(f.error, f.path));
+    assert_int_equal(count_entries(f.snapshots.path), 0);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(a_restored_trainer_has_the_columns_of_the_cut_and_goes_on_alike),
+        TEST(the_stamp_is_read_from_the_manifest_alone),
+        TEST(other_options_of_the_model_are_refused_by_name),
+        TEST(other_partitions_are_refused),
+        TEST(a_damaged_column_is_refused),
+        TEST(a_snapshot_says_what_the_trainer_says),
+        TEST(ids_may_be_integers),
+        TEST(a_snapshot_is_a_function_of_its_checkpoint),
+        TEST(an_empty_trainer_can_be_published),
+        TEST(the_manifest_tells_lineage_and_quality),
+        TEST(what_is_not_a_checkpoint_of_this_model_is_not_published),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
