@@ -24,12 +24,12 @@
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sysexits.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "daemon/assemble.h"
 #include "daemon/blas_core.h"
 #include "daemon/chronicle.h"
+#include "daemon/clock.h"
 #include "daemon/command.h"
 #include "daemon/http.h"
 #include "daemon/job.h"
@@ -78,13 +78,6 @@ struct demo {
     bool told_release, told_arrival;
     double release_s; // on the clock, when it was told
 };
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 // The demo's own defaults: what somebody set on the line or in a file stands.
 static int defaults_set(struct config *c, int seconds, struct config_problems *problems)
@@ -296,7 +289,7 @@ static void change_tell(struct demo *d, const struct job_status *s)
 {
     enum { WIDE = 116 };
     const struct chronicle_pages *p = &d->pages;
-    const double elapsed = now_s() - d->begun_s;
+    const double elapsed = clock_s(CLOCK_MONOTONIC) - d->begun_s;
     const struct evaluation recent = chronicle_recent(p, RECENT);
     const int width = d->screen.terminal ? screen_width(&d->screen) : WIDE;
     char text[512], sparks[SPARKS * 4], total[48] = "", number[32];
@@ -325,7 +318,7 @@ static void hit_tell(struct demo *d)
     const struct chronicle_pages *p = &d->pages;
     const struct source_builtin_hit hit = source_builtin_hit(d->stream);
     const char *genre = source_builtin_genre_name(hit.genre);
-    const double now = now_s();
+    const double now = clock_s(CLOCK_MONOTONIC);
     if (p->hit.released && !d->told_release) {
         d->told_release = true;
         d->release_s = now;
@@ -350,8 +343,9 @@ static void tell(struct demo *d)
     if (s.snapshots > d->told_snapshots) {
         d->told_snapshots = s.snapshots;
         screen_line(&d->screen, SCREEN_FAINT,
-                    "%3.0f s  snapshot %" PRIu64 " published: %s/%" PRIu64, now_s() - d->begun_s,
-                    s.snapshots, d->config->snapshot_dir, s.snapshot);
+                    "%3.0f s  snapshot %" PRIu64 " published: %s/%" PRIu64,
+                    clock_s(CLOCK_MONOTONIC) - d->begun_s, s.snapshots, d->config->snapshot_dir,
+                    s.snapshot);
         picture_draw(d);
     }
     change_tell(d, &s);
@@ -558,7 +552,7 @@ static int demo_run(struct demo *d, char *error, size_t error_size)
     int rc = demo_open(d, error, error_size);
     if (rc == 0) {
         header_tell(d);
-        d->begun_s = now_s();
+        d->begun_s = clock_s(CLOCK_MONOTONIC);
         rc = job_start(d->job);
     }
     if (rc == 0) {

@@ -10,22 +10,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
-#include <time.h>
 
 #include "daemon/assemble.h"
+#include "daemon/clock.h"
 #include "daemon/command.h"
 #include "daemon/log.h"
 #include "model/kernels.h"
 
 enum { CHUNK = 10000 };
 static const double SAMPLING = 0.25;
-
-static double cpu_seconds(clockid_t clock)
-{
-    struct timespec t;
-    clock_gettime(clock, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 // Every item id of the stream, in the order of appearance.
 struct corpus {
@@ -54,13 +47,13 @@ static void score(void *arg, int n, const struct example *examples, const float 
     evaluator_score(e->evaluator, n, examples, features);
     if (e->half.n == 0 && trainer_state(&e->trainer)->examples >= e->half_at)
         e->half = evaluator_total(e->evaluator);
-    e->marked = cpu_seconds(CLOCK_THREAD_CPUTIME_ID);
+    e->marked = clock_s(CLOCK_THREAD_CPUTIME_ID);
 }
 
 static void step(void *arg, const struct step_report *report)
 {
     struct evaluating *e = arg;
-    const double now = cpu_seconds(CLOCK_THREAD_CPUTIME_ID);
+    const double now = clock_s(CLOCK_THREAD_CPUTIME_ID);
     e->train += now - e->marked;
     e->marked = now;
     e->steps++;
@@ -229,7 +222,7 @@ int cmd_eval(const struct config *config, const struct command_line *line)
     struct corpus corpus = {0};
     struct evaluating e = {0};
     char error[1024] = "out of memory";
-    int status = EX_UNAVAILABLE;
+    int status = EX_OK;
     // The protocol's chunk and share, unless the configuration asks for others.
     if (c.eval_chunk == 0)
         c.eval_chunk = CHUNK;
@@ -271,17 +264,17 @@ int cmd_eval(const struct config *config, const struct command_line *line)
         e.trainer.step = step;
         e.trainer.arg = &e;
         e.half_at = corpus.engagements / 2;
-        const double begun = cpu_seconds(CLOCK_PROCESS_CPUTIME_ID);
+        const double begun = clock_s(CLOCK_PROCESS_CPUTIME_ID);
         rc = stream_each(source, &c, apply, &e, error, sizeof error);
         trainer_finish(&e.trainer);
-        const double total = cpu_seconds(CLOCK_PROCESS_CPUTIME_ID) - begun;
+        const double total = clock_s(CLOCK_PROCESS_CPUTIME_ID) - begun;
         if (rc == 0) {
             report(&c, &e, total, command_value(line, "json"));
             status = join_balanced(&e.trainer.join) ? EX_OK : EX_SOFTWARE;
         }
     }
     if (rc < 0)
-        status = command_fail(line, rc == -ENOENT ? EX_NOINPUT : EX_IOERR, "%s", error);
+        status = command_fail(line, command_status(rc), "%s", error);
     evaluator_close(e.evaluator);
     trainer_close(&e.trainer);
     free(corpus.list);

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "daemon/assemble.h"
+#include "daemon/clock.h"
 #include "daemon/command.h"
 #include "daemon/http.h"
 #include "daemon/job.h"
@@ -39,13 +40,6 @@ struct watching {
     double told_s;
     uint64_t checkpoint;
 };
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 // What readiness means: restored and learning, checkpoints not stale.
 static int ready_checks(void *arg, struct http_check *checks)
@@ -120,7 +114,7 @@ static void tell(struct watching *w, int tick)
     }
     if (tick % STATUS_EVERY)
         return;
-    const double now = now_s();
+    const double now = clock_s(CLOCK_MONOTONIC);
     if (w->told_s > 0) {
         const double rate = (double)(s.events - w->events) / (now - w->told_s);
         w->rate = w->rate > 0 ? 0.8 * w->rate + 0.2 * rate : rate;

@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include "daemon/assemble.h"
+#include "daemon/clock.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/publish.h"
@@ -73,20 +74,6 @@ struct job {
     double loss;                        // the trainer thread's
     int64_t opened_ms, first_example_ms;
 };
-
-static int64_t now_ms(clockid_t clock)
-{
-    struct timespec t;
-    clock_gettime(clock, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 __attribute__((format(printf, 3, 4))) static int fail(struct job *j, int rc, const char *format,
                                                       ...)
@@ -230,7 +217,7 @@ static void step(void *arg, const struct step_report *report)
     if (report->examples > 0)
         j->loss = report->loss / report->examples;
     if (j->first_example_ms == 0)
-        j->first_example_ms = now_ms(CLOCK_MONOTONIC);
+        j->first_example_ms = clock_ms(CLOCK_MONOTONIC);
     metrics_add(METRIC_STEPS, 1);
     metrics_set(METRIC_LOSS, j->loss);
 }
@@ -313,7 +300,7 @@ int job_open(struct job **j_out, const struct config *c, struct source *source,
                       .n = source->n_partitions,
                       .slice_log = {.fd = -1},
                       .workers = {{.name = "ingest"}, {.name = "trainer"}, {.name = "writer"}},
-                      .opened_ms = now_ms(CLOCK_MONOTONIC)};
+                      .opened_ms = clock_ms(CLOCK_MONOTONIC)};
     pthread_mutex_init(&j->lock, NULL);
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
@@ -471,7 +458,7 @@ static int ingest_one(struct job *j, bool *done)
         *done = true;
         return 0;
     } else {
-        rc = cutter_next(j->cutter, now_ms(CLOCK_MONOTONIC), WAIT_MS, &slice);
+        rc = cutter_next(j->cutter, clock_ms(CLOCK_MONOTONIC), WAIT_MS, &slice);
         if (rc > 0) {
             const int logged = slice_log_append(&j->slice_log, slice);
             if (logged < 0)
@@ -593,7 +580,7 @@ static void status_tell(struct job *j)
     metrics_add(METRIC_SLICES, 1);
     if (state->event_time_ms > 0)
         metrics_set(METRIC_EVENT_TIME_LAG,
-                    (double)(now_ms(CLOCK_REALTIME) - state->event_time_ms) / 1000);
+                    (double)(clock_ms(CLOCK_REALTIME) - state->event_time_ms) / 1000);
     if (watermark != INT64_MIN)
         metrics_set(METRIC_WATERMARK, (double)watermark / 1000);
 
@@ -628,14 +615,14 @@ static void status_tell(struct job *j)
 // training waits.
 static void cut_start(struct job *j, enum work work)
 {
-    const double begun = now_s();
+    const double begun = clock_s(CLOCK_MONOTONIC);
     columns_cut(&j->trainer.columns);
     pthread_mutex_lock(&j->lock);
     for (int p = 0; p < j->n; p++)
         j->commit_next[p] = trainer_position(&j->trainer, p)->next;
     j->work = work;
     pthread_cond_broadcast(&j->changed);
-    const double waited = (now_s() - begun) * 1000;
+    const double waited = (clock_s(CLOCK_MONOTONIC) - begun) * 1000;
     if (waited > j->status.wait_max_ms)
         j->status.wait_max_ms = waited;
     metrics_set(METRIC_TRAINER_WAIT_MAX, j->status.wait_max_ms / 1000);
@@ -652,7 +639,7 @@ static void writer_wait(struct job *j)
 
 static void cut_when_due(struct job *j)
 {
-    const int64_t now = now_ms(CLOCK_MONOTONIC);
+    const int64_t now = clock_ms(CLOCK_MONOTONIC);
     pthread_mutex_lock(&j->lock);
     const bool snapshot = now - j->snapshot_ms >= j->config->snapshot_interval_ms;
     const bool checkpoint = now - j->checkpoint_ms >= j->config->checkpoint_interval_ms;
@@ -731,7 +718,7 @@ static int checkpoint_write(struct job *j, struct catalog *catalog, const char *
                             struct state_stamp *stamp, char *error, size_t error_size)
 {
     uint64_t generation;
-    int rc = catalog_next(catalog, (uint64_t)now_ms(CLOCK_REALTIME), &generation);
+    int rc = catalog_next(catalog, (uint64_t)clock_ms(CLOCK_REALTIME), &generation);
     // Nothing derived from a slice leaves before the slice itself is on the disk.
     if (rc == 0)
         rc = slice_log_sync(&j->slice_log);
@@ -770,11 +757,11 @@ static void checkpoint_kept(struct job *j, struct state_stamp stamp)
 
 static int snapshot_write(struct job *j, const char *checkpoint, char *error, size_t error_size)
 {
-    const double begun = now_s();
+    const double begun = clock_s(CLOCK_MONOTONIC);
     struct published published;
     uint64_t generation, previous = 0;
     char path[4096];
-    int rc = catalog_next(j->snapshots, (uint64_t)now_ms(CLOCK_REALTIME), &generation);
+    int rc = catalog_next(j->snapshots, (uint64_t)clock_ms(CLOCK_REALTIME), &generation);
     if (rc < 0) {
         snprintf(error, error_size, "%s", catalog_error(j->snapshots));
         return rc;
@@ -798,13 +785,14 @@ static int snapshot_write(struct job *j, const char *checkpoint, char *error, si
         log_warning("old snapshots not removed", "reason=\"%s\"", catalog_error(j->snapshots));
     metrics_add(METRIC_SNAPSHOTS, 1);
     metrics_set(METRIC_SNAPSHOT_GENERATION, (double)generation);
-    metrics_set(METRIC_SNAPSHOT_TIME, (double)now_ms(CLOCK_REALTIME) / 1000);
+    metrics_set(METRIC_SNAPSHOT_TIME, (double)clock_ms(CLOCK_REALTIME) / 1000);
     metrics_set(METRIC_SNAPSHOT_BYTES, (double)published.bytes);
-    metrics_observe(METRIC_SNAPSHOT_DURATION, now_s() - begun);
+    metrics_observe(METRIC_SNAPSHOT_DURATION, clock_s(CLOCK_MONOTONIC) - begun);
     log_info("snapshot published",
              "generation=%" PRIu64 " items=%" PRIu64 " users=%" PRIu64 " bytes=%" PRIu64
              " seconds=%.3f",
-             generation, published.items, published.users, published.bytes, now_s() - begun);
+             generation, published.items, published.users, published.bytes,
+             clock_s(CLOCK_MONOTONIC) - begun);
     pthread_mutex_lock(&j->lock);
     j->status.snapshot = generation;
     j->status.snapshots++;
@@ -819,7 +807,7 @@ static int work_do(struct job *j, enum work work, char *error, size_t error_size
 {
     const bool final = work == WORK_FINAL;
     struct catalog *catalog = final ? j->scratch : j->checkpoints;
-    const double begun = now_s();
+    const double begun = clock_s(CLOCK_MONOTONIC);
     struct state_stamp stamp;
     char root[4096], path[4096];
     snprintf(root, sizeof root, "%s/%s", j->config->state_dir, final ? "final" : "checkpoints");
@@ -834,15 +822,15 @@ static int work_do(struct job *j, enum work work, char *error, size_t error_size
     } else {
         checkpoint_kept(j, stamp);
         metrics_add(METRIC_CHECKPOINTS, 1);
-        metrics_set(METRIC_CHECKPOINT_TIME, (double)now_ms(CLOCK_REALTIME) / 1000);
-        metrics_observe(METRIC_CHECKPOINT_DURATION, now_s() - begun);
+        metrics_set(METRIC_CHECKPOINT_TIME, (double)clock_ms(CLOCK_REALTIME) / 1000);
+        metrics_observe(METRIC_CHECKPOINT_DURATION, clock_s(CLOCK_MONOTONIC) - begun);
         pthread_mutex_lock(&j->lock);
         j->status.checkpoint = stamp.generation;
         j->status.checkpoints++;
-        j->checkpoint_ms = now_ms(CLOCK_MONOTONIC);
+        j->checkpoint_ms = clock_ms(CLOCK_MONOTONIC);
         pthread_mutex_unlock(&j->lock);
         log_debug("checkpoint", "generation=%" PRIu64 " slice=%" PRIu64 " seconds=%.3f",
-                  stamp.generation, stamp.slice, now_s() - begun);
+                  stamp.generation, stamp.slice, clock_s(CLOCK_MONOTONIC) - begun);
     }
     if (work == WORK_CHECKPOINT)
         return 0;
@@ -936,7 +924,7 @@ void job_status(const struct job *j_in, struct job_status *status)
     struct job *j = (struct job *)(uintptr_t)j_in; // the lock is not part of what is const
     pthread_mutex_lock(&j->lock);
     *status = j->status;
-    status->checkpoint_age_ms = now_ms(CLOCK_MONOTONIC) - j->checkpoint_ms;
+    status->checkpoint_age_ms = clock_ms(CLOCK_MONOTONIC) - j->checkpoint_ms;
     status->io_backend = engine_backend(j->engine);
     status->io_reason = engine_reason(j->engine);
     pthread_mutex_unlock(&j->lock);

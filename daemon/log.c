@@ -17,6 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "daemon/clock.h"
 #include "daemon/metrics.h"
 
 enum { LINE_SIZE = 8192, FORMAT_SIZE = 1024, FIELDS_MAX = 24, NAME_SIZE = 48 };
@@ -257,13 +258,6 @@ static void line_suppressed(struct line *l, struct log_site *site)
     site->suppressed = 0;
 }
 
-static int64_t monotonic_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 // stderr is the journal's when JOURNAL_STREAM names its device and inode: the variable alone may
 // have been inherited by a process whose output goes elsewhere.
 static bool fd_is_journal(int fd)
@@ -296,7 +290,7 @@ void log_write(struct log_site *site, enum log_level level, const char *message,
     pthread_mutex_lock(&lock);
     const bool first = site->suppressed == 0;
     site->message = message;
-    if (!log_site_take(site, monotonic_ms())) {
+    if (!log_site_take(site, clock_ms(CLOCK_MONOTONIC))) {
         metrics_add(METRIC_LOG_SUPPRESSED, 1);
         if (first) {
             site->next = suppressing;

@@ -7,7 +7,8 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
+
+#include "daemon/clock.h"
 
 enum { SHARES_PER_SECOND = 20 };
 
@@ -18,13 +19,6 @@ struct pace {
     int shares, released; // in all, and so far
     int64_t *first, *end; // of the stream, per partition
 };
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static struct pace *of_source(struct source *s)
 {
@@ -59,7 +53,7 @@ static int pace_offsets_for_time(struct source *s, int64_t ts_ms, int64_t *offse
 static int pace_start(struct source *s, const int64_t *next, const int64_t *stop)
 {
     struct pace *p = of_source(s);
-    p->begun_s = now_s();
+    p->begun_s = clock_s(CLOCK_MONOTONIC);
     p->released = 0;
     return answer(p, p->inner->ops->start(p->inner, next, stop));
 }
@@ -100,7 +94,7 @@ static int pace_wait(struct source *s, int timeout_ms)
     if (p->released == p->shares)
         return answer(p, p->inner->ops->wait(p->inner, timeout_ms));
     const double due_s = p->begun_s + p->seconds * (p->released + 1) / p->shares;
-    const double left_ms = ceil((due_s - now_s()) * 1000);
+    const double left_ms = ceil((due_s - clock_s(CLOCK_MONOTONIC)) * 1000);
     if (left_ms > 0)
         poll(NULL, 0, left_ms < timeout_ms ? (int)left_ms : timeout_ms);
     if (left_ms <= timeout_ms)
