@@ -320,12 +320,14 @@ static void run(uint64_t seed)
             m.longest_ms = windows[i].window_ms;
     }
     const uint64_t users = 1 + rng_below(&rng, 6), items = 1 + rng_below(&rng, ITEMS);
+    const int64_t grain_ms = rng_below(&rng, 2) ? 1 : 4000; // coarse clocks: equal times
     const uint64_t pace_ms = 1 + rng_below(&rng, 5000), disorder_ms = 1 + rng_below(&rng, 50000);
     int64_t now = TEST_START_MS;
     int64_t newest = 0; // request
     for (int step = 0; step < STEPS; step++) {
         now += (int64_t)rng_below(&rng, pace_ms);
-        const int64_t ts = now - (rng_below(&rng, 3) ? 0 : (int64_t)rng_below(&rng, disorder_ms));
+        int64_t ts = now - (rng_below(&rng, 3) ? 0 : (int64_t)rng_below(&rng, disorder_ms));
+        ts -= ts % grain_ms;
         newest += rng_below(&rng, 3) == 0;
         int64_t name = newest - (int64_t)rng_below(&rng, 12);
         name = name < 0 ? 0 : name;

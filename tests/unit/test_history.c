@@ -211,14 +211,21 @@ static void any_order_gives_the_history_of_one_who_forgets_nothing(void **state)
             const int64_t newest = all[n - 1].ts_ms;
             for (int64_t at = newest; at <= newest + 1; at++) {
                 uint32_t rows[HISTORY_MAX], expected[HISTORY_MAX];
-                int wanted = 0;
-                for (int i = n - 1; i >= 0 && wanted < length; i--)
-                    if (all[i].ts_ms < at)
-                        expected[wanted++] = all[i].item;
+                int wanted = 0, level = 0; // level: of the newest time before
+                int64_t last = INT64_MIN;
+                for (int i = n - 1; i >= 0 && wanted < length; i--) {
+                    if (all[i].ts_ms >= at)
+                        continue;
+                    if (wanted == 0)
+                        last = all[i].ts_ms;
+                    level += all[i].ts_ms == last;
+                    expected[wanted++] = all[i].item;
+                }
                 const int got = history_before(&f.history, 1, at, &f.items, length, rows);
                 if (got != wanted || memcmp(rows, expected, sizeof *rows * (size_t)got))
                     fail_msg("seed %" PRIu64 ": the history before %" PRId64 " after %d additions",
                              seed, at, n);
+                assert_int_equal(history_newest(&f.history, 1, at, &f.items, length), level);
             }
             const struct history_head *head = column_at(&f.history.head, 1);
             assert_true(head->n <= 2 * length);

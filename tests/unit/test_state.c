@@ -493,10 +493,13 @@ static void assert_snapshot(void)
 {
     static uint32_t items[500], users[200];
     learn(1, 400);
+    id_table_remove(&f.trainer.rows.users, 3);
+    history_clear(&f.trainer.rows.history, 3);
     struct tt_reader *r = publish(5000);
     const uint32_t n_items = live_rows(&f.trainer.rows.items, items);
     const uint32_t n_users = live_rows(&f.trainer.rows.users, users);
-    assert_true(n_items < f.trainer.rows.items.row.n); // one has left
+    assert_true(n_items < f.trainer.rows.items.row.n); // one of each has left
+    assert_true(n_users < f.trainer.rows.users.row.n);
     assert_items(r, n_items, items);
     assert_titles(r, n_items, items);
     assert_users(r, n_users, users, n_items, items);
