@@ -48,7 +48,7 @@ struct partition {
 
 struct cut_slice {
     struct slice slice;
-    struct chunk **chunks; // of the events, in their order
+    struct chunk **chunks; // one for each event, to be released with the slice
     struct cut_slice *next;
 };
 
@@ -400,20 +400,28 @@ static bool event_before(const struct slice_event *a, const struct slice_event *
     return x->offset < y->offset;
 }
 
-// Puts events [from, n) of one time in order. Few share a time, and they are nearly in order.
+static int event_compare(const void *a, const void *b)
+{
+    return event_before(a, b) ? -1 : event_before(b, a);
+}
+
+// Puts events [from, n) of one time in order. Few share a time, and they are nearly in order; but a
+// catalogue may be written with one time for all of it: 100,000 took 27 s here, one by one.
 static void group_sort(struct cut_slice *s, int from)
 {
+    enum { FEW = 32 };
     struct slice_event *e = s->slice.events;
-    for (int i = from + 1; i < s->slice.n_events; i++) {
+    const int n = s->slice.n_events;
+    if (n - from > FEW) {
+        qsort(e + from, (size_t)(n - from), sizeof *e, event_compare);
+        return;
+    }
+    for (int i = from + 1; i < n; i++) {
         const struct slice_event event = e[i];
-        struct chunk *chunk = s->chunks[i];
         int k = i;
-        for (; k > from && event_before(&event, &e[k - 1]); k--) {
+        for (; k > from && event_before(&event, &e[k - 1]); k--)
             e[k] = e[k - 1];
-            s->chunks[k] = s->chunks[k - 1];
-        }
         e[k] = event;
-        s->chunks[k] = chunk;
     }
 }
 
