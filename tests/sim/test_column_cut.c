@@ -7,7 +7,7 @@
 #include "model/column.h"
 #include "tests/unit/core_fixture.h"
 
-enum { SEEDS = 3000, COLUMNS = 3, UNITS_MAX = 900 };
+enum { SEEDS = 2000, COLUMNS = 3, UNITS_MAX = 900 };
 
 struct world {
     struct columns set;
