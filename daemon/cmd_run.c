@@ -26,6 +26,8 @@
 #include "model/kernels.h"
 
 enum { TICK_MS = 200, STATUS_EVERY = 5, PROGRESS_EVERY = 25, STALE_CHECKPOINTS = 10 };
+// What a checkpoint may take to read: 100 GB at the rate at which one is verified, and more.
+enum { SECOND_US = 1000000, RESTORE_US = 600 * SECOND_US };
 
 struct watching {
     struct job *job;
@@ -41,13 +43,13 @@ struct watching {
     uint64_t checkpoint;
 };
 
-// What readiness means: restored and learning, checkpoints not stale.
+// What readiness means: restored and reading, checkpoints not stale.
 static int ready_checks(void *arg, struct http_check *checks)
 {
     const struct watching *w = arg;
     struct job_status s;
     job_status(w->job, &s);
-    checks[0] = (struct http_check){.name = "consuming", .ok = s.slices > 0};
+    checks[0] = (struct http_check){.name = "reading", .ok = s.reading};
     snprintf(checks[0].message, sizeof checks[0].message, "%" PRIu64 " slices applied", s.slices);
     const int64_t limit = STALE_CHECKPOINTS * w->config->checkpoint_interval_ms;
     checks[1] = (struct http_check){.name = "checkpoint", .ok = s.checkpoint_age_ms < limit};
@@ -59,6 +61,15 @@ static int ready_checks(void *arg, struct http_check *checks)
              "%" PRIu64 " failed, %" PRIu64 " checkpoints and %" PRIu64 " snapshots written",
              s.failures, s.checkpoints, s.snapshots);
     return 3;
+}
+
+static bool ready_now(struct watching *w)
+{
+    struct http_check checks[HTTP_CHECKS_MAX];
+    bool ready = true;
+    for (int i = ready_checks(w, checks); i-- > 0;)
+        ready &= checks[i].ok;
+    return ready;
 }
 
 static void signals_read(struct watching *w)
@@ -106,14 +117,14 @@ static void tell(struct watching *w, int tick)
     struct job_status s;
     char quality[96];
     job_status(w->job, &s);
-    if (!w->ready && s.slices > 0) {
+    if (!w->ready && s.reading) {
         w->ready = true;
-        metrics_set(METRIC_READY, 1);
         notify_ready(&w->notify, "Learning");
         log_info("ready", "restored=%s io=%s", s.restored ? "yes" : "no", s.io_backend);
     }
     if (tick % STATUS_EVERY)
         return;
+    metrics_set(METRIC_READY, ready_now(w));
     const double now = clock_s(CLOCK_MONOTONIC);
     if (w->told_s > 0) {
         const double rate = (double)(s.events - w->events) / (now - w->told_s);
@@ -124,8 +135,8 @@ static void tell(struct watching *w, int tick)
     quality_text(&s, quality, sizeof quality);
     notify_status(&w->notify, "Step %" PRIu64 ", %.0f events/s, %" PRIu64 " snapshots%s", s.steps,
                   w->rate, s.snapshots, quality);
-    if (w->stops > 0)
-        notify_extend(&w->notify, 10 * INT64_C(1000000));
+    if (w->stops > 0 || !w->ready)
+        notify_extend(&w->notify, 10 * SECOND_US);
     if (tick % PROGRESS_EVERY)
         return;
     if (s.progress > 0 && s.progress < 1 && w->rate > 0)
@@ -185,6 +196,7 @@ static int run(const struct config *c, const struct command_line *line, struct s
     if (notify_open(&w.notify) < 0)
         log_warning("systemd cannot be told", NULL);
     notify_status(&w.notify, "Restoring");
+    notify_extend(&w.notify, RESTORE_US);
     metrics_build_info(TWOTOWER_VERSION, gemm_library(), gemm_core(), kernels->name);
     metrics_set(METRIC_START_TIME, (double)time(NULL));
 

@@ -50,12 +50,12 @@ struct job {
     uint64_t slice_start;              // the checkpoint's
     struct state_stamp kept[KEPT_MAX]; // checkpoints on disk, oldest first; the writer's
     int n_kept;
-    int64_t *commit_next; // positions of the last cut
+    int64_t *cut_next, *durable_next; // positions of the last cut, and of the last durable one
 
     pthread_t ingest, train, write;
     bool threads;
     struct notify_worker workers[JOB_WORKERS];
-    _Atomic bool stop, failed, ended;
+    _Atomic bool stop, failed, ended, reading;
 
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -63,15 +63,17 @@ struct job {
     int queue_first, queue_n;
     bool ingest_done;
     enum work work; // trainer -> writer
-    uint64_t work_done;
     int result;
     bool result_there;
     char error[2048];
-    struct job_status status;           // under lock
-    int64_t checkpoint_ms, snapshot_ms; // monotonic, of the last successful ones
-    _Atomic uint64_t durable_slice;     // of the oldest checkpoint kept; for trimming the log
-    uint64_t trimmed;                   // the ingest thread's
-    double loss;                        // the trainer thread's
+    struct job_status status; // under lock
+    // Monotonic: when a checkpoint and a snapshot were last tried, whatever came of it, and when a
+    // checkpoint last became durable.
+    int64_t checkpoint_ms, snapshot_ms, durable_ms;
+    _Atomic uint64_t durable_slice; // of the oldest checkpoint kept; for trimming the log
+    uint64_t trimmed;               // the ingest thread's
+    // The trainer thread's.
+    double loss, step_begun_s, evaluate_s;
     int64_t opened_ms, first_example_ms;
 };
 
@@ -202,14 +204,20 @@ static int restore(struct job *j, char *error, size_t error_size)
 static void score(void *arg, int n, const struct example *examples, const float *features)
 {
     struct job *j = arg;
+    const double begun = clock_s(CLOCK_THREAD_CPUTIME_ID);
     evaluator_score(j->evaluator, n, examples, features);
+    j->evaluate_s += clock_s(CLOCK_THREAD_CPUTIME_ID) - begun;
+    j->step_begun_s = clock_s(CLOCK_MONOTONIC);
 }
 
 static void step(void *arg, const struct step_report *report)
 {
     struct job *j = arg;
+    const double now = clock_s(CLOCK_MONOTONIC);
+    metrics_observe(METRIC_STEP_DURATION, now - j->step_begun_s);
+    j->step_begun_s = now;
     if (report->skipped) {
-        metrics_add_of(METRIC_STEPS_SKIPPED, BY_SKIP_NOT_FINITE, 1);
+        metrics_add(METRIC_STEPS_SKIPPED, 1);
         log_error("batch skipped", "reason=%s examples=%d", "a loss or gradient is not finite",
                   report->examples);
         return;
@@ -308,11 +316,12 @@ int job_open(struct job **j_out, const struct config *c, struct source *source,
     pthread_cond_init(&j->changed, &monotonic);
     pthread_condattr_destroy(&monotonic);
     j->recorded_end = &j->recorded;
-    j->checkpoint_ms = j->snapshot_ms = j->opened_ms;
+    j->checkpoint_ms = j->snapshot_ms = j->durable_ms = j->opened_ms;
     j->from = calloc((size_t)j->n, sizeof *j->from);
     j->to = calloc((size_t)j->n, sizeof *j->to);
-    j->commit_next = calloc((size_t)j->n, sizeof *j->commit_next);
-    int rc = j->from && j->to && j->commit_next ? 0 : -ENOMEM;
+    j->cut_next = calloc((size_t)j->n, sizeof *j->cut_next);
+    j->durable_next = calloc((size_t)j->n, sizeof *j->durable_next);
+    int rc = j->from && j->to && j->cut_next && j->durable_next ? 0 : -ENOMEM;
     if (rc == 0)
         rc = catalogs_open(j, error, error_size);
     if (rc == 0)
@@ -398,11 +407,17 @@ void job_close(struct job *j)
     pthread_cond_destroy(&j->changed);
     free(j->from);
     free(j->to);
-    free(j->commit_next);
+    free(j->cut_next);
+    free(j->durable_next);
     free(j);
 }
 
 // The ingest thread.
+
+static void busy_tell(enum metric_stage stage, double seconds)
+{
+    metrics_put_of(METRIC_STAGE_BUSY, stage, (uint64_t)(seconds * 1e6));
+}
 
 static void queue_push(struct job *j, struct slice *slice)
 {
@@ -416,6 +431,7 @@ static void queue_push(struct job *j, struct slice *slice)
         cutter_give(j->cutter, slice);
     } else {
         j->queue[(j->queue_first + j->queue_n++) % QUEUE_SLICES] = slice;
+        metrics_set(METRIC_QUEUE_SLICES, j->queue_n);
         pthread_cond_broadcast(&j->changed);
     }
     pthread_mutex_unlock(&j->lock);
@@ -439,10 +455,21 @@ static int ingest_trim(struct job *j)
     j->trimmed = durable;
     if (j->source->ops->commit) {
         pthread_mutex_lock(&j->lock);
-        j->source->ops->commit(j->source, j->commit_next, j->status.checkpoint);
+        j->source->ops->commit(j->source, j->durable_next, j->status.checkpoint);
         pthread_mutex_unlock(&j->lock);
     }
     return slice_log_trim(&j->slice_log, durable);
+}
+
+// How far the slices are behind the ends of the logs, as far as the source has heard of those.
+static void lag_tell(const struct job *j, const struct slice *slice)
+{
+    for (int p = 0; j->source->ops->end && p < j->n && p < METRIC_PARTITIONS_MAX; p++) {
+        const int64_t end = j->source->ops->end(j->source, p);
+        if (end >= 0)
+            metrics_set_of(METRIC_PARTITION_LAG, p,
+                           end > slice->next[p] ? (double)(end - slice->next[p]) : 0);
+    }
 }
 
 static int ingest_one(struct job *j, bool *done)
@@ -467,13 +494,19 @@ static int ingest_one(struct job *j, bool *done)
     }
     if (rc < 0)
         return fail(j, rc, "%s", cutter_error(j->cutter));
+    if (!j->recorded && !atomic_load_explicit(&j->reading, memory_order_relaxed))
+        atomic_store(&j->reading, true);
     if (rc == 0)
         return 0;
+    metrics_put_of(METRIC_RECORD_BYTES, 0, cutter_counts(j->cutter).bytes);
+    busy_tell(BY_STAGE_INGEST, clock_s(CLOCK_THREAD_CPUTIME_ID));
+    lag_tell(j, slice);
     if (rejects_any(slice)) {
         rc = dead_letter_sync(j->dead_letter);
         if (rc < 0)
             return fail(j, rc, "%s", dead_letter_error(j->dead_letter));
-        metrics_set(METRIC_DEAD_LETTER_BYTES, (double)dead_letter_size(j->dead_letter));
+        metrics_put_of(METRIC_DEAD_LETTER_BYTES, 0, dead_letter_size(j->dead_letter));
+        metrics_put_of(METRIC_DEAD_LETTER_ROTATIONS, 0, dead_letter_rotations(j->dead_letter));
     }
     if (slice->last && j->options.then_live) {
         // The seam: everything up to here was bounded, from here on nothing is missed.
@@ -558,6 +591,27 @@ static void table_tell(enum metric_table which, const struct id_table *t)
     metrics_put_of(METRIC_TABLE_REFUSED, which, s->refused_full);
 }
 
+// By the first word of the columns' names.
+static void memory_tell(const struct columns *s)
+{
+    static const struct {
+        const char *prefix;
+        enum metric metric;
+        int label;
+    } parts[] = {
+        {"item.", METRIC_TABLE_BYTES, BY_TABLE_ITEMS},
+        {"user.", METRIC_TABLE_BYTES, BY_TABLE_USERS},
+        {"join.", METRIC_JOIN_BYTES, 0},
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        size_t bytes = 0;
+        for (int c = 0; c < s->n; c++)
+            if (!strncmp(s->list[c]->name, parts[i].prefix, strlen(parts[i].prefix)))
+                bytes += s->list[c]->n * s->list[c]->unit;
+        metrics_set_of(parts[i].metric, parts[i].label, (double)bytes);
+    }
+}
+
 static void status_tell(struct job *j)
 {
     const struct trainer_state *state = trainer_state(&j->trainer);
@@ -575,6 +629,10 @@ static void status_tell(struct job *j)
         settled += c->out[TOPIC_ENGAGEMENTS][o];
     counts_tell(c);
     quality_tell(&window);
+    metrics_put_of(METRIC_EVALUATED, 0, (uint64_t)total.n);
+    memory_tell(&j->trainer.columns);
+    busy_tell(BY_STAGE_TRAIN, clock_s(CLOCK_THREAD_CPUTIME_ID) - j->evaluate_s);
+    busy_tell(BY_STAGE_EVALUATE, j->evaluate_s);
     table_tell(BY_TABLE_ITEMS, &j->trainer.rows.items);
     table_tell(BY_TABLE_USERS, &j->trainer.rows.users);
     metrics_add(METRIC_SLICES, 1);
@@ -619,7 +677,7 @@ static void cut_start(struct job *j, enum work work)
     columns_cut(&j->trainer.columns);
     pthread_mutex_lock(&j->lock);
     for (int p = 0; p < j->n; p++)
-        j->commit_next[p] = trainer_position(&j->trainer, p)->next;
+        j->cut_next[p] = trainer_position(&j->trainer, p)->next;
     j->work = work;
     pthread_cond_broadcast(&j->changed);
     const double waited = (clock_s(CLOCK_MONOTONIC) - begun) * 1000;
@@ -643,15 +701,14 @@ static void cut_when_due(struct job *j)
     pthread_mutex_lock(&j->lock);
     const bool snapshot = now - j->snapshot_ms >= j->config->snapshot_interval_ms;
     const bool checkpoint = now - j->checkpoint_ms >= j->config->checkpoint_interval_ms;
-    const bool idle = j->work == WORK_NONE;
-    if (idle &&
-        (snapshot || checkpoint)) { // failures are tried again after an interval, not at once
+    const bool due = j->work == WORK_NONE && (snapshot || checkpoint);
+    // What fails is tried again after an interval, not at once.
+    if (due)
         j->checkpoint_ms = now;
-        if (snapshot)
-            j->snapshot_ms = now;
-    }
+    if (due && snapshot)
+        j->snapshot_ms = now;
     pthread_mutex_unlock(&j->lock);
-    if (idle && (snapshot || checkpoint))
+    if (due)
         cut_start(j, snapshot ? WORK_SNAPSHOT : WORK_CHECKPOINT);
 }
 
@@ -668,10 +725,17 @@ static struct slice *queue_pop(struct job *j)
         slice = j->queue[j->queue_first];
         j->queue_first = (j->queue_first + 1) % QUEUE_SLICES;
         j->queue_n--;
+        metrics_set(METRIC_QUEUE_SLICES, j->queue_n);
         pthread_cond_broadcast(&j->changed);
     }
     pthread_mutex_unlock(&j->lock);
     return slice;
+}
+
+static void balance_check(struct job *j)
+{
+    if (!join_balanced(&j->trainer.join))
+        fail(j, -EPROTO, "events do not add up: in differs from what became of them");
 }
 
 static void *train_main(void *arg)
@@ -687,6 +751,7 @@ static void *train_main(void *arg)
         cut_when_due(j);
     }
     atomic_store(&j->workers[1].waits, true);
+    balance_check(j);
     if (!atomic_load(&j->failed)) {
         // The last checkpoint is from before the end of the stream is drawn: a longer stream can go
         // on from there. The last snapshot is from after it.
@@ -698,8 +763,7 @@ static void *train_main(void *arg)
             status_tell(j);
             if (j->options.applied)
                 j->options.applied(j->options.arg, &j->trainer, j->evaluator);
-            if (!join_balanced(&j->trainer.join))
-                fail(j, -EPROTO, "events do not add up: in differs from what became of them");
+            balance_check(j);
             cut_start(j, WORK_FINAL);
             writer_wait(j);
         }
@@ -811,6 +875,7 @@ static int work_do(struct job *j, enum work work, char *error, size_t error_size
     struct state_stamp stamp;
     char root[4096], path[4096];
     snprintf(root, sizeof root, "%s/%s", j->config->state_dir, final ? "final" : "checkpoints");
+    const uint64_t written = engine_bytes_written(j->engine);
     int rc = checkpoint_write(j, catalog, root, &stamp, error, error_size);
     if (rc < 0) {
         metrics_add(METRIC_CHECKPOINT_FAILURES, 1);
@@ -822,12 +887,14 @@ static int work_do(struct job *j, enum work work, char *error, size_t error_size
     } else {
         checkpoint_kept(j, stamp);
         metrics_add(METRIC_CHECKPOINTS, 1);
+        metrics_set(METRIC_CHECKPOINT_BYTES, (double)(engine_bytes_written(j->engine) - written));
         metrics_set(METRIC_CHECKPOINT_TIME, (double)clock_ms(CLOCK_REALTIME) / 1000);
         metrics_observe(METRIC_CHECKPOINT_DURATION, clock_s(CLOCK_MONOTONIC) - begun);
         pthread_mutex_lock(&j->lock);
         j->status.checkpoint = stamp.generation;
         j->status.checkpoints++;
-        j->checkpoint_ms = clock_ms(CLOCK_MONOTONIC);
+        j->checkpoint_ms = j->durable_ms = clock_ms(CLOCK_MONOTONIC);
+        memcpy(j->durable_next, j->cut_next, (size_t)j->n * sizeof *j->cut_next);
         pthread_mutex_unlock(&j->lock);
         log_debug("checkpoint", "generation=%" PRIu64 " slice=%" PRIu64 " seconds=%.3f",
                   stamp.generation, stamp.slice, clock_s(CLOCK_MONOTONIC) - begun);
@@ -854,6 +921,7 @@ static void *write_main(void *arg)
         if (work == WORK_NONE)
             return NULL;
         const int rc = work_do(j, work, error, sizeof error);
+        busy_tell(BY_STAGE_WRITE, clock_s(CLOCK_THREAD_CPUTIME_ID));
         if (rc < 0) {
             log_error(work == WORK_CHECKPOINT ? "checkpoint failed" : "snapshot failed",
                       "reason=\"%s\"", error);
@@ -924,7 +992,8 @@ void job_status(const struct job *j_in, struct job_status *status)
     struct job *j = (struct job *)(uintptr_t)j_in; // the lock is not part of what is const
     pthread_mutex_lock(&j->lock);
     *status = j->status;
-    status->checkpoint_age_ms = clock_ms(CLOCK_MONOTONIC) - j->checkpoint_ms;
+    status->checkpoint_age_ms = clock_ms(CLOCK_MONOTONIC) - j->durable_ms;
+    status->reading = atomic_load(&j->reading);
     status->io_backend = engine_backend(j->engine);
     status->io_reason = engine_reason(j->engine);
     pthread_mutex_unlock(&j->lock);

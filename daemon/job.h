@@ -57,8 +57,8 @@ int job_result(const struct job *j);
 
 // What can be seen from outside, any thread, at any time.
 struct job_status {
-    bool caught_up; // every partition's end has been seen once
-    bool finished;  // a bounded run has come to its end
+    bool reading;  // restored, and all that the slice log had has been read again
+    bool finished; // a bounded run has come to its end
     uint64_t events, slices, examples, steps, pending, rejected;
     double joined_share; // of the engagements that are settled
     double loss;         // of the last step, per example

@@ -32,7 +32,6 @@ struct label {
 };
 
 static const char *const example_values[BY_EXAMPLE_LABELS] = {"positive", "negative"};
-static const char *const skip_values[BY_SKIPS] = {"not_finite", "too_large"};
 static const char *const cutoff_values[BY_CUTOFFS] = {"10", "100"};
 static const char *const table_values[BY_TABLES] = {"items", "users"};
 static const char *const stage_values[BY_STAGES] = {"ingest", "train", "evaluate", "write"};
@@ -53,7 +52,6 @@ static const struct label label_sets[][2] = {
     [LABELS_TOPIC_REASON] = {BY_TOPIC, BY_REASON},
     [LABELS_TOPIC_REFUSAL] = {BY_TOPIC, {"reason", REFUSALS, refusal_names}},
     [LABELS_EXAMPLE] = {{"label", BY_EXAMPLE_LABELS, example_values}},
-    [LABELS_SKIP] = {{"reason", BY_SKIPS, skip_values}},
     [LABELS_CUTOFF] = {{"k", BY_CUTOFFS, cutoff_values}},
     [LABELS_TABLE] = {{"table", BY_TABLES, table_values}},
     [LABELS_STAGE] = {{"stage", BY_STAGES, stage_values}},

@@ -31,7 +31,6 @@
 enum metric_type { METRIC_COUNTER, METRIC_COUNTER_US, METRIC_GAUGE, METRIC_HISTOGRAM };
 
 enum metric_label_example { BY_EXAMPLE_POSITIVE, BY_EXAMPLE_NEGATIVE, BY_EXAMPLE_LABELS };
-enum metric_skip { BY_SKIP_NOT_FINITE, BY_SKIP_TOO_LARGE, BY_SKIPS };
 enum metric_cutoff { BY_CUTOFF_10, BY_CUTOFF_100, BY_CUTOFFS };
 enum metric_table { BY_TABLE_ITEMS, BY_TABLE_USERS, BY_TABLES };
 enum metric_stage { BY_STAGE_INGEST, BY_STAGE_TRAIN, BY_STAGE_EVALUATE, BY_STAGE_WRITE, BY_STAGES };
@@ -47,7 +46,6 @@ enum { METRIC_PARTITIONS_MAX = 1024 };
     X(TOPIC_REFUSAL, TOPICS *REFUSALS)                                                             \
     X(PARTITION, METRIC_PARTITIONS_MAX)                                                            \
     X(EXAMPLE, BY_EXAMPLE_LABELS)                                                                  \
-    X(SKIP, BY_SKIPS)                                                                              \
     X(CUTOFF, BY_CUTOFFS)                                                                          \
     X(TABLE, BY_TABLES)                                                                            \
     X(STAGE, BY_STAGES)                                                                            \
@@ -65,20 +63,19 @@ enum { METRIC_PARTITIONS_MAX = 1024 };
     X(LOG_SUPPRESSED, "log_lines_suppressed_total", COUNTER, NONE,                                 \
       "Log lines held back by the limit of their place in the source.")                            \
     /* intake */                                                                                   \
-    X(RECORDS, "records_total", COUNTER, TOPIC, "Records taken from the source.")                  \
-    X(RECORD_BYTES, "record_bytes_total", COUNTER, TOPIC, "Bytes of keys and values taken.")       \
+    X(RECORDS, "records_total", COUNTER, TOPIC,                                                    \
+      "Taken in: items shown, engagements, score and catalogue records.")                          \
+    X(RECORD_BYTES, "record_bytes_total", COUNTER, NONE, "Bytes of values read since the start.")  \
     X(OUTCOMES, "record_outcomes_total", COUNTER, TOPIC_OUTCOME,                                   \
       "How records ended, one way each: records_total = the sum of these + records_pending.")      \
     X(RECORDS_REJECTED, "records_rejected_total", COUNTER, TOPIC_REASON,                           \
       "Records that are not events, by reason; kept in the dead-letter file.")                     \
     X(RECORDS_REFUSED, "records_refused_total", COUNTER, TOPIC_REFUSAL,                            \
       "Events that could not be joined for want of room or of a row, by reason.")                  \
-    X(DEAD_LETTERS_DROPPED, "dead_letters_dropped_total", COUNTER, NONE,                           \
-      "Rejected records that were counted but not kept, the dead-letter file being full.")         \
-    X(DEAD_LETTER_BYTES, "dead_letter_bytes", GAUGE, NONE, "Size of the dead-letter file.")        \
-    X(OFFSET_GAPS, "offset_gaps_total", COUNTER, NONE,                                             \
-      "Offsets that were skipped without a control record or compaction to explain it.")           \
-    X(SOURCE_ERRORS, "source_errors_total", COUNTER, NONE, "Errors that the source reported.")     \
+    X(DEAD_LETTER_BYTES, "dead_letter_bytes_total", COUNTER, NONE,                                 \
+      "Bytes ever written to dead-letter files.")                                                  \
+    X(DEAD_LETTER_ROTATIONS, "dead_letter_rotations_total", COUNTER, NONE,                         \
+      "Times that the dead-letter file was full and replaced the older one.")                      \
     X(PARTITION_LAG, "consumer_lag_records", GAUGE, PARTITION,                                     \
       "Records between the position and the end of the partition.")                                \
     X(EVENT_TIME_LAG, "event_time_lag_seconds", GAUGE, NONE,                                       \
@@ -86,21 +83,19 @@ enum { METRIC_PARTITIONS_MAX = 1024 };
     X(WATERMARK, "watermark_timestamp_seconds", GAUGE, NONE,                                       \
       "Event time before which nothing more is expected.")                                         \
     X(SLICES, "slices_total", COUNTER, NONE, "Slices cut and applied.")                            \
-    X(SLICE_LOG_BYTES, "slice_log_bytes", GAUGE, NONE, "Size of the slice log.")                   \
     /* join */                                                                                     \
     X(PENDING, "records_pending", GAUGE, TOPIC, "Records that wait in the join.")                  \
-    X(JOIN_BYTES, "join_bytes", GAUGE, NONE, "Memory that the join holds.")                        \
-    X(LABEL_DELAY, "label_delay_seconds", HISTOGRAM, NONE,                                         \
-      "Event time between an impression and the engagement joined to it.")                         \
+    X(JOIN_BYTES, "join_bytes", GAUGE, NONE, "Memory of the join's columns.")                      \
     /* training */                                                                                 \
     X(EXAMPLES, "examples_total", COUNTER, EXAMPLE, "Examples learned, by label.")                 \
     X(STEPS, "steps_total", COUNTER, NONE, "Batches learned.")                                     \
-    X(STEPS_SKIPPED, "steps_skipped_total", COUNTER, SKIP, "Batches not learned, by reason.")      \
+    X(STEPS_SKIPPED, "steps_skipped_total", COUNTER, NONE,                                         \
+      "Batches not learned: a loss or gradient was not finite.")                                   \
     X(STEP_DURATION, "step_duration_seconds", HISTOGRAM, NONE, "Wall time of one training step.")  \
-    X(LOSS, "loss", GAUGE, NONE, "Mean loss of an example, decaying over recent batches.")         \
-    X(QUEUE_BATCHES, "queue_batches", GAUGE, NONE, "Batches that wait for the trainer.")           \
+    X(LOSS, "loss", GAUGE, NONE, "Mean loss of an example in the last batch.")                     \
+    X(QUEUE_SLICES, "queue_slices", GAUGE, NONE, "Slices that wait for the trainer.")              \
     X(STAGE_BUSY, "stage_busy_seconds_total", COUNTER_US, STAGE,                                   \
-      "Time that a stage has worked, not waited.")                                                 \
+      "CPU time of a stage since the start.")                                                      \
     /* quality, measured before an example is learned */                                           \
     X(EVALUATED, "evaluated_examples_total", COUNTER, NONE,                                        \
       "Examples scored over the whole corpus before they were learned.")                           \
@@ -108,12 +103,10 @@ enum { METRIC_PARTITIONS_MAX = 1024 };
     X(POPULARITY_RECALL, "popularity_recall_ratio", GAUGE, CUTOFF,                                 \
       "Recall of decayed popularity under the same protocol.")                                     \
     X(NDCG, "ndcg_ratio", GAUGE, CUTOFF, "NDCG of the model, decaying.")                           \
-    X(POPULARITY_NDCG, "popularity_ndcg_ratio", GAUGE, CUTOFF, "NDCG of decayed popularity.")      \
     X(LOG_LOSS, "log_loss", GAUGE, NONE, "Log loss of the model over the corpus, decaying.")       \
-    X(POPULARITY_LOG_LOSS, "popularity_log_loss", GAUGE, NONE, "Log loss of decayed popularity.")  \
     /* tables */                                                                                   \
     X(TABLE_ROWS, "table_rows", GAUGE, TABLE, "Rows in use.")                                      \
-    X(TABLE_BYTES, "table_bytes", GAUGE, TABLE, "Memory of a table.")                              \
+    X(TABLE_BYTES, "table_bytes", GAUGE, TABLE, "Memory of a table's columns, without its index.") \
     X(TABLE_ADMITTED, "table_rows_admitted_total", COUNTER, TABLE,                                 \
       "Ids that were seen often enough to get a row.")                                             \
     X(TABLE_EXPIRED, "table_rows_expired_total", COUNTER, TABLE,                                   \
@@ -137,9 +130,9 @@ enum { METRIC_PARTITIONS_MAX = 1024 };
       "Unix time of the last publication.")                                                        \
     X(SNAPSHOT_BYTES, "snapshot_bytes", GAUGE, NONE, "Size of the last published snapshot.")       \
     X(SNAPSHOT_DURATION, "snapshot_duration_seconds", HISTOGRAM, NONE,                             \
-      "Time from the cut of a snapshot until it was published.")                                   \
+      "Time from a durable checkpoint until its snapshot was published.")                          \
     X(TRAINER_WAIT_MAX, "trainer_wait_max_seconds", GAUGE, NONE,                                   \
-      "Longest that the trainer stood still for the last snapshot or checkpoint.")
+      "Longest that the trainer stood still to begin a checkpoint or snapshot.")
 
 enum metric {
 #define METRIC_SYMBOL(symbol, name, type, labels, help) METRIC_##symbol,

@@ -58,6 +58,8 @@ struct source_ops {
     // Everything below stop[p] has been delivered; or, when unbounded, the log's end was seen and
     // nothing has arrived since.
     bool (*at_end)(const struct source *s, int p);
+    // The end of the partition's log as last heard, without asking; -1: unknown. May be NULL.
+    int64_t (*end)(const struct source *s, int p);
     // Waits until a record may be there, or timeout_ms.
     int (*wait)(struct source *s, int timeout_ms);
     // Tells the outside how far a durable checkpoint has come (Kafka: a commit for lag tools). May

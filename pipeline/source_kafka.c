@@ -798,6 +798,17 @@ static bool kafka_at_end(const struct source *s, int index)
     return p->eof && p->rc == 0 && rd_kafka_queue_length(p->queue) == 0;
 }
 
+// Every fetch brings it along, so it is known without a question.
+static int64_t kafka_end(const struct source *s, int index)
+{
+    const struct source_kafka *k = (const struct source_kafka *)s;
+    const struct source_partition *at = &s->partitions[index];
+    int64_t lo = -1, hi = -1;
+    if (!k->client || rd_kafka_get_watermark_offsets(k->client, at->name, at->partition, &lo, &hi))
+        return -1;
+    return hi;
+}
+
 static int kafka_wait(struct source *s, int timeout_ms)
 {
     struct source_kafka *k = of(s);
@@ -882,6 +893,7 @@ static const struct source_ops kafka_ops = {
     .read = kafka_read,
     .position = kafka_position,
     .at_end = kafka_at_end,
+    .end = kafka_end,
     .wait = kafka_wait,
     .commit = kafka_commit,
     .close = kafka_close,
