@@ -94,7 +94,7 @@ static const struct config_row rows[] = {
      "A record further ahead of its log's own time is rejected: a wrong clock must not move the "
      "watermark."},
     {"join.max_bytes", CONFIG_BYTES, AT(join_max_bytes), "1GiB", "1MiB", "1TiB", SHAPES_MODEL,
-     "Memory for pending impressions; beyond it the oldest leave early, counted as expired."},
+     "Memory for pending impressions; beyond it new requests are refused, counted as join_full."},
     {"join.actions", CONFIG_DURATIONS, AT(join_actions), "", "1s", "30d", SHAPES_MODEL,
      "Windows of single actions where they differ from join.window, for example purchase = "
      "\"1d\"."},

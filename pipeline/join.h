@@ -7,7 +7,8 @@
 // leaves at once, one for each action on an impression; a negative leaves when the window closes,
 // oldest request first. An engagement or a score that comes before its impression waits up to
 // lateness. An engagement without request_id belongs to the user's latest impression of the item
-// inside the window. For a further window a closed request is remembered, so that what comes too
+// inside the window; with one, it belongs to the impression it names, and its own user is not
+// compared. For a further window a closed request is remembered, so that what comes too
 // late is told from what has no impression at all.
 //
 // Every impression (one item shown), engagement, score record and catalogue record ends as exactly
