@@ -138,6 +138,26 @@ int history_newest(const struct history *h, uint32_t user, int64_t ts_ms,
     return n;
 }
 
+int history_recent(const struct history *h, uint32_t user, const int16_t *owner, int max,
+                   uint32_t *rows, int *newest)
+{
+    const struct history_head *head = head_of(h, user);
+    const struct history_entry *entries = head->block ? heap_at(&h->entry, head->block) : NULL;
+    int64_t newest_ms = 0;
+    int n = 0;
+    *newest = 0;
+    for (int at = head->n - 1; at >= 0 && n < max; at--) {
+        const struct history_entry *entry = &entries[at];
+        if (owner[entry->item] != entry->generation)
+            continue;
+        if (n == 0)
+            newest_ms = entry->ts_ms;
+        *newest += entry->ts_ms == newest_ms;
+        rows[n++] = entry->item;
+    }
+    return n;
+}
+
 void history_clear(struct history *h, uint32_t user)
 {
     if (!head_of(h, user)->block)

@@ -48,5 +48,10 @@ int history_before(const struct history *h, uint32_t user, int64_t ts_ms,
 // How many of the first of them share one time: a basket, a page of ratings.
 int history_newest(const struct history *h, uint32_t user, int64_t ts_ms,
                    const struct id_table *items, int max);
+// Both at once and at the end of time, for whoever walks all users: owner[row] is the generation of
+// the item in the row, -1 when there is none. Two bytes for each item stay in a cache where their
+// rows do not.
+int history_recent(const struct history *h, uint32_t user, const int16_t *owner, int max,
+                   uint32_t *rows, int *newest);
 // The user's row has expired.
 void history_clear(struct history *h, uint32_t user);

@@ -180,6 +180,35 @@ static void only_the_newest_max_are_given(void **state)
     assert_int_equal(history_before(&f.history, 0, 1000, &f.items, 0, rows), 0);
 }
 
+static void with_the_items_owners_at_hand_it_is_the_history_at_the_end_of_time(void **state)
+{
+    (void)state;
+    struct rng rng = {7, 0};
+    int16_t owner[ITEMS];
+    for (int i = 0; i < 600; i++)
+        add((uint32_t)rng_below(&rng, 40), (uint32_t)rng_below(&rng, ITEMS),
+            (int64_t)rng_below(&rng, 30));
+    for (uint32_t row = 0; row < ITEMS; row += 3)
+        id_table_remove(&f.items, row);
+    for (uint64_t i = 0; i < ITEMS / 6; i++) { // some rows have a new owner, some none
+        bool created;
+        const struct id id = core_id("new", i);
+        id_table_see(&f.items, &id, 0, &created);
+    }
+    for (uint32_t row = 0; row < ITEMS; row++)
+        owner[row] = id_table_live(&f.items, row) ? id_table_row(&f.items, row)->generation : -1;
+    for (uint32_t user = 0; user < 50; user++)
+        for (int max = 0; max <= 2 * LENGTH; max++) {
+            uint32_t rows[HISTORY_MAX], expected[HISTORY_MAX];
+            int newest;
+            const int n = history_recent(&f.history, user, owner, max, rows, &newest);
+            assert_int_equal(n,
+                             history_before(&f.history, user, INT64_MAX, &f.items, max, expected));
+            assert_memory_equal(rows, expected, sizeof *rows * (size_t)n);
+            assert_int_equal(newest, history_newest(&f.history, user, INT64_MAX, &f.items, max));
+        }
+}
+
 // The naive oracle keeps everything ever added, in time order with later additions after earlier
 // ones of the same time. At and after the newest time the answer must be the oracle's.
 
@@ -246,6 +275,7 @@ int main(void)
         TEST(a_cleared_user_has_no_history_and_its_memory_is_used_again),
         TEST(a_full_heap_refuses_and_counts),
         TEST(only_the_newest_max_are_given),
+        TEST(with_the_items_owners_at_hand_it_is_the_history_at_the_end_of_time),
         TEST(any_order_gives_the_history_of_one_who_forgets_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

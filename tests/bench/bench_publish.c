@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What deriving a snapshot from a checkpoint costs: tables of n items and n users with histories,
+// published again and again with nothing beside it.
+//
+//     bench_publish DIRECTORY [ROWS [ROUNDS]]
+//
+// DIRECTORY/checkpoints/1 is made at the first call and used again by the next, so that two builds
+// can be compared on the same bytes. Every round is one with the checkpoint outside the page cache,
+// where O_DIRECT leaves it, and one with it inside. Prints MB/s by the wall clock and by CPU time.
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "daemon/assemble.h"
+#include "daemon/blas_core.h"
+#include "daemon/publish.h"
+#include "daemon/state.h"
+#include "model/arena.h"
+#include "model/gemm.h"
+#include "model/kernels.h"
+#include "model/rng.h"
+
+enum { BATCH = 512, HISTORY = 8, STEPS = 50 };
+
+static double clock_s(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static void die(const char *what)
+{
+    fprintf(stderr, "bench_publish: %s\n", what);
+    exit(1);
+}
+
+static void fill(struct trainer *t, uint32_t rows)
+{
+    static struct example examples[BATCH];
+    struct rng rng = {1, 0};
+    for (uint32_t i = 0; i < rows; i++) {
+        char text[32], storage[8];
+        const int size = snprintf(text, sizeof text, "user-%08" PRIx32, i * 2654435761u);
+        const struct id user = id_of_text(text, (size_t)size);
+        const struct id item = id_of_unsigned(i + 1, storage);
+        if (rows_item(&t->rows, &item, 1) < 0 || rows_user(&t->rows, &user, 1) < 0)
+            die("a table is full");
+    }
+    for (uint32_t i = 0; i < rows; i++)
+        for (int k = 0; k < HISTORY; k++) {
+            const uint32_t item = (uint32_t)rng_below(&rng, rows);
+            history_add(&t->rows.history, i,
+                        (struct history_entry){item, rows_item_ref(&t->rows, item).generation, 0, 0,
+                                               1 + k / 2});
+        }
+    for (int s = 0; s < STEPS; s++) {
+        for (int i = 0; i < BATCH; i++)
+            examples[i] = (struct example){.user = (uint32_t)rng_below(&rng, rows),
+                                           .item = (uint32_t)rng_below(&rng, rows),
+                                           .positive = 1};
+        two_tower_learn(t->rows.model, BATCH, examples, NULL);
+    }
+}
+
+static void forget(const char *path)
+{
+    DIR *d = opendir(path);
+    if (!d)
+        die(path);
+    for (const struct dirent *entry; (entry = readdir(d));) {
+        const int file = openat(dirfd(d), entry->d_name, O_RDONLY);
+        if (file >= 0) {
+            posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
+            close(file);
+        }
+    }
+    closedir(d);
+}
+
+int main(int argc, char **argv)
+{
+    static char memory[CONFIG_MEMORY];
+    static struct join_window windows[CONFIG_ENTRIES_MAX];
+    static struct config config;
+    static struct trainer trainer;
+    struct arena arena = {memory, sizeof memory, 0};
+    struct config_problems problems = {0};
+    struct engine *engine;
+    struct published published;
+    char error[1024], root[3072], snapshots[3072], path[4096];
+    if (argc < 2) {
+        fputs("bench_publish DIRECTORY [ROWS [ROUNDS]]\n", stderr);
+        return 64;
+    }
+    const uint32_t rows = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 1000000;
+    const int rounds = argc > 3 ? atoi(argv[3]) : 3;
+    blas_core_correct(argv);
+    gemm_init();
+    kernels_init(NULL);
+    config_init(&config, &arena);
+    config_set(&config, "tables.items_max", "20000000", "bench", &problems);
+    config_set(&config, "tables.users_max", "20000000", "bench", &problems);
+    config_set(&config, "snapshot.f16", "true", "bench", &problems);
+    snprintf(root, sizeof root, "%s/checkpoints", argv[1]);
+    snprintf(snapshots, sizeof snapshots, "%s/snapshots", argv[1]);
+    snprintf(path, sizeof path, "%s/1", root);
+    if ((mkdir(root, 0750) < 0 && errno != EEXIST) ||
+        (mkdir(snapshots, 0750) < 0 && errno != EEXIST))
+        die(strerror(errno));
+    if (engine_open(&engine, &(struct engine_options){0}, error, sizeof error) < 0)
+        die(error);
+    if (access(path, F_OK) < 0) {
+        const struct trainer_options t = assemble_trainer(&config, 1, windows);
+        const struct source_partition partition = {0};
+        struct state_stamp stamp;
+        if (trainer_open(&trainer, &t) < 0)
+            die("out of memory");
+        fill(&trainer, rows);
+        columns_cut(&trainer.columns);
+        if (state_write(&trainer,
+                        &(struct state_write_options){.root = root,
+                                                      .generation = 1,
+                                                      .engine = engine,
+                                                      .config = &config,
+                                                      .partitions = &partition,
+                                                      .n_partitions = 1},
+                        &stamp, error, sizeof error) < 0)
+            die(error);
+        trainer_close(&trainer);
+    }
+    for (int round = 0; round < 2 * rounds; round++) {
+        if (round % 2 == 0)
+            forget(path);
+        const uint64_t generation = (uint64_t)time(NULL) * 1000 + (uint64_t)round;
+        const double wall = clock_s(CLOCK_MONOTONIC), cpu = clock_s(CLOCK_PROCESS_CPUTIME_ID);
+        if (publish_snapshot(&(struct publish_options){.checkpoint = path,
+                                                       .root = snapshots,
+                                                       .generation = generation,
+                                                       .engine = engine,
+                                                       .config = &config},
+                             &published, error, sizeof error) < 0)
+            die(error);
+        const double mb = (double)published.bytes / 1e6;
+        printf("%s: snapshot of %.0f MB, %" PRIu64 " items and %" PRIu64
+               " users: %.0f MB/s, %.0f MB per CPU-second\n",
+               round % 2 == 0 ? "cold" : "warm", mb, published.items, published.users,
+               mb / (clock_s(CLOCK_MONOTONIC) - wall),
+               mb / (clock_s(CLOCK_PROCESS_CPUTIME_ID) - cpu));
+        fflush(stdout);
+    }
+    engine_close(engine);
+    return 0;
+}
