@@ -7,10 +7,10 @@
 // A key names its member: "join.window" is join_window_ms (milliseconds), "slice.log_max" is
 // slice_log_max_bytes, everything else is the key with an underscore for the dot.
 //
-//     config_init          defaults
-//     config_load          a file on top       all of its mistakes at once, each with line and
-//     column config_set           one key on top      as -o does config_check         what one row
-//     alone cannot know: keys that need each other
+//     config_init     defaults
+//     config_load     a file on top: all of its mistakes at once, each with line and column
+//     config_set      one key on top, as -o does
+//     config_check    what one row alone cannot know: keys that need each other
 //
 // Mistakes go into struct config_problems and change nothing else; a value that is wrong leaves the
 // earlier one in place. One thread fills a configuration; filled, it is read-only and any thread
@@ -165,7 +165,7 @@ int config_set_pair(struct config *c, const char *pair, const char *origin,
                     struct config_problems *problems);
 int config_check(const struct config *c, struct config_problems *problems);
 
-// Whether somebody gave this option a value, be it the default's.
+// Whether somebody gave this option a value, which may be that of its default.
 bool config_given(const struct config *c, const char *key);
 
 // One line each: "twotower.toml:3:1: error: unknown key 'join.windw'; did you mean 'join.window'?"

@@ -21,7 +21,8 @@
 #include "model/tables.h"
 #include "snapshot/catalog.h"
 
-enum { QUEUE_SLICES = 8, KEPT_MAX = 64, WAIT_MS = 50 };
+enum { QUEUE_SLICES = 8, WAIT_MS = 50 };
+enum { KEPT_MAX = 64 }; // what checkpoint.keep may be at most
 
 // What the writer is asked for.
 enum work { WORK_NONE, WORK_CHECKPOINT, WORK_SNAPSHOT, WORK_FINAL };
@@ -804,18 +805,15 @@ static int checkpoint_write(struct job *j, struct catalog *catalog, const char *
 
 static void checkpoint_kept(struct job *j, struct state_stamp stamp)
 {
-    const int keep = j->config->checkpoint_keep < KEPT_MAX ? j->config->checkpoint_keep : KEPT_MAX;
+    const int keep = j->config->checkpoint_keep;
     if (catalog_retain(j->checkpoints, keep) < 0)
         log_warning("old checkpoints not removed", "reason=\"%s\"", catalog_error(j->checkpoints));
-    if (j->n_kept == KEPT_MAX) {
-        memmove(j->kept, j->kept + 1, (KEPT_MAX - 1) * sizeof *j->kept);
-        j->n_kept--;
+    assert(keep <= KEPT_MAX);
+    if (j->n_kept >= keep) { // room for one more
+        memmove(j->kept, j->kept + (j->n_kept - keep + 1), (size_t)(keep - 1) * sizeof *j->kept);
+        j->n_kept = keep - 1;
     }
     j->kept[j->n_kept++] = stamp;
-    if (j->n_kept > keep) {
-        memmove(j->kept, j->kept + (j->n_kept - keep), (size_t)keep * sizeof *j->kept);
-        j->n_kept = keep;
-    }
     atomic_store(&j->durable_slice, j->kept[0].slice);
 }
 
