@@ -19,10 +19,13 @@
 // Where TFRS departs from its documentation or from sense, the documented behaviour is taken:
 //
 //     hard negatives <= 0             all are kept (TFRS keeps the positive alone and learns
-//     nothing) fewer candidates than queries   the batch is refused (a gradient without a positive)
-//     ids longer than the queries     only the rows' own ids are compared as positives (shape
-//     error) a positive that is masked out   the row is dropped and counted (a loss of 3.4e36) a
-//     row masked out entirely       likewise: loss 0 and no gradient (log of the number of columns)
+//                                     nothing)
+//     fewer candidates than queries   the batch is refused (a gradient without a positive)
+//     ids longer than the queries     only the rows' own ids are compared as positives (a shape
+//                                     error)
+//     a positive that is masked out   the row is dropped and counted (a loss of 3.4e36)
+//     a row masked out entirely       likewise: loss 0 and no gradient (log of the number of
+//                                     columns)
 //     removal                         by bits, then -inf (a large finite number is added)
 //     reduction                       sum, mean or by weight, the default (sum, so that the step
 //                                     grows with the batch)

@@ -6,15 +6,13 @@
 // The stream, a function of struct source_builtin_options alone:
 //
 //     items          one record per film "i0".."i<items-1>" at start_ms; the hit's at
-//     hit.release_ms.
-//                    features: twelve genres one-hot, then (year - 1950) / 80
+//                    hit.release_ms. features: twelve genres one-hot, then (year - 1950) / 80
 //     impressions    slates of ten, positions 0..9, one per request "r<number>", user "u<number>"
 //     ranker_scores  "click" and "like" of the ten and of two films that were not shown; the ranker
 //                    "demo-1" is followed by the more exact "demo-2" after two thirds
 //     engagements    clicks, 2 % of them sent twice, 1 % half an hour to two hours late, 3 %
-//     without
-//                    request_id; likes after clicks; 0.5 % of the requests bring an engagement
-//                    whose request_id nobody has seen
+//                    without request_id; likes after clicks; 0.5 % of the requests bring an
+//                    engagement whose request_id nobody has seen
 //
 // Users have one lasting favourite genre and two that come and go; within a genre they like a
 // neighbourhood of films (see catalogue_builtin.h); and they watch series in order. A slate is
