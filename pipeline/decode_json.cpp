@@ -181,7 +181,7 @@ enum json_kind json_kind(struct json *j)
 {
     if (j->status != JSON_OK)
         return JSON_BROKEN;
-    ondemand::json_type type;
+    ondemand::json_type type = ondemand::json_type::null;
     if (j->depth > 0 ? j->value->type().get(type) : j->document.type().get(type)) {
         json_fail(j, JSON_MALFORMED);
         return JSON_BROKEN;
