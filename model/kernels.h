@@ -14,14 +14,24 @@ struct kernels {
     const char *name;
     // sum of x[i] y[i], and of x[i]^2
     float (*dot)(size_t n, const float *x, const float *y);
-    // y += a x;  y += a x + b z
+    // y += a x
     void (*axpy)(size_t n, float a, const float *x, float *y);
-    void (*axpy2)(size_t n, float a, const float *x, float b, const float *z, float *y);
+    // Of m rows, of which the first g belong together: writes the sum over those of x[k] / g, and
+    // over all of w[k] x[k] and of x[k] / m to the three rows of pooled (3, n), and the sum of
+    // w[k] z[k] to context (n). m > 0, 0 < g <= m. One pass over the rows instead of four.
+    void (*pool)(size_t n, int m, int g, const float *w, const float *const *x,
+                 const float *const *z, float *pooled, float *context);
+    // Its derivative: adds what dpooled (3, n) and dcontext (n) give for each row to dx[k] and to
+    // dz[k], in the order of k, for a row may occur twice.
+    void (*unpool)(size_t n, int m, int g, const float *w, const float *dpooled,
+                   const float *dcontext, float *const *dx, float *const *dz);
     // x[i] = exp(x[i] - shift), returns the sum; max returns the largest, -inf for n = 0.
     // exp is within 2 ulp for arguments in [-87, 0] and 0 below.
     float (*exp_shifted)(size_t n, float shift, float *x);
     float (*max)(size_t n, const float *x);
     void (*scale)(size_t n, float a, float *x);
+    // x *= a, then y += x
+    void (*scale_add)(size_t n, float a, float *x, float *y);
     // Row-wise Adagrad: g = gradient + l2 row; G += mean(g^2); row -= rate g / (sqrt(G) + epsilon).
     void (*rowwise_adagrad)(size_t n, float rate, float l2, float epsilon, const float *gradient,
                             float *row, float *G);

@@ -66,6 +66,23 @@ static inline void block_store_tail(const struct block *b, float *x, size_t n)
     memcpy(x, lanes, n * sizeof *x);
 }
 
+// The first n floats of x, at most a block.
+static inline void block_get(struct block *b, const float *x, size_t n)
+{
+    if (n < LANES)
+        block_load_tail(b, x, n, 0);
+    else
+        block_load(b, x);
+}
+
+static inline void block_put(const struct block *b, float *x, size_t n)
+{
+    if (n < LANES)
+        block_store_tail(b, x, n);
+    else
+        block_store(b, x);
+}
+
 // Lanes 8 apart are added first, then 4, 2 and 1. In quarters of 4 floats whatever the set: every
 // set has registers for those, and a wide store forwards to narrow loads.
 static inline float sum_lanes(const struct block *b)
@@ -115,16 +132,74 @@ static void axpy(size_t n, float a, const float *x, float *y)
         y[i] += a * x[i];
 }
 
-static void axpy2(size_t n, float a, const float *x, float b, const float *z, float *y)
-{
-    for (size_t i = 0; i < n; i++)
-        y[i] = (y[i] + a * x[i]) + b * z[i];
-}
-
 static void scale(size_t n, float a, float *x)
 {
     for (size_t i = 0; i < n; i++)
         x[i] *= a;
+}
+
+static void scale_add(size_t n, float a, float *x, float *y)
+{
+    for (size_t i = 0; i < n; i++) {
+        x[i] *= a;
+        y[i] += x[i];
+    }
+}
+
+static void pool(size_t n, int m, int g, const float *w, const float *const *x,
+                 const float *const *z, float *pooled, float *context)
+{
+    const float newest = 1 / (float)g, mean = 1 / (float)m;
+    for (size_t i = 0; i < n; i += LANES) {
+        const size_t count = n - i < LANES ? n - i : LANES;
+        struct block by_newest = {0}, by_age = {0}, by_all = {0}, by_context = {0}, a, c;
+        for (int k = 0; k < m; k++) {
+            block_get(&a, x[k] + i, count);
+            block_get(&c, z[k] + i, count);
+            for (EACH_PART(p)) {
+                by_age.part[p] += w[k] * a.part[p];
+                by_all.part[p] += mean * a.part[p];
+                by_context.part[p] += w[k] * c.part[p];
+            }
+            for (EACH_PART(p))
+                if (k < g)
+                    by_newest.part[p] += newest * a.part[p];
+        }
+        block_put(&by_newest, pooled + i, count);
+        block_put(&by_age, pooled + n + i, count);
+        block_put(&by_all, pooled + 2 * n + i, count);
+        block_put(&by_context, context + i, count);
+    }
+}
+
+static void unpool(size_t n, int m, int g, const float *w, const float *dpooled,
+                   const float *dcontext, float *const *dx, float *const *dz)
+{
+    for (size_t i = 0; i < n; i += LANES) {
+        const size_t count = n - i < LANES ? n - i : LANES;
+        struct block newest, age, all, context, a, c;
+        block_get(&newest, dpooled + i, count);
+        block_get(&age, dpooled + n + i, count);
+        block_get(&all, dpooled + 2 * n + i, count);
+        block_get(&context, dcontext + i, count);
+        for (EACH_PART(p)) {
+            newest.part[p] *= 1 / (float)g;
+            all.part[p] *= 1 / (float)m;
+        }
+        for (int k = 0; k < m; k++) {
+            block_get(&a, dx[k] + i, count);
+            block_get(&c, dz[k] + i, count);
+            for (EACH_PART(p)) {
+                a.part[p] = (a.part[p] + w[k] * age.part[p]) + all.part[p];
+                c.part[p] += w[k] * context.part[p];
+            }
+            for (EACH_PART(p))
+                if (k < g)
+                    a.part[p] += newest.part[p];
+            block_put(&a, dx[k] + i, count);
+            block_put(&c, dz[k] + i, count);
+        }
+    }
 }
 
 // exp(t) = 2^k exp(r), k = round(t / ln 2), r = t - k ln 2 in [-0.35, 0.35], the latter by the
@@ -288,10 +363,12 @@ const struct kernels KERNELS_NAME = {
     .name = KERNELS_LABEL,
     .dot = dot,
     .axpy = axpy,
-    .axpy2 = axpy2,
+    .pool = pool,
+    .unpool = unpool,
     .exp_shifted = exp_shifted,
     .max = max,
     .scale = scale,
+    .scale_add = scale_add,
     .rowwise_adagrad = rowwise_adagrad,
     .to_half = to_half,
 };

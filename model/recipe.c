@@ -58,21 +58,15 @@ static int group_of(int m, int newest)
 void recipe_pool(int d, const struct recent *r, float *pooled, float *context)
 {
     const size_t n = (size_t)d;
-    const int m = r->n, g = group_of(m, r->newest);
-    float *newest = pooled, *decayed = pooled + d, *mean = pooled + 2 * d;
+    const int m = r->n;
     float w[HISTORY_MAX];
-    memset(pooled, 0, 3 * n * sizeof *pooled);
-    memset(context, 0, n * sizeof *context);
-    if (m == 0)
+    if (m == 0) {
+        memset(pooled, 0, 3 * n * sizeof *pooled);
+        memset(context, 0, n * sizeof *context);
         return;
-    decay_weights(m, w);
-    for (int k = 0; k < m; k++) {
-        if (k < g)
-            kernels->axpy(n, 1 / (float)g, r->vectors[k], newest);
-        kernels->axpy(n, w[k], r->vectors[k], decayed);
-        kernels->axpy(n, 1 / (float)m, r->vectors[k], mean);
-        kernels->axpy(n, w[k], r->contexts[k], context);
     }
+    decay_weights(m, w);
+    kernels->pool(n, m, group_of(m, r->newest), w, r->vectors, r->contexts, pooled, context);
 }
 
 void recipe_query(int d, const struct recipe_dense *p, const struct recent *r, const float *user,
@@ -107,9 +101,15 @@ struct repeat {
     uint16_t bucket, times;
 };
 
+// Nearly all of them occur once; logf(1) is 0.
+static float repeat_log(const struct repeat *r)
+{
+    return r->times == 1 ? 0 : logf((float)r->times);
+}
+
 static float repeat_score(const struct recipe_dense *p, const struct repeat *r)
 {
-    return p->rho[r->bucket] + p->rho[RECIPE_BUCKETS - 1] * logf((float)r->times);
+    return p->rho[r->bucket] + p->rho[RECIPE_BUCKETS - 1] * repeat_log(r);
 }
 
 int recipe_bonuses(const struct recipe_dense *p, int m, const uint32_t *history,
@@ -138,6 +138,7 @@ struct recipe_scratch {
     float (*prior)[2];       // (C, 2)
     float *column;           // (C): bias + prior - correction
     float *V, *dV, *dcolumn; // (C, d), (C, d), (C)
+    int *repeat_of;          // (C): its place in repeats, below the example's first if none
     // Of the examples, B <= batch_max
     uint32_t *target;       // (B): column
     float *X, *dX;          // (B, 3d): pooled histories
@@ -172,6 +173,7 @@ struct recipe_scratch *recipe_scratch_open(const struct two_tower_options *o, si
         .V = take(C * d, sizeof(float)),
         .dV = take(C * d, sizeof(float)),
         .dcolumn = take(C, sizeof(float)),
+        .repeat_of = take(C, sizeof(int)),
         .target = take(B, sizeof(uint32_t)),
         .X = take(B * 3 * d, sizeof(float)),
         .dX = take(B * 3 * d, sizeof(float)),
@@ -295,6 +297,7 @@ static int logits_forward(const struct two_tower_options *o, struct recipe_scrat
                           const struct example *examples, const struct recipe_dense *p)
 {
     int repeats = 0;
+    memset(s->repeat_of, 0xff, (size_t)C * sizeof *s->repeat_of);
     for (int i = 0; i < n; i++)
         memcpy(s->L + (size_t)i * C, s->column, (size_t)C * sizeof(float));
     gemm_nt(n, C, o->dim, s->Q, s->V, s->L);
@@ -305,13 +308,13 @@ static int logits_forward(const struct two_tower_options *o, struct recipe_scrat
             const int64_t column = marks_find(&s->candidate_of, examples[i].history[k]);
             if (column == MARKS_NONE)
                 continue;
-            int r = first;
-            while (r < repeats && s->repeats[r].column != column)
-                r++;
-            if (r == repeats)
+            // What an earlier example left there is below first.
+            if (s->repeat_of[column] < first) {
+                s->repeat_of[column] = repeats;
                 s->repeats[repeats++] =
                     (struct repeat){(uint32_t)i, (uint32_t)column, (uint16_t)bucket_of(k), 0};
-            s->repeats[r].times++;
+            }
+            s->repeats[s->repeat_of[column]].times++;
         }
         for (int r = first; r < repeats; r++)
             s->L[(size_t)i * C + s->repeats[r].column] += repeat_score(p, &s->repeats[r]);
@@ -319,35 +322,36 @@ static int logits_forward(const struct two_tower_options *o, struct recipe_scrat
     return repeats;
 }
 
-// Turns L into its gradient, P - y, and returns the loss, sum_i lse(L_i) - L_i,target.
+// Turns L into its gradient, P - y, with dcolumn, the sum of its rows, and returns the loss,
+// sum_i lse(L_i) - L_i,target.
 static double softmax_backward(struct recipe_scratch *s, int n, int C)
 {
     double loss = 0;
+    memset(s->dcolumn, 0, (size_t)C * sizeof(float));
     for (int i = 0; i < n; i++) {
         float *L = s->L + (size_t)i * C;
-        const float shift = kernels->max((size_t)C, L), target = L[s->target[i]];
+        float *target = &L[s->target[i]], *dtarget = &s->dcolumn[s->target[i]];
+        const float shift = kernels->max((size_t)C, L), score = *target, before = *dtarget;
         const float sum = kernels->exp_shifted((size_t)C, shift, L);
-        loss += log((double)sum) + (double)shift - (double)target;
-        kernels->scale((size_t)C, 1 / sum, L);
-        L[s->target[i]] -= 1;
+        loss += log((double)sum) + (double)shift - (double)score;
+        kernels->scale_add((size_t)C, 1 / sum, L, s->dcolumn);
+        *target -= 1;
+        *dtarget = before + *target;
     }
     return loss;
 }
 
-// dV, dcolumn, dQ, ddense and dX from the gradient in L.
+// dV, dQ, ddense and dX from the gradient in L and dcolumn.
 static void backward(const struct two_tower_options *o, struct recipe_scratch *s, int n, int C,
                      int repeats, const struct recipe_dense *p)
 {
     const int d = o->dim;
     memset(s->dV, 0, (size_t)C * d * sizeof(float));
-    memset(s->dcolumn, 0, (size_t)C * sizeof(float));
     memset(s->dQ, 0, (size_t)n * d * sizeof(float));
     memset(s->dX, 0, (size_t)n * 3 * d * sizeof(float));
     memset(s->ddense, 0, recipe_dense_size(d) * sizeof(float));
-    gemm_nn(n, d, C, s->L, s->V, s->dQ); // dQ = dL V
-    gemm_tn(C, d, n, s->L, s->Q, s->dV); // dV = dL^T Q
-    for (int i = 0; i < n; i++)
-        kernels->axpy((size_t)C, 1, s->L + (size_t)i * C, s->dcolumn);
+    gemm_nn(n, d, C, s->L, s->V, s->dQ);          // dQ = dL V
+    gemm_tn(C, d, n, s->L, s->Q, s->dV);          // dV = dL^T Q
     gemm_tn(3 * d, d, n, s->X, s->dQ, s->ddense); // dA = X^T dQ
     gemm_nt(n, 3 * d, d, s->dQ, p->A, s->dX);     // dX = dQ A^T
     float *drho = s->ddense + 3 * (size_t)d * d, *dpa = drho + RECIPE_BUCKETS;
@@ -355,7 +359,7 @@ static void backward(const struct two_tower_options *o, struct recipe_scratch *s
         const struct repeat *repeat = &s->repeats[r];
         const float dL = s->L[(size_t)repeat->example * C + repeat->column];
         drho[repeat->bucket] += dL;
-        drho[RECIPE_BUCKETS - 1] += dL * logf((float)repeat->times);
+        drho[RECIPE_BUCKETS - 1] += dL * repeat_log(repeat);
     }
     for (int c = 0; c < C; c++) {
         dpa[0] += s->dcolumn[c] * s->prior[c][0];
@@ -370,25 +374,24 @@ static void gradients_scatter(const struct two_tower_options *o, struct recipe_s
     const int d = o->dim;
     *pooled = *users = 0;
     for (int i = 0; i < n; i++) {
-        const float *newest = s->dX + (size_t)i * 3 * d, *decayed = newest + d, *mean = decayed + d;
         const float *dQ = s->dQ + (size_t)i * d;
-        const int m = pooled_length(o, &examples[i]), g = group_of(m, examples[i].n_newest);
-        float w[HISTORY_MAX];
+        const int m = pooled_length(o, &examples[i]);
+        float w[HISTORY_MAX], *dvectors[HISTORY_MAX], *dcontexts[HISTORY_MAX];
         decay_weights(m, w);
         for (int k = 0; k < m; k++) {
             const int before = *pooled;
             const size_t slot =
                 (size_t)d * marks_slot(&s->pooled_of, examples[i].history[k], s->pooled, pooled);
-            float *sum = s->dpooled + slot, *context = s->dcontext + slot;
+            dvectors[k] = s->dpooled + slot;
+            dcontexts[k] = s->dcontext + slot;
             if (*pooled > before) {
-                memset(sum, 0, (size_t)d * sizeof(float));
-                memset(context, 0, (size_t)d * sizeof(float));
+                memset(dvectors[k], 0, (size_t)d * sizeof(float));
+                memset(dcontexts[k], 0, (size_t)d * sizeof(float));
             }
-            kernels->axpy2((size_t)d, w[k], decayed, 1 / (float)m, mean, sum);
-            if (k < g)
-                kernels->axpy((size_t)d, 1 / (float)g, newest, sum);
-            kernels->axpy((size_t)d, w[k], dQ, context);
         }
+        if (m > 0)
+            kernels->unpool((size_t)d, m, group_of(m, examples[i].n_newest), w,
+                            s->dX + (size_t)i * 3 * d, dQ, dvectors, dcontexts);
         const int before = *users;
         float *sum =
             s->dusers + (size_t)d * marks_slot(&s->user_of, examples[i].user, s->users, users);

@@ -12,6 +12,7 @@
 enum { LONGEST = 4096, SETS_MAX = 8 };
 
 static float x[LONGEST], y[LONGEST], z[LONGEST];
+static float zeros[3 * LONGEST];
 static unsigned short half[LONGEST];
 static volatile float sink;
 
@@ -25,9 +26,26 @@ static void time_axpy(const struct kernels *k, size_t n)
     k->axpy(n, 1e-9f, x, y);
 }
 
-static void time_axpy2(const struct kernels *k, size_t n)
+static void time_pool(const struct kernels *k, size_t n)
 {
-    k->axpy2(n, 1e-9f, x, -1e-9f, z, y);
+    const float w[] = {0.4f, 0.3f, 0.2f, 0.1f};
+    float pooled[3 * LONGEST], context[LONGEST];
+    k->pool(n, 4, 1, w, (const float *const[]){x, y, z, x}, (const float *const[]){y, z, x, y},
+            pooled, context);
+    sink = pooled[0];
+}
+
+static void time_unpool(const struct kernels *k, size_t n)
+{
+    const float w[] = {1e-9f, 1e-9f, 1e-9f, 1e-9f};
+    static float other[LONGEST];
+    k->unpool(n, 4, 1, w, zeros, zeros, (float *const[]){x, y, z, x},
+              (float *const[]){other, y, other, y});
+}
+
+static void time_scale_add(const struct kernels *k, size_t n)
+{
+    k->scale_add(n, -1, x, y);
 }
 
 static void time_exp_shifted(const struct kernels *k, size_t n)
@@ -64,10 +82,12 @@ static const struct {
 } benches[] = {
     {"dot", time_dot},
     {"axpy", time_axpy},
-    {"axpy2", time_axpy2},
+    {"pool", time_pool},
+    {"unpool", time_unpool},
     {"exp_shifted", time_exp_shifted},
     {"max", time_max},
     {"scale", time_scale},
+    {"scale_add", time_scale_add},
     {"rowwise_adagrad", time_rowwise_adagrad},
     {"to_half", time_to_half},
 };

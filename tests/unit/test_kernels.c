@@ -42,9 +42,35 @@ static float run_axpy(const struct kernels *k, size_t n, struct inputs *in, int 
     return 0;
 }
 
-static float run_axpy2(const struct kernels *k, size_t n, struct inputs *in, int at)
+// Rows of a history: one twice, the last only in the context.
+static float run_pool(const struct kernels *k, size_t n, struct inputs *in, int at)
 {
-    k->axpy2(n, 0.7f, in->x + at, -0.3f, in->z + at, in->y + at);
+    const float *x = in->x + at, *z = in->z + at, w[] = {0.4f, 0.3f, 0.2f, 0.1f};
+    float pooled[3 * SIZE] = {0}, context[SIZE] = {0};
+    k->pool(n, 4, 2, w, (const float *const[]){x, z, x, z}, (const float *const[]){z, z, x, x},
+            pooled, context);
+    for (size_t i = 3 * n; i < 3 * SIZE; i++)
+        assert_true(pooled[i] == 0);
+    uint32_t sum = 0; // every bit that was written counts
+    for (size_t i = 0; i < 3 * SIZE; i++) {
+        uint32_t bits;
+        memcpy(&bits, &pooled[i], sizeof bits);
+        sum = sum * 31 + bits;
+    }
+    memcpy(in->y + at, context, n * sizeof *context);
+    return (float)sum;
+}
+
+static float run_unpool(const struct kernels *k, size_t n, struct inputs *in, int at)
+{
+    const float w[] = {0.5f, 0.3f, 0.2f};
+    float dpooled[3 * SIZE], dcontext[SIZE], other[SIZE] = {0};
+    for (size_t i = 0; i < 3 * SIZE; i++)
+        dpooled[i] = in->z[i % SIZE] * (float)(1 + i / SIZE);
+    memcpy(dcontext, in->x, sizeof dcontext);
+    k->unpool(n, 3, 2, w, dpooled, dcontext, (float *const[]){in->y + at, in->x + at, in->y + at},
+              (float *const[]){other, in->x + at, other});
+    memcpy(in->z, other, n * sizeof *other);
     return 0;
 }
 
@@ -63,6 +89,12 @@ static float run_max(const struct kernels *k, size_t n, struct inputs *in, int a
 static float run_scale(const struct kernels *k, size_t n, struct inputs *in, int at)
 {
     k->scale(n, 1.3f, in->x + at);
+    return 0;
+}
+
+static float run_scale_add(const struct kernels *k, size_t n, struct inputs *in, int at)
+{
+    k->scale_add(n, 1.3f, in->x + at, in->y + at);
     return 0;
 }
 
@@ -87,10 +119,12 @@ static const struct {
 } runs[] = {
     {"dot", run_dot},
     {"axpy", run_axpy},
-    {"axpy2", run_axpy2},
+    {"pool", run_pool},
+    {"unpool", run_unpool},
     {"exp_shifted", run_exp_shifted},
     {"max", run_max},
     {"scale", run_scale},
+    {"scale_add", run_scale_add},
     {"rowwise_adagrad", run_rowwise_adagrad},
     {"to_half", run_to_half},
 };
@@ -158,10 +192,32 @@ static void the_sums_and_updates_agree_with_double_precision(void **state)
         for (size_t i = 0; i < n; i++)
             assert_true(fabs(was.y[i] + 0.5 * was.x[i] - in.y[i]) < 1e-6);
 
+        // Three rows, of which two are the newest and one occurs twice.
+        const float w[] = {0.5f, 0.3f, 0.2f};
+        float pooled[3 * SIZE], context[SIZE];
+        kernels->pool(n, 3, 2, w, (const float *const[]){was.x, was.y, was.x},
+                      (const float *const[]){was.z, was.z, was.y}, pooled, context);
+        for (size_t i = 0; i < n; i++) {
+            assert_true(fabs(was.x[i] / 2.0 + was.y[i] / 2.0 - pooled[i]) < 1e-6);
+            assert_true(fabs(0.7 * was.x[i] + 0.3 * was.y[i] - pooled[n + i]) < 1e-6);
+            assert_true(fabs((2.0 * was.x[i] + was.y[i]) / 3 - pooled[2 * n + i]) < 1e-6);
+            assert_true(fabs(0.8 * was.z[i] + 0.2 * was.y[i] - context[i]) < 1e-6);
+        }
+        float dz[SIZE] = {0}, none[SIZE] = {0};
         in = was;
-        kernels->axpy2(n, 0.5f, in.x, -2, in.z, in.y);
+        kernels->unpool(n, 3, 2, w, pooled, context, (float *const[]){in.x, in.y, in.x},
+                        (float *const[]){dz, none, dz});
+        for (size_t i = 0; i < n; i++) {
+            const double a = pooled[i], b = pooled[n + i], c = pooled[2 * n + i];
+            assert_true(fabs(was.x[i] + a / 2 + 0.7 * b + c * 2 / 3 - in.x[i]) < 3e-6);
+            assert_true(fabs(was.y[i] + a / 2 + 0.3 * b + c / 3 - in.y[i]) < 3e-6);
+            assert_true(fabs(0.7 * context[i] - dz[i]) < 3e-6);
+        }
+
+        in = was;
+        kernels->scale_add(n, 3, in.x, in.y);
         for (size_t i = 0; i < n; i++)
-            assert_true(fabs(was.y[i] + 0.5 * was.x[i] - 2.0 * was.z[i] - in.y[i]) < 2e-6);
+            assert_true(in.x[i] == 3 * was.x[i] && in.y[i] == was.y[i] + in.x[i]);
 
         in = was;
         kernels->scale(n, 3, in.x);
