@@ -3,12 +3,15 @@
 // What a checkpoint and a snapshot cost the trainer: tables of about the given size, a trainer that
 // goes on learning, a writer beside it.
 //
-//     bench_cut DIRECTORY [MB [ROUNDS]]
+//     bench_cut [DIRECTORY [MB [ROUNDS]]]
+//
+// Without a DIRECTORY one is made below the current one, and removed at the end.
 //
 // Prints for every round: how long the trainer stood still for the cut, its longest step before and
 // during the writing, MB/s of the checkpoint and of the snapshot, and fio's on the same disk right
 // before (when fio is installed). Wall time where waiting is measured; this machine may be shared.
 #include <errno.h>
+#include <ftw.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <semaphore.h>
@@ -154,6 +157,12 @@ static void fill(struct bench *b, size_t mb)
     b->items = b->users = rows;
 }
 
+static int entry_remove(const char *path, const struct stat *st, int type, struct FTW *at)
+{
+    (void)st, (void)type, (void)at;
+    return remove(path);
+}
+
 int main(int argc, char **argv)
 {
     static char memory[CONFIG_MEMORY];
@@ -161,10 +170,10 @@ int main(int argc, char **argv)
     static struct join_window windows[CONFIG_ENTRIES_MAX];
     struct arena arena = {memory, sizeof memory, 0};
     char error[1024];
-    if (argc < 2) {
-        fputs("bench_cut DIRECTORY [MB [ROUNDS]]\n", stderr);
-        return 64;
-    }
+    char own[] = "bench_cut.XXXXXX";
+    const char *directory = argc > 1 ? argv[1] : mkdtemp(own);
+    if (!directory)
+        die(strerror(errno));
     const size_t mb = argc > 2 ? strtoul(argv[2], NULL, 10) : 1000;
     const int rounds = argc > 3 ? atoi(argv[3]) : 3;
     blas_core_correct(argv);
@@ -174,8 +183,8 @@ int main(int argc, char **argv)
     struct config_problems problems = {0};
     config_set(&b.config, "tables.items_max", "20000000", "bench", &problems);
     config_set(&b.config, "tables.users_max", "20000000", "bench", &problems);
-    snprintf(b.root, sizeof b.root, "%s/checkpoints", argv[1]);
-    snprintf(b.snapshots, sizeof b.snapshots, "%s/snapshots", argv[1]);
+    snprintf(b.root, sizeof b.root, "%s/checkpoints", directory);
+    snprintf(b.snapshots, sizeof b.snapshots, "%s/snapshots", directory);
     if ((mkdir(b.root, 0750) < 0 && errno != EEXIST) ||
         (mkdir(b.snapshots, 0750) < 0 && errno != EEXIST))
         die(strerror(errno));
@@ -198,7 +207,7 @@ int main(int argc, char **argv)
     for (int round = 0; round < rounds; round++) {
         double before = 0, during = 0, cut, before_sum = 0, during_sum = 0;
         uint64_t steps = 0;
-        const double fio = fio_mb_per_s(argv[1]);
+        const double fio = fio_mb_per_s(directory);
         for (int i = 0; i < STEPS_BEFORE; i++) {
             const double s = step(&b);
             before_sum += s;
@@ -230,5 +239,7 @@ int main(int argc, char **argv)
     pthread_join(writer, NULL);
     engine_close(b.engine);
     trainer_close(&b.trainer);
+    if (argc < 2)
+        nftw(own, entry_remove, 16, FTW_DEPTH | FTW_PHYS);
     return 0;
 }

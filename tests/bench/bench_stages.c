@@ -3,7 +3,9 @@
 // Where the time goes between a record and a learned example: CPU time of each stage on a recorded
 // stream, each run including the ones before it, so that differences are the stages.
 //
-//     bench_stages DIR [batch]
+//     bench_stages [DIR [batch]]
+//
+// DIR is $TWOTOWER_DATA/ml1m when it is not given; without either there is nothing to do.
 //
 // Prints ns per event for reading, decoding, ordering and joining; examples per CPU-second of the
 // trainer; and the share of it that sgemm alone needs for the same matrix products.
@@ -12,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "daemon/assemble.h"
 #include "daemon/blas_core.h"
@@ -172,16 +175,20 @@ int main(int argc, char **argv)
     struct arena arena = {memory, sizeof memory, 0};
     struct config config;
     struct config_problems problems = {0};
-    if (argc < 2) {
-        fputs("bench_stages DIR [batch]\n", stderr);
-        return 64;
+    char recorded[4096] = "";
+    if (argc < 2 && getenv("TWOTOWER_DATA"))
+        snprintf(recorded, sizeof recorded, "%s/ml1m", getenv("TWOTOWER_DATA"));
+    const char *directory = argc > 1 ? argv[1] : recorded;
+    if (access(directory, R_OK) < 0) {
+        printf("skip: no recorded stream in '%s'\n", directory);
+        return argc > 1;
     }
     blas_core_correct(argv);
     gemm_init();
     kernels_init(NULL);
     config_init(&config, &arena);
     config_set(&config, "source.type", "file", "bench", &problems);
-    config_set(&config, "source.path", argv[1], "bench", &problems);
+    config_set(&config, "source.path", directory, "bench", &problems);
     if (argc > 2)
         config_set(&config, "model.batch", argv[2], "bench", &problems);
     if (problems.n) {
