@@ -485,7 +485,7 @@ static void end_tell(struct demo *d)
     screen_line(&d->screen, SCREEN_PLAIN, "%s", "");
     // After an early end the newest snapshot is from some moment of the clock's choice.
     if (s.finished && digest_snapshot(d->config->snapshot_dir, digest, error, sizeof error) < 0)
-        log_warning("the snapshot has no digest", "reason=\"%s\"", error);
+        log_warning("the snapshot has no digest", "reason=%s", error);
     nearest_tell(d);
     figures_tell(d, &s, digest);
     if (picture_draw(d) == 0)
@@ -531,7 +531,7 @@ static int demo_open(struct demo *d, char *error, size_t error_size)
     // A page more, not a condition: another twotower may have the port.
     if (http_open(&d->http, d->config->http_listen, ready_checks, d) < 0 &&
         config_given(d->config, "http.listen"))
-        log_warning("no status page", "reason=\"%s\"", d->http.error);
+        log_warning("no status page", "reason=%s", d->http.error);
     return 0;
 }
 

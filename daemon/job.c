@@ -173,7 +173,7 @@ static int restore(struct job *j, char *error, size_t error_size)
         if (state_stamp_read(path, &stamp, error, error_size) == 0)
             j->kept[j->n_kept++] = stamp;
         else
-            log_warning("checkpoint left aside", "reason=\"%s\"", error);
+            log_warning("checkpoint left aside", "reason=%s", error);
     }
     if (n == 0) {
         for (int p = 0; p < j->n; p++)
@@ -188,7 +188,7 @@ static int restore(struct job *j, char *error, size_t error_size)
         rc = state_restore(&j->trainer, path, j->config, j->source->partitions, j->n, &stamp, error,
                            error_size);
         if (rc == -EBADMSG) {
-            log_warning("checkpoint left aside", "reason=\"%s\"", error);
+            log_warning("checkpoint left aside", "reason=%s", error);
             j->n_kept--;
         }
     }
@@ -366,7 +366,7 @@ int job_open(struct job **j_out, const struct config *c, struct source *source,
     metrics_partitions(j->n, source->partitions);
     metrics_io_backend(engine_backend(j->engine));
     if (*engine_reason(j->engine))
-        log_warning("io_uring is not used", "reason=\"%s\"", engine_reason(j->engine));
+        log_warning("io_uring is not used", "reason=%s", engine_reason(j->engine));
     *j_out = j;
     return 0;
 }
@@ -538,7 +538,7 @@ static void *ingest_main(void *arg)
         if (ingest_one(j, &done) < 0)
             break;
         if (ingest_trim(j) < 0)
-            log_warning("slice log not trimmed", "reason=\"%s\"", j->slice_log.error);
+            log_warning("slice log not trimmed", "reason=%s", j->slice_log.error);
     }
     atomic_store(&j->workers[0].waits, true);
     pthread_mutex_lock(&j->lock);
@@ -807,7 +807,7 @@ static void checkpoint_kept(struct job *j, struct state_stamp stamp)
 {
     const int keep = j->config->checkpoint_keep;
     if (catalog_retain(j->checkpoints, keep) < 0)
-        log_warning("old checkpoints not removed", "reason=\"%s\"", catalog_error(j->checkpoints));
+        log_warning("old checkpoints not removed", "reason=%s", catalog_error(j->checkpoints));
     assert(keep <= KEPT_MAX);
     if (j->n_kept >= keep) { // room for one more
         memmove(j->kept, j->kept + (j->n_kept - keep + 1), (size_t)(keep - 1) * sizeof *j->kept);
@@ -844,7 +844,7 @@ static int snapshot_write(struct job *j, const char *checkpoint, char *error, si
     if (rc < 0)
         return rc;
     if (catalog_retain(j->snapshots, j->config->snapshot_keep) < 0)
-        log_warning("old snapshots not removed", "reason=\"%s\"", catalog_error(j->snapshots));
+        log_warning("old snapshots not removed", "reason=%s", catalog_error(j->snapshots));
     metrics_add(METRIC_SNAPSHOTS, 1);
     metrics_set(METRIC_SNAPSHOT_GENERATION, (double)generation);
     metrics_set(METRIC_SNAPSHOT_TIME, (double)clock_ms(CLOCK_REALTIME) / 1000);
@@ -922,7 +922,7 @@ static void *write_main(void *arg)
         busy_tell(BY_STAGE_WRITE, clock_s(CLOCK_THREAD_CPUTIME_ID));
         if (rc < 0) {
             log_error(work == WORK_CHECKPOINT ? "checkpoint failed" : "snapshot failed",
-                      "reason=\"%s\"", error);
+                      "reason=%s", error);
             // Training goes on with the last good ones; at the end there is no later.
             if (work == WORK_FINAL || atomic_load(&j->ended) || atomic_load(&j->stop))
                 fail(j, rc, "%s", error);
@@ -946,7 +946,7 @@ int job_start(struct job *j)
     if (rc == 0)
         rc = -pthread_create(&j->ingest, NULL, ingest_main, j);
     if (rc < 0) {
-        log_error("no thread", "reason=\"%s\"", strerror(-rc));
+        log_error("no thread", "reason=%s", strerror(-rc));
         abort(); // half of the threads cannot be taken back in order
     }
     j->threads = true;
