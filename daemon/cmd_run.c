@@ -25,7 +25,8 @@
 #include "model/gemm.h"
 #include "model/kernels.h"
 
-enum { TICK_MS = 200, STATUS_EVERY = 5, PROGRESS_EVERY = 25, STALE_CHECKPOINTS = 10 };
+enum { TICK_MS = 200, STATUS_EVERY = 5, PROGRESS_EVERY = 25, STUCK_TICKS = 50 };
+enum { STALE_CHECKPOINTS = 10 }; // intervals without one
 // What a checkpoint may take to read: 100 GB at the rate at which one is verified, and more.
 enum { SECOND_US = 1000000, RESTORE_US = 600 * SECOND_US };
 
@@ -154,11 +155,13 @@ static void tell(struct watching *w, int tick)
 
 static void watch(struct watching *w)
 {
+    int stuck_ticks = 0; // a slice may take longer than a tick
     for (int tick = 1; !job_wait(w->job, TICK_MS); tick++) {
         signals_read(w);
         tell(w, tick);
         const char *stuck = notify_watchdog(&w->notify, JOB_WORKERS, job_workers(w->job));
-        if (stuck)
+        stuck_ticks = stuck ? stuck_ticks + 1 : 0;
+        if (stuck_ticks == STUCK_TICKS)
             log_warning("a thread does not move", "thread=%s", stuck);
     }
 }
@@ -171,8 +174,9 @@ static void finish(const struct watching *w)
     quality_text(&s, quality, sizeof quality);
     log_info(s.finished ? "finished" : "stopped",
              "events=%" PRIu64 " examples=%" PRIu64 " pending=%" PRIu64 " rejected=%" PRIu64
-             " checkpoint=%" PRIu64 " snapshot=%" PRIu64 " wait_max_ms=%.3f",
-             s.events, s.examples, s.pending, s.rejected, s.checkpoint, s.snapshot, s.wait_max_ms);
+             " checkpoint=%" PRIu64 " snapshot=%" PRIu64 " wait_max_ms=%.3f first_example_s=%.3f",
+             s.events, s.examples, s.pending, s.rejected, s.checkpoint, s.snapshot, s.wait_max_ms,
+             s.first_example_s);
 }
 
 static int run(const struct config *c, const struct command_line *line, struct source *source,

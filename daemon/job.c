@@ -908,10 +908,11 @@ static int work_do(struct job *j, enum work work, char *error, size_t error_size
 static void *write_main(void *arg)
 {
     struct job *j = arg;
+    // For work or for the disk, which may take minutes: nobody is to end the process for that.
+    atomic_store(&j->workers[2].waits, true);
     for (;;) {
         char error[1024] = "out of memory";
         pthread_mutex_lock(&j->lock);
-        atomic_store(&j->workers[2].waits, true);
         while (j->work == WORK_NONE && !j->result_there)
             pthread_cond_wait(&j->changed, &j->lock);
         const enum work work = j->work;

@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { STATUS_SIZE = 512 };
@@ -90,16 +89,6 @@ int notify_status(const struct notify *n, const char *status, ...)
 int notify_stopping(const struct notify *n, const char *status, ...)
 {
     SEND_STATUS("STOPPING=1\n");
-}
-
-int notify_reloading(const struct notify *n)
-{
-    char message[64];
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    snprintf(message, sizeof message, "RELOADING=1\nMONOTONIC_USEC=%" PRId64,
-             (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000);
-    return notify_send(n, message);
 }
 
 int notify_extend(const struct notify *n, int64_t us)

@@ -31,9 +31,6 @@ __attribute__((format(printf, 2, 3))) int notify_status(const struct notify *n, 
                                                         ...);
 __attribute__((format(printf, 2, 3))) int notify_stopping(const struct notify *n,
                                                           const char *status, ...);
-// A reload has begun, with the time that systemd needs to tell it from an earlier one;
-// notify_ready ends it.
-int notify_reloading(const struct notify *n);
 // Start or stop may take this much longer from now on; to be repeated while it goes on.
 int notify_extend(const struct notify *n, int64_t us);
 

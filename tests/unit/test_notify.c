@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -107,19 +106,6 @@ static void a_status_that_is_too_long_is_cut(void **state)
     assert_true(strlen(received(f)) < 600);
 }
 
-static void reloading_carries_the_monotonic_time(void **state)
-{
-    struct fixture *f = *state;
-    struct timespec before, after;
-    int64_t us = 0;
-    clock_gettime(CLOCK_MONOTONIC, &before);
-    assert_int_equal(notify_reloading(&f->n), 0);
-    clock_gettime(CLOCK_MONOTONIC, &after);
-    assert_int_equal(sscanf(received(f), "RELOADING=1\nMONOTONIC_USEC=%" SCNd64, &us), 1);
-    assert_true(us >= before.tv_sec * 1000000 + before.tv_nsec / 1000);
-    assert_true(us <= after.tv_sec * 1000000 + after.tv_nsec / 1000);
-}
-
 static void more_time_is_asked_for_in_microseconds(void **state)
 {
     struct fixture *f = *state;
@@ -135,7 +121,6 @@ static void without_systemd_nothing_happens_and_nothing_fails(void **state)
     assert_int_equal(notify_open(&n), 0);
     assert_int_equal(n.fd, -1);
     assert_int_equal(notify_ready(&n, "x"), 0);
-    assert_int_equal(notify_reloading(&n), 0);
     assert_null(notify_watchdog(&n, 0, NULL));
     notify_close(&n);
 }
@@ -215,7 +200,6 @@ int main(void)
         TEST(a_socket_in_the_file_system_works_too),
         TEST(a_status_cannot_carry_a_second_field),
         TEST(a_status_that_is_too_long_is_cut),
-        TEST(reloading_carries_the_monotonic_time),
         TEST(more_time_is_asked_for_in_microseconds),
         TEST(without_systemd_nothing_happens_and_nothing_fails),
         TEST(an_address_that_is_none_is_refused),
