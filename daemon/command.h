@@ -33,8 +33,8 @@ typedef int (*command_fn)(const struct config *c, const struct command_line *lin
 enum command_flags {
     COMMAND_CONFIG = 1,   // takes -c and -o
     COMMAND_COMPUTES = 2, // multiplies matrices: main says which kernels and BLAS core do it
-    COMMAND_SCREEN = 8,   // talks to a person: logs warnings only, unless log.level is given
     COMMAND_LENIENT = 4,  // is called even when the configuration has problems, to report them
+    COMMAND_SCREEN = 8,   // talks to a person: logs warnings only, unless log.level is given
 };
 
 struct command {

@@ -19,8 +19,3 @@ float *arena_floats(struct arena *a, size_t n)
 {
     return arena_bytes(a, n * sizeof(float));
 }
-
-void arena_reset(struct arena *a)
-{
-    a->used = 0;
-}

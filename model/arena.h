@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A bump allocator over memory that somebody else owns. What it hands out is zeroed once,
-// aligned to 64 bytes, and given back all together by arena_reset or with the memory itself.
+// aligned to 64 bytes, and given back with the memory itself.
 // Running out is our mistake (sizes follow from the configuration): an assert.
 #pragma once
 
@@ -14,4 +14,3 @@ struct arena {
 
 void *arena_bytes(struct arena *a, size_t n);
 float *arena_floats(struct arena *a, size_t n);
-void arena_reset(struct arena *a);

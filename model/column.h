@@ -12,7 +12,8 @@
 // owner wait for the sweeper to pass (counted in saves_waited). This is CALC (Ren et al., SIGMOD
 // 2016) for one writer.
 //
-// Running out of n_max or of address space is reported by columns_open; nothing else can fail.
+// Running out of address space is reported when a column is opened; nothing else can fail. That
+// n_max units are enough is for the caller to see to.
 #pragma once
 
 #include <stdatomic.h>

@@ -6,10 +6,10 @@
 // number across events keeps the generation with it.
 //
 // Admission: an id gets a row at its admit-th sighting. Until then it is counted in a filter of
-// fixed size that forgets the least seen when it is full (refused again later rather than admitted
-// early). Expiry: a row not seen for ttl_ms of event time goes; the search for such rows advances a
-// few rows at a time, so there is never a stop. Growing: the index doubles a few slots per
-// admission, rows lie in columns.
+// fixed size that forgets what was not seen for 30 days, and the least seen when it is full
+// (refused again later rather than admitted early). Expiry: a row not seen for ttl_ms of event time
+// goes; the search for such rows advances a few rows at a time, so there is never a stop. Growing:
+// the index doubles a few slots per admission, rows lie in columns.
 //
 // One thread. Rows, ids and the filter are columns and part of a checkpoint; the index is rebuilt.
 #pragma once
@@ -25,7 +25,7 @@ struct id_row {
     uint8_t generation; // of the row's present owner
     uint32_t text;      // heap block of the id's bytes; when free, the next free row + 1
     uint32_t free;      // unused, keeps the unit at 40 bytes
-    int64_t seen_ms;    // event time of the last sighting
+    int64_t seen_ms;    // event time of the last sighting, up to a minute behind
     int64_t created_ms;
 };
 

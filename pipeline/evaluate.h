@@ -4,8 +4,9 @@
 // stream and for the live stream:
 //
 //   - Examples come in chunks (eval.chunk; `eval` takes 10,000, the live stream one batch). A share
-//     of a chunk, evenly spaced, is scored with the parameters from before the chunk; then the
-//     whole chunk is learned.
+//     of a chunk's positives, evenly spaced, is scored with the parameters from before the chunk;
+//     then the whole chunk is learned. A share below 64 of them is saved up, since one pass over
+//     the corpus costs the same for 64 as for one.
 //   - The history of an example is what its user engaged with strictly earlier in time, inside the
 //     chunk too: histories are data, parameters are not.
 //   - Every item of the corpus competes, nothing is filtered: for `eval` every item id that occurs

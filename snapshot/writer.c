@@ -89,11 +89,6 @@ const char *writer_error(const struct writer *w)
     return w->error;
 }
 
-uint32_t writer_manifest_crc(const struct writer *w)
-{
-    return w->manifest_crc;
-}
-
 uint64_t writer_bytes(const struct writer *w)
 {
     return w->bytes;

@@ -92,6 +92,5 @@ int writer_manifest_json(struct writer *w, const char *key, const char *json);
 
 // Makes the generation visible and durable.
 int writer_publish(struct writer *w);
-// After publishing.
-uint32_t writer_manifest_crc(const struct writer *w);
-uint64_t writer_bytes(const struct writer *w); // of all files and the manifest
+// After publishing: of all files and the manifest.
+uint64_t writer_bytes(const struct writer *w);
