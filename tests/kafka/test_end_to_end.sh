@@ -261,17 +261,17 @@ same "live: no record of an orderly stream is rejected" "rejected=0" "$(grep -oE
 sleep 1.1
 since=$(now_ms)
 part 9
-twotower_start then replay --from "${since}ms" --to end --then-live "${live[@]}"
-check "replay: from a time to the end, and then live" "not live in 20 s" said then "going live" 20
-check "replay: it reads what was written since" "$(count 9 10) sent since, $(events then) seen" reaches then "$(count 9 10)"
+twotower_start again replay --from "${since}ms" --to end --then-live "${live[@]}"
+check "replay: from a time to the end, and then live" "not live in 20 s" said again "going live" 20
+check "replay: it reads what was written since" "$(count 9 10) sent since, $(events again) seen" reaches again "$(count 9 10)"
 part 10
-check "replay: and goes on with what comes" "$(count 9 11) sent since, $(events then) seen" reaches then "$(count 9 11)"
+check "replay: and goes on with what comes" "$(count 9 11) sent since, $(events again) seen" reaches again "$(count 9 11)"
 kill -KILL "$pid"
 wait_for "$pid"
 part 11
-twotower_start then replay --from "${since}ms" --to end --then-live "${live[@]}"
-check "replay: killed after the seam, nothing counts twice" "$(count 9 12) sent since, $(events then) seen" \
-    reaches then "$(count 9 12)"
+twotower_start again replay --from "${since}ms" --to end --then-live "${live[@]}"
+check "replay: killed after the seam, nothing counts twice" "$(count 9 12) sent since, $(events again) seen" \
+    reaches again "$(count 9 12)"
 kill -TERM "$pid"
 wait_for "$pid"
 
