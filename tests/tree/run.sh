@@ -145,6 +145,14 @@ grep -nE '(^|[^A-Za-z0-9_>.])(fopen|open|read|write|printf|fprintf|puts|perror|s
 grep -nE '(^|[^A-Za-z0-9_>.])(printf|puts|perror|syslog|exit|_exit)\(|fprintf\(std' {model,pipeline,snapshot}/*.{c,cpp} 2>/dev/null |
     grep -vE ':[[:space:]]*//' | it "only the daemon logs and only main exits"
 
+# Tables whose rows have to mean something: a metric that nobody sets, an option that nobody reads.
+grep -oE '^    X\([A-Z_]+, "' daemon/metrics.h | sed -E 's/.*X\((.*), "/\1/' | while read -r metric; do
+    grep -qwF "METRIC_$metric" daemon/*.c || echo "METRIC_$metric"
+done | it "every metric is set somewhere"
+grep -oE '^    \{"[a-z_.]+", CONFIG_[A-Z]+, AT\([a-z_0-9]+\)' daemon/config.c | sed -E 's/.*AT\((.*)\)/\1/' | while read -r option; do
+    grep -qE "(->|\.)$option\b" daemon/*.c || echo "$option"
+done | it "every option is read somewhere"
+
 grep -nP '\t' "${sources[@]}" "${scripts[@]}" | it "sources and scripts are indented with spaces"
 grep -nE '[[:space:]]+$' "${texts[@]}" | grep -vE '^[^:]*\.md:' | it "no line ends in blanks"
 for file in "${texts[@]}"; do
