@@ -58,6 +58,8 @@ static void step(void *arg, const struct step_report *report)
     e->marked = now;
     e->steps++;
     e->skipped += report->skipped;
+    if (report->replayed)
+        return;
     e->loss += report->loss;
     e->examples += report->examples;
 }

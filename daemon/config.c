@@ -114,6 +114,11 @@ static const struct config_row rows[] = {
     {"model.uniform_negatives", CONFIG_INT, AT(model_uniform_negatives), "256", "0", "65536",
      SHAPES_MODEL,
      "recipe: items drawn evenly from all known ones, added to each step's candidates."},
+    {"model.replay", CONFIG_INT, AT(model_replay), "0", "0", "65536", SHAPES_MODEL,
+     "recipe: examples learned once more after each batch, drawn from the newest "
+     "model.replay_window; 0: none. A quarter of model.batch helps where data are few."},
+    {"model.replay_window", CONFIG_INT, AT(model_replay_window), "50000", "1", "10000000",
+     SHAPES_MODEL, "recipe: how many of the newest examples are kept to draw from."},
     {"model.rate", CONFIG_FLOAT, AT(model_rate), "0.15", "0", "10", SHAPES_MODEL,
      "Learning rate of the tables; 0.1 to 0.2 is the safe range."},
     {"model.l2", CONFIG_FLOAT, AT(model_l2), "0.01", "0", "1", SHAPES_MODEL,

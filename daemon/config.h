@@ -102,6 +102,7 @@ struct config {
     int model_history, model_repeat;
     int model_batch;
     int model_uniform_negatives;
+    int model_replay, model_replay_window;
     double model_rate, model_l2, model_dense_rate, model_scalar_rate;
     double model_prior_half_life_fast, model_prior_half_life_slow, model_logq_half_life;
     double model_accumulator, model_init;

@@ -223,7 +223,7 @@ static void step(void *arg, const struct step_report *report)
                   report->examples);
         return;
     }
-    if (report->examples > 0)
+    if (report->examples > 0 && !report->replayed)
         j->loss = report->loss / report->examples;
     if (j->first_example_ms == 0)
         j->first_example_ms = clock_ms(CLOCK_MONOTONIC);

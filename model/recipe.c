@@ -246,21 +246,22 @@ static int candidates_choose(const struct tables *t, const struct two_tower_opti
 // column[c] = bias + prior - log chance of being a candidate; V gathers the vectors.
 static void candidates_prepare(const struct tables *t, const struct two_tower_options *o,
                                const struct id_table *items, struct recipe_scratch *s, int n, int C,
-                               const struct recipe_dense *p)
+                               const struct recipe_dense *p, bool replay)
 {
     const int d = o->dim;
     const struct model_state *state = tables_state(t);
     const double N = (double)id_table_state(items)->live;
-    const double decay = exp2(-(double)n / (double)o->logq_half_life);
+    const int fresh = replay ? 0 : n; // examples that the counts do not have yet
+    const double decay = exp2(-(double)fresh / (double)o->logq_half_life);
     // The chance uses the counts with this batch in them, the prior those before it: with the
     // batch's own counts the prior would predict what it was told (recall@100 falls by 0.017).
-    const double sum = state->count_sum[COUNT_LOGQ] * decay + n;
+    const double sum = state->count_sum[COUNT_LOGQ] * decay + fresh;
     for (int c = 0; c < C; c++) {
         const struct item_state *item = column_at(&t->item_state, s->candidates[c]);
         const double count =
             (double)item->count[COUNT_LOGQ] *
-                (double)count_decay(item, state->examples + (uint64_t)n, o->logq_half_life) +
-            (double)s->hits[c];
+                (double)count_decay(item, state->examples + (uint64_t)fresh, o->logq_half_life) +
+            (replay ? 0 : (double)s->hits[c]);
         const double P = (count + 0.5) / (sum + 0.5 * N);
         const double rate = n * P + o->uniform_negatives / N;
         prior_of(o, state, item, N, s->prior[c]);
@@ -343,7 +344,7 @@ static double softmax_backward(struct recipe_scratch *s, int n, int C)
 
 // dV, dQ, ddense and dX from the gradient in L and dcolumn.
 static void backward(const struct two_tower_options *o, struct recipe_scratch *s, int n, int C,
-                     int repeats, const struct recipe_dense *p)
+                     int repeats, const struct recipe_dense *p, bool replay)
 {
     const int d = o->dim;
     memset(s->dV, 0, (size_t)C * d * sizeof(float));
@@ -361,7 +362,7 @@ static void backward(const struct two_tower_options *o, struct recipe_scratch *s
         drho[repeat->bucket] += dL;
         drho[RECIPE_BUCKETS - 1] += dL * repeat_log(repeat);
     }
-    for (int c = 0; c < C; c++) {
+    for (int c = 0; c < C && !replay; c++) {
         dpa[0] += s->dcolumn[c] * s->prior[c][0];
         dpa[1] += s->dcolumn[c] * s->prior[c][1];
     }
@@ -410,7 +411,7 @@ static void rows_update(const struct two_tower_options *o, uint64_t step, struct
 }
 
 static void candidates_update(struct tables *t, const struct two_tower_options *o,
-                              struct recipe_scratch *s, int n, int C)
+                              struct recipe_scratch *s, int n, int C, bool replay)
 {
     const uint64_t at = tables_state(t)->examples + (uint64_t)n;
     const uint64_t step = tables_state(t)->steps + 1;
@@ -418,7 +419,7 @@ static void candidates_update(struct tables *t, const struct two_tower_options *
     for (int c = 0; c < C; c++) {
         struct item_state *item = column_edit(&t->item_state, s->candidates[c]);
         optimizer_update(&o->table, step, 1, &s->dcolumn[c], &item->bias, item->bias_slots);
-        if (s->hits[c] == 0)
+        if (replay || s->hits[c] == 0)
             continue;
         for (int k = 0; k < COUNTS; k++) {
             item->count[k] =
@@ -427,7 +428,7 @@ static void candidates_update(struct tables *t, const struct two_tower_options *
         item->counted_at = at;
     }
     struct model_state *state = column_edit(&t->state, 0);
-    for (int k = 0; k < COUNTS; k++)
+    for (int k = 0; k < COUNTS && !replay; k++)
         state->count_sum[k] = state->count_sum[k] * exp2(-n / (double)count_half_life(o, k)) + n;
 }
 
@@ -450,7 +451,7 @@ static bool finite_sum(size_t n, const float *x)
 
 struct step_report recipe_learn(struct tables *t, const struct two_tower_options *o,
                                 const struct id_table *items, struct recipe_scratch *s, int n,
-                                const struct example *examples)
+                                const struct example *examples, bool replay)
 {
     const int d = o->dim;
     const struct recipe_dense p = recipe_dense_at(tables_dense(t), d);
@@ -461,18 +462,18 @@ struct step_report recipe_learn(struct tables *t, const struct two_tower_options
 
     // Forward: everything is read as it was before the step.
     const int C = candidates_choose(t, o, items, s, n, examples);
-    candidates_prepare(t, o, items, s, n, C, &p);
+    candidates_prepare(t, o, items, s, n, C, &p, replay);
     queries_forward(t, o, s, n, examples, &p);
     const int repeats = logits_forward(o, s, n, C, examples, &p);
 
     // Backward.
     int pooled, users;
     const double loss = softmax_backward(s, n, C);
-    backward(o, s, n, C, repeats, &p);
+    backward(o, s, n, C, repeats, &p, replay);
     gradients_scatter(o, s, n, examples, &pooled, &users);
 
     struct model_state *state = column_edit(&t->state, 0);
-    struct step_report report = {.examples = n, .candidates = C, .loss = loss};
+    struct step_report report = {.examples = n, .candidates = C, .loss = loss, .replayed = replay};
     report.skipped = !isfinite(loss) || !finite_sum((size_t)C * d, s->dV) ||
                      !finite_sum((size_t)n * 3 * d, s->dX) ||
                      !finite_sum(recipe_dense_size(d), s->ddense);
@@ -485,10 +486,11 @@ struct step_report recipe_learn(struct tables *t, const struct two_tower_options
     const uint64_t step = tables_state(t)->steps + 1;
     rows_update(o, step, &t->item_vector, &t->item_slots, pooled, s->pooled, s->dpooled);
     rows_update(o, step, &t->item_context, &t->item_context_slots, pooled, s->pooled, s->dcontext);
-    candidates_update(t, o, s, n, C);
+    candidates_update(t, o, s, n, C, replay);
     rows_update(o, step, &t->user_vector, &t->user_slots, users, s->users, s->dusers);
     dense_update(t, o, s);
     state->steps++;
-    state->examples += (uint64_t)n;
+    if (!replay)
+        state->examples += (uint64_t)n;
     return report;
 }

@@ -56,6 +56,8 @@ struct recipe_scratch *recipe_scratch_open(const struct two_tower_options *o, si
 void recipe_scratch_close(struct recipe_scratch *s);
 // The parameters' start, and behind their size floats what their optimisers keep.
 void recipe_dense_init(const struct two_tower_options *o, float *dense, size_t size);
+// replay: the examples have been learned before. Counts stay as they are and the prior's weights
+// learn nothing from them: they would hear the same vote twice.
 struct step_report recipe_learn(struct tables *t, const struct two_tower_options *o,
                                 const struct id_table *items, struct recipe_scratch *s, int n,
-                                const struct example *examples);
+                                const struct example *examples, bool replay);

@@ -189,8 +189,14 @@ struct step_report two_tower_learn(struct two_tower *m, int n, const struct exam
                                    const float *features)
 {
     if (m->recipe)
-        return recipe_learn(&m->tables, &m->options, m->items, m->recipe, n, examples);
+        return recipe_learn(&m->tables, &m->options, m->items, m->recipe, n, examples, false);
     return classic_learn(m->classic, &m->tables, n, examples, features);
+}
+
+struct step_report two_tower_replay(struct two_tower *m, int n, const struct example *examples)
+{
+    assert(m->recipe);
+    return recipe_learn(&m->tables, &m->options, m->items, m->recipe, n, examples, true);
 }
 
 struct view two_tower_view(const struct two_tower *m)

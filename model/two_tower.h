@@ -62,8 +62,9 @@ struct two_tower;
 // What one step did.
 struct step_report {
     int examples, candidates;
-    double loss;  // sum over the examples
-    bool skipped; // a loss or gradient was not finite: nothing was changed
+    double loss;   // sum over the examples
+    bool replayed; // the examples had been learned before
+    bool skipped;  // a loss or gradient was not finite: nothing was changed
 };
 
 // items and users are the tables whose rows the model's columns follow; both must outlive it.
@@ -81,6 +82,8 @@ void two_tower_item_features(struct two_tower *m, uint32_t row, int n, const flo
 // One learning step on n <= batch_max examples. features (n, user_features), NULL when width is 0.
 struct step_report two_tower_learn(struct two_tower *m, int n, const struct example *examples,
                                    const float *features);
+// Another step on examples that were learned before, with their histories as of then. recipe only.
+struct step_report two_tower_replay(struct two_tower *m, int n, const struct example *examples);
 
 // Q (n, dim + 1): the users' vectors as of the examples' histories.
 void two_tower_queries(struct two_tower *m, int n, const struct example *examples,

@@ -3,11 +3,61 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "model/rng.h"
 
 static struct trainer_state *state_edit(struct trainer *t)
 {
     return column_edit(&t->state, 0);
+}
+
+static void remember(struct trainer *t, int n, const struct example *examples)
+{
+    struct trainer_state *state = state_edit(t);
+    for (int i = 0; i < n; i++) {
+        struct remembered *r =
+            column_edit(&t->replay, state->remembered++ % (uint64_t)t->options.replay_window);
+        *r = (struct remembered){
+            .example = examples[i],
+            .user_generation = id_table_row(&t->rows.users, examples[i].user)->generation,
+            .item_generation = id_table_row(&t->rows.items, examples[i].item)->generation};
+    }
+}
+
+// One step on a uniform draw, with replacement, from the window. Rows may have left since, or have
+// another owner: such an example is passed over, and such an item goes from the history.
+static void replay(struct trainer *t)
+{
+    const struct rows *rows = &t->rows;
+    const struct trainer_state *state = trainer_state(t);
+    const uint64_t window = (uint64_t)t->options.replay_window;
+    const uint64_t there = state->remembered < window ? state->remembered : window;
+    const uint64_t key = rng_key(t->options.model.seed, UINT64_C(0x7265706c6179)); // "replay"
+    struct rng rng = {rng_at(key, state->remembered), 0};
+    int n = 0;
+    for (int i = 0; i < t->options.replay; i++) {
+        const struct remembered *r = column_at(&t->replay, rng_below(&rng, there));
+        if (!rows_valid(&rows->users, (struct row_ref){r->example.user, r->user_generation}) ||
+            !rows_valid(&rows->items, (struct row_ref){r->example.item, r->item_generation}))
+            continue;
+        struct example *example = &t->replaying[n++];
+        *example = r->example;
+        example->n_history = 0;
+        for (int k = 0; k < r->example.n_history; k++) {
+            const struct id_row *item = id_table_row(&rows->items, r->example.history[k]);
+            if (item->kind != ID_ABSENT && item->created_ms <= example->ts_ms)
+                example->history[example->n_history++] = r->example.history[k];
+            else if (k < r->example.n_newest)
+                example->n_newest--;
+        }
+    }
+    if (n == 0)
+        return;
+    const struct step_report report = two_tower_replay(t->rows.model, n, t->replaying);
+    if (t->step)
+        t->step(t->arg, &report);
 }
 
 // Scores the waiting examples, learns them batch by batch, and keeps nothing.
@@ -27,6 +77,10 @@ static void learn(struct trainer *t)
             features ? features + (size_t)from * t->options.model.user_features : NULL);
         if (t->step)
             t->step(t->arg, &report);
+        if (t->replaying && !report.skipped) {
+            remember(t, size, examples + from);
+            replay(t);
+        }
     }
     state_edit(t)->remainder = 0;
     // Nothing waits now, so rows may leave.
@@ -101,6 +155,15 @@ int trainer_open(struct trainer *t, const struct trainer_options *options)
     if (rc == 0 && width > 0)
         rc = column_open(&t->features, &t->columns, "trainer.features",
                          (size_t)width * sizeof(float), (size_t)t->chunk);
+    if (rc == 0 && options->replay > 0 && options->model.kind == MODEL_RECIPE) {
+        rc = column_open(&t->replay, &t->columns, "trainer.replay", sizeof(struct remembered),
+                         (size_t)options->replay_window);
+        t->replaying = calloc((size_t)options->replay, sizeof *t->replaying);
+        if (!t->replaying)
+            rc = -ENOMEM;
+        if (rc == 0)
+            column_grow(&t->replay, (size_t)options->replay_window);
+    }
     if (rc < 0) {
         trainer_close(t);
         return rc;
@@ -118,6 +181,7 @@ int trainer_open(struct trainer *t, const struct trainer_options *options)
 
 void trainer_close(struct trainer *t)
 {
+    free(t->replaying);
     join_close(&t->join);
     rows_close(&t->rows);
     columns_close(&t->columns);

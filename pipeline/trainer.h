@@ -17,6 +17,9 @@ struct trainer_options {
     struct join_options join;
     int batch; // examples per step, <= model.batch_max
     int chunk; // examples scored together before the first of them is learned; 0: a batch
+    // After every batch, this many examples drawn from the newest replay_window are learned once
+    // more; 0: none. Only the recipe replays.
+    int replay, replay_window;
     int partitions;
     size_t undo_bytes; // space for rows saved during a cut
     bool negatives;    // negatives take part in batches (the classic model's columns)
@@ -28,6 +31,7 @@ struct trainer_state {
     int64_t dead_letters;  // size of the dead-letter file
     int64_t event_time_ms; // the latest applied
     uint64_t examples;     // positives that have entered a batch
+    uint64_t remembered;   // examples that have gone into the replay window
     uint32_t remainder;    // examples waiting for their batch to fill
     uint32_t reserved;
 };
@@ -46,11 +50,19 @@ struct trainer {
     struct column state;     // one struct trainer_state
     struct column position;  // per partition: int64_t next, int64_t time_max
     struct column remainder; // struct example
-    struct column features;  // user features of the remainder; not opened when the width is 0
-    trainer_score_fn score;  // may be NULL
-    trainer_step_fn step;    // may be NULL
+    struct column replay;   // struct remembered, a ring of replay_window; not opened without replay
+    struct column features; // user features of the remainder; not opened when the width is 0
+    trainer_score_fn score; // may be NULL
+    trainer_step_fn step;   // may be NULL
     void *arg;
-    int chunk; // options.chunk, or the batch
+    int chunk;                 // options.chunk, or the batch
+    struct example *replaying; // scratch: options.replay examples; NULL without replay
+};
+
+// An example in the replay window, with the owners of its rows.
+struct remembered {
+    struct example example;
+    uint8_t user_generation, item_generation;
 };
 
 struct partition_position {

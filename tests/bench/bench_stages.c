@@ -98,6 +98,8 @@ static void step(void *arg, const struct step_report *report)
     const double now = cpu_s();
     b->learning += now - b->marked;
     b->marked = now;
+    if (report->replayed)
+        return; // its time counts, its examples do not
     b->steps++;
     b->examples += (uint64_t)report->examples;
     b->candidates += report->candidates;

@@ -134,6 +134,8 @@ static inline struct trainer_options core_trainer(void)
         .model = core_model(),
         .join = {.window_ms = 60000, .lateness_ms = 20000, .bytes_max = 1 << 20},
         .batch = 8,
+        .replay = 3,
+        .replay_window = 40,
         .partitions = 2,
         .undo_bytes = 1 << 20,
     };

@@ -131,13 +131,13 @@ static double score(const struct fixture *f, const struct example *e, int c)
     return s;
 }
 
-static double loss_of_second(void *arg)
+static double loss_with(const struct fixture *f, bool replay)
 {
-    struct fixture *f = arg;
     struct fixture now = *f; // the chance counts this batch, the prior does not
     bool candidate[ITEMS] = {0};
     double chance[ITEMS], loss = 0;
-    counts_add(&now, second);
+    if (!replay) // unless it has been counted before
+        counts_add(&now, second);
     for (int i = 0; i < BATCH; i++)
         candidate[second[i].item] = true;
     for (int c = 0; c < ITEMS; c++) {
@@ -153,6 +153,11 @@ static double loss_of_second(void *arg)
         loss += log(sum) - (score(f, &second[i], y) - log(chance[y]));
     }
     return loss;
+}
+
+static double loss_of_second(void *arg)
+{
+    return loss_with(arg, false);
 }
 
 // A model that has learned two batches, so that the counts of all half-lives differ, and then has
@@ -215,6 +220,38 @@ static void a_row_in_histories_and_among_candidates_is_updated_once_for_each(voi
             assert_true(fabs(shrunk / (1e-3 * 0.25 * (double)was[at]) - updates[i]) < 0.1);
         }
     test_model_close(&without.m);
+    test_model_close(&f.m);
+}
+
+static void a_replay_moves_vectors_but_neither_counts_nor_the_priors_weights(void **state)
+{
+    (void)state;
+    const struct two_tower_options o = plain_options();
+    struct fixture f;
+    start(&f, &o);
+    const struct tables *t = f.m.tables;
+    const struct model_state before = *tables_state(t);
+    const struct recipe_dense p = recipe_dense_at(tables_dense(t), DIM);
+    const float pa[] = {p.pa[0], p.pa[1]};
+    struct item_state items[ITEMS];
+    float vectors[ITEMS * DIM];
+    memcpy(items, t->item_state.base, sizeof items);
+    memcpy(vectors, t->item_vector.base, sizeof vectors);
+    const double loss = loss_with(&f, true);
+    const struct step_report report = two_tower_replay(f.m.model, BATCH, second);
+    assert_true(report.replayed && !report.skipped);
+    assert_true(fabs(report.loss - loss) < 1e-5 * loss);
+    assert_true(memcmp(vectors, t->item_vector.base, sizeof vectors) != 0);
+    assert_memory_equal(p.pa, pa, sizeof pa);
+    for (size_t i = 0; i < ITEMS; i++) {
+        const struct item_state *item = test_item_state(&f.m, i);
+        assert_memory_equal(item->count, items[i].count, sizeof item->count);
+        assert_int_equal(item->counted_at, items[i].counted_at);
+    }
+    const struct model_state *after = tables_state(t);
+    assert_memory_equal(after->count_sum, before.count_sum, sizeof before.count_sum);
+    assert_int_equal(after->examples, before.examples);
+    assert_int_equal(after->steps, before.steps + 1);
     test_model_close(&f.m);
 }
 
@@ -421,6 +458,7 @@ int main(void)
         cmocka_unit_test(the_extra_dimension_is_the_number_worked_by_hand),
         cmocka_unit_test(a_step_is_the_gradient_of_the_loss_in_the_header),
         cmocka_unit_test(a_row_in_histories_and_among_candidates_is_updated_once_for_each),
+        cmocka_unit_test(a_replay_moves_vectors_but_neither_counts_nor_the_priors_weights),
         cmocka_unit_test(the_counts_of_a_batch_are_not_in_its_prior),
         cmocka_unit_test(counts_halve_with_their_half_lives),
         cmocka_unit_test(uniform_draws_are_a_function_of_seed_and_step),

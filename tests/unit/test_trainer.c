@@ -139,7 +139,7 @@ static void a_trainer_restored_in_the_middle_goes_on_alike(void **state)
 
 // What the hooks saw.
 static struct seen {
-    int n, steps, learned;
+    int n, steps, learned, replays, replayed;
     struct example list[1024];
 } seen;
 
@@ -154,6 +154,12 @@ static void see_examples(void *arg, int n, const struct example *examples, const
 static void see_step(void *arg, const struct step_report *report)
 {
     (void)arg;
+    if (report->replayed) {
+        assert_true(seen.learned > 0); // after them, not before
+        seen.replays++;
+        seen.replayed += report->examples;
+        return;
+    }
     assert_true(seen.n > seen.learned); // scored before
     seen.steps++;
     seen.learned += report->examples;
@@ -246,6 +252,41 @@ static void a_full_batch_is_scored_then_learned_and_the_end_learns_the_rest(void
     assert_int_equal(seen.steps, 3);
     assert_int_equal(seen.learned, 15);
     assert_int_equal(trainer_state(&t)->remainder, 0);
+    trainer_close(&t);
+}
+
+static void a_batch_is_followed_by_a_replay_of_rows_that_are_still_theirs(void **state)
+{
+    (void)state;
+    static struct core_event e;
+    const struct trainer_options options = core_trainer(); // 3 of the newest 40
+    open_seen(&t, &options);
+    for (uint64_t i = 0; i < 8; i++) {
+        show((int64_t)i * 10, i, i, 10);
+        click((int64_t)i * 10 + 5, i, i, 10);
+    }
+    assert_int_equal(seen.replays, 1);
+    assert_int_equal(seen.replayed, 3);
+    assert_int_equal(trainer_state(&t)->remembered, 8);
+    // All that is remembered is of item 10. It leaves, and 20 gets its row.
+    one(core_item(&e, AT(1000), 10, NULL, true));
+    for (uint64_t i = 8; i < 16; i++) {
+        show((int64_t)i * 1000, i, i, 20);
+        click((int64_t)i * 1000 + 5, i, i, 20);
+    }
+    assert_int_equal(trainer_state(&t)->remembered, 16);
+    assert_true(seen.replayed < 6); // a draw of three from half and half; none of them of item 10
+    for (uint64_t i = 16; i < 56; i++) { // the window has gone past them
+        show((int64_t)i * 1000, i, i, 20);
+        click((int64_t)i * 1000 + 5, i, i, 20);
+    }
+    const int before = seen.replayed;
+    for (uint64_t i = 56; i < 64; i++) {
+        show((int64_t)i * 1000, i, i, 20);
+        click((int64_t)i * 1000 + 5, i, i, 20);
+    }
+    assert_int_equal(seen.replayed - before, 3);
+    assert_int_equal(tables_state(two_tower_tables(t.rows.model))->examples, 64);
     trainer_close(&t);
 }
 
@@ -376,6 +417,7 @@ int main(void)
         cmocka_unit_test(a_trainer_restored_in_the_middle_goes_on_alike),
         cmocka_unit_test(examples_carry_the_history_as_of_their_impression),
         cmocka_unit_test(a_full_batch_is_scored_then_learned_and_the_end_learns_the_rest),
+        cmocka_unit_test(a_batch_is_followed_by_a_replay_of_rows_that_are_still_theirs),
         cmocka_unit_test(the_end_closes_all_windows),
         cmocka_unit_test(negatives_take_part_only_where_they_are_wanted),
         cmocka_unit_test(a_removed_item_takes_waiting_examples_and_its_place_in_histories_along),
