@@ -149,7 +149,7 @@ grep -nE '(^|[^A-Za-z0-9_>.])(printf|puts|perror|syslog|exit|_exit)\(|fprintf\(s
 grep -oE '^    X\([A-Z_]+, "' daemon/metrics.h | sed -E 's/.*X\((.*), "/\1/' | while read -r metric; do
     grep -qwF "METRIC_$metric" daemon/*.c || echo "METRIC_$metric"
 done | it "every metric is set somewhere"
-grep -oE '^    \{"[a-z_.]+", CONFIG_[A-Z]+, AT\([a-z_0-9]+\)' daemon/config.c | sed -E 's/.*AT\((.*)\)/\1/' | while read -r option; do
+grep -oE '^    \{"[a-z0-9_.]+", CONFIG_[A-Z]+, AT\([a-z_0-9]+\)' daemon/config.c | sed -E 's/.*AT\((.*)\)/\1/' | while read -r option; do
     grep -qE "(->|\.)$option\b" daemon/*.c || echo "$option"
 done | it "every option is read somewhere"
 

@@ -374,6 +374,17 @@ static void a_new_client_goes_on_where_the_old_one_was(void **state)
     s->ops->close(s);
 }
 
+static void the_ends_that_fetches_bring_along_are_known(void **state)
+{
+    struct cluster *c = *state;
+    produce(c, 0, 100);
+    struct source *s = open_at(c, 40, 0);
+    assert_int_equal(read_on(s, 0, 10), 10);
+    assert_int_equal(s->ops->end(s, 0), 100);
+    assert_true(s->ops->end(s, 1) <= 0); // nothing was fetched from there
+    s->ops->close(s);
+}
+
 static void properties_of_the_user_win_over_ours(void **state)
 {
     struct cluster *c = *state;
@@ -411,6 +422,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_silent_partition_gets_new_clients_and_then_ends, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(a_partition_that_is_not_read_ends_one_wait_only, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(the_ends_that_fetches_bring_along_are_known, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(a_new_client_goes_on_where_the_old_one_was, setup,
                                         teardown),
