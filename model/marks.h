@@ -44,6 +44,13 @@ static inline void marks_clear(struct marks *m)
     }
 }
 
+// Asks for the marks of n rows before they are looked at.
+static inline void marks_prefetch(const struct marks *m, int n, const uint32_t *rows)
+{
+    for (int i = 0; i < n; i++)
+        __builtin_prefetch(&m->of[rows[i]]);
+}
+
 // The slot of the row; one that has none gets slot *n, is written to rows[*n], and *n grows.
 static inline uint32_t marks_slot(struct marks *m, uint32_t row, uint32_t *rows, int *n)
 {

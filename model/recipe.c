@@ -12,6 +12,8 @@
 #include "model/optimizer.h"
 #include "model/rng.h"
 
+enum { CACHE_LINE = 64, ROWS_AHEAD = 16 };
+
 static const float DECAY = 0.7788007830714049f; // exp(-0.25)
 
 size_t recipe_dense_size(int d)
@@ -217,6 +219,30 @@ static const float *item_vector(const struct tables *t, uint32_t row)
     return column_at(&t->item_vector, row);
 }
 
+static int pooled_length(const struct two_tower_options *o, const struct example *example)
+{
+    return example->n_history < o->history ? example->n_history : o->history;
+}
+
+// Asks for a row before its turn: in a table larger than the cache it comes from memory.
+static void row_prefetch(const struct column *c, uint32_t row)
+{
+    const char *at = column_at(c, row);
+    for (size_t i = 0; i < c->unit; i += CACHE_LINE)
+        __builtin_prefetch(at + i);
+}
+
+static void example_prefetch(const struct tables *t, const struct two_tower_options *o,
+                             const struct example *example)
+{
+    const int m = pooled_length(o, example);
+    for (int k = 0; k < m; k++) {
+        row_prefetch(&t->item_vector, example->history[k]);
+        row_prefetch(&t->item_context, example->history[k]);
+    }
+    row_prefetch(&t->user_vector, example->user);
+}
+
 // The unique set of the batch's targets and of uniform draws over the known items.
 static int candidates_choose(const struct tables *t, const struct two_tower_options *o,
                              const struct id_table *items, struct recipe_scratch *s, int n,
@@ -257,6 +283,10 @@ static void candidates_prepare(const struct tables *t, const struct two_tower_op
     // batch's own counts the prior would predict what it was told (recall@100 falls by 0.017).
     const double sum = state->count_sum[COUNT_LOGQ] * decay + fresh;
     for (int c = 0; c < C; c++) {
+        if (c + ROWS_AHEAD < C) {
+            row_prefetch(&t->item_state, s->candidates[c + ROWS_AHEAD]);
+            row_prefetch(&t->item_vector, s->candidates[c + ROWS_AHEAD]);
+        }
         const struct item_state *item = column_at(&t->item_state, s->candidates[c]);
         const double count =
             (double)item->count[COUNT_LOGQ] *
@@ -271,11 +301,6 @@ static void candidates_prepare(const struct tables *t, const struct two_tower_op
     }
 }
 
-static int pooled_length(const struct two_tower_options *o, const struct example *example)
-{
-    return example->n_history < o->history ? example->n_history : o->history;
-}
-
 static void queries_forward(const struct tables *t, const struct two_tower_options *o,
                             struct recipe_scratch *s, int n, const struct example *examples,
                             const struct recipe_dense *p)
@@ -283,6 +308,8 @@ static void queries_forward(const struct tables *t, const struct two_tower_optio
     const int d = o->dim;
     for (int i = 0; i < n; i++) {
         const float *vectors[HISTORY_MAX], *contexts[HISTORY_MAX];
+        if (i + 1 < n)
+            example_prefetch(t, o, &examples[i + 1]);
         const struct recent recent =
             recent_of(t, pooled_length(o, &examples[i]), examples[i].n_newest, examples[i].history,
                       vectors, contexts);
@@ -305,6 +332,8 @@ static int logits_forward(const struct two_tower_options *o, struct recipe_scrat
     for (int i = 0; i < n; i++) {
         const int first = repeats;
         const int m = examples[i].n_history < o->repeat ? examples[i].n_history : o->repeat;
+        if (i + 1 < n)
+            marks_prefetch(&s->candidate_of, examples[i + 1].n_history, examples[i + 1].history);
         for (int k = 0; k < m; k++) {
             const int64_t column = marks_find(&s->candidate_of, examples[i].history[k]);
             if (column == MARKS_NONE)
@@ -378,6 +407,8 @@ static void gradients_scatter(const struct two_tower_options *o, struct recipe_s
         const float *dQ = s->dQ + (size_t)i * d;
         const int m = pooled_length(o, &examples[i]);
         float w[HISTORY_MAX], *dvectors[HISTORY_MAX], *dcontexts[HISTORY_MAX];
+        if (i + 1 < n)
+            marks_prefetch(&s->pooled_of, examples[i + 1].n_history, examples[i + 1].history);
         decay_weights(m, w);
         for (int k = 0; k < m; k++) {
             const int before = *pooled;
@@ -405,9 +436,14 @@ static void gradients_scatter(const struct two_tower_options *o, struct recipe_s
 static void rows_update(const struct two_tower_options *o, uint64_t step, struct column *vector,
                         struct column *slots, int n, const uint32_t *rows, const float *gradients)
 {
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
+        if (i + ROWS_AHEAD < n) {
+            row_prefetch(vector, rows[i + ROWS_AHEAD]);
+            row_prefetch(slots, rows[i + ROWS_AHEAD]);
+        }
         optimizer_update(&o->table, step, (size_t)o->dim, gradients + (size_t)i * o->dim,
                          column_edit(vector, rows[i]), column_edit(slots, rows[i]));
+    }
 }
 
 static void candidates_update(struct tables *t, const struct two_tower_options *o,
