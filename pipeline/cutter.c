@@ -503,6 +503,18 @@ static int merge(struct cutter *c, struct cut_slice *s)
     return 0;
 }
 
+// The same into a new slice; nothing is left of it after a failure.
+static int slice_merge(struct cutter *c, struct cut_slice **s)
+{
+    *s = slice_take(c);
+    if (!*s)
+        return fail(c, -ENOMEM, "out of memory for a slice");
+    const int rc = merge(c, *s);
+    if (rc < 0)
+        slice_release(c, *s);
+    return rc;
+}
+
 static uint64_t slice_digest(const struct slice *slice)
 {
     uint64_t digest = 0;
@@ -588,9 +600,6 @@ static size_t limits_before(struct cutter *c, int64_t end)
 static int next_canonical(struct cutter *c, int64_t now_ms, int wait_ms, struct slice **slice)
 {
     bool waited = false;
-    struct cut_slice *s = slice_take(c);
-    if (!s)
-        return fail(c, -ENOMEM, "out of memory for a slice");
     for (;;) {
         // Read whoever has little, and above all those that hold the frontier.
         const int64_t held = frontier_of(c);
@@ -601,20 +610,17 @@ static int next_canonical(struct cutter *c, int64_t now_ms, int wait_ms, struct 
             if (part->ended || (part->n >= QUEUE_LOW && (!holds || part->n >= GROUP_MAX)))
                 continue;
             const int rc = partition_read(c, p, now_ms);
-            if (rc < 0) {
-                slice_release(c, s);
+            if (rc < 0)
                 return rc;
-            }
             read |= rc > 0;
         }
         const int64_t frontier = frontier_of(c);
         const size_t taken = limits_before(c, slice_end(c, frontier));
         if (taken > 0 || frontier == INT64_MAX) {
-            const int rc = merge(c, s);
-            if (rc < 0) {
-                slice_release(c, s);
+            struct cut_slice *s;
+            const int rc = slice_merge(c, &s);
+            if (rc < 0)
                 return rc;
-            }
             s->slice.last = frontier == INT64_MAX;
             for (int p = 0; p < c->n; p++)
                 s->slice.last &= c->partitions[p].n == 0;
@@ -634,10 +640,10 @@ static int next_canonical(struct cutter *c, int64_t now_ms, int wait_ms, struct 
             ended_now |= !c->partitions[p].ended && c->source->ops->at_end(c->source, p);
         if (!ended_now) {
             const int rc = waited ? 0 : c->source->ops->wait(c->source, wait_ms);
-            if (rc < 0 || waited) {
-                slice_release(c, s);
-                return rc < 0 ? fail(c, rc, "%s", c->source->error) : 0;
-            }
+            if (rc < 0)
+                return fail(c, rc, "%s", c->source->error);
+            if (waited)
+                return 0;
             waited = true;
         }
     }
@@ -710,14 +716,10 @@ static int next_live(struct cutter *c, int64_t now_ms, int wait_ms, struct slice
             n++;
         c->limits[p] = n;
     }
-    struct cut_slice *s = slice_take(c);
-    if (!s)
-        return fail(c, -ENOMEM, "out of memory for a slice");
-    const int rc = merge(c, s);
-    if (rc < 0) {
-        slice_release(c, s);
+    struct cut_slice *s;
+    const int rc = slice_merge(c, &s);
+    if (rc < 0)
         return rc;
-    }
     const int64_t after = live_watermark(c, now_ms);
     if (after > c->watermark_ms)
         c->watermark_ms = after;
@@ -764,14 +766,10 @@ int cutter_recorded(struct cutter *c, const struct slice_record *record, struct 
             n++;
         c->limits[p] = n;
     }
-    struct cut_slice *s = slice_take(c);
-    if (!s)
-        return fail(c, -ENOMEM, "out of memory for a slice");
-    const int rc = merge(c, s);
-    if (rc < 0) {
-        slice_release(c, s);
+    struct cut_slice *s;
+    const int rc = slice_merge(c, &s);
+    if (rc < 0)
         return rc;
-    }
     memcpy(c->next, record->next, (size_t)c->n * sizeof *c->next);
     s->slice.watermark_ms = record->watermark_ms;
     c->watermark_ms = record->watermark_ms;
