@@ -7,9 +7,10 @@
 // leaves at once, one for each action on an impression; a negative leaves when the window closes,
 // oldest request first. An engagement or a score that comes before its impression waits up to
 // lateness. An engagement without request_id belongs to the user's latest impression of the item
-// inside the window; with one, it belongs to the impression it names, and its own user is not
-// compared. For a further window a closed request is remembered, so that what comes too
-// late is told from what has no impression at all.
+// inside the window, looked for in the 1,024 requests of the user that came last; with one, it
+// belongs to the impression it names, and its own user is not compared. For a further window a
+// closed request is remembered, so that what comes too late is told from what has no impression at
+// all.
 //
 // Every impression (one item shown), engagement, score record and catalogue record ends as exactly
 // one of joined, expired, late, duplicate, orphan, rejected; until then it is pending:
@@ -24,6 +25,7 @@
 
 enum { JOIN_ACTIONS_MAX = 32, ACTION_BYTES_MAX = 62 };
 enum { REQUEST_IMPRESSIONS_MAX = 1000, REQUEST_WAITING_MAX = 256 };
+enum { LAST_TOUCH_REQUESTS_MAX = 1024 };
 
 struct join_window {
     const char *action;

@@ -263,6 +263,22 @@ static void without_a_request_it_belongs_to_the_latest_impression_of_the_item(vo
     assert_int_equal(w.left[1].ts_ms, AT(0));
 }
 
+static void without_a_request_the_last_1024_of_the_user_are_looked_at(void **state)
+{
+    (void)state;
+    show(0, 1, 1, 1, 5);
+    for (uint64_t i = 0; i < LAST_TOUCH_REQUESTS_MAX - 1; i++)
+        show(1000, 2 + i, 1, 1, 6);
+    engage(2000, CORE_NO_REQUEST, 1, 5, "click");
+    assert_left(0, 1, 5, true);
+    show(1000, 5000, 1, 1, 6);
+    engage(2000, CORE_NO_REQUEST, 1, 5, "like");
+    assert_int_equal(w.n_left, 1);
+    assert_pending(TOPIC_ENGAGEMENTS, 1);
+    engage(2000, 1, 1, 5, "like"); // by its name it is found
+    assert_left(1, 1, 5, true);
+}
+
 static void outside_the_window_the_latest_impression_is_late(void **state)
 {
     (void)state;
@@ -574,6 +590,7 @@ int main(void)
         TEST(without_its_impression_an_engagement_is_an_orphan_after_lateness),
         TEST(each_action_has_its_own_window),
         TEST(without_a_request_it_belongs_to_the_latest_impression_of_the_item),
+        TEST(without_a_request_the_last_1024_of_the_user_are_looked_at),
         TEST(outside_the_window_the_latest_impression_is_late),
         TEST(without_a_request_it_waits_for_an_impression_up_to_lateness),
         TEST(the_same_impression_twice_is_a_duplicate_at_another_place_it_is_not),
