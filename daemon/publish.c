@@ -22,6 +22,8 @@
 
 enum { BLOCK = 256, GOLDEN_USERS = 16, GOLDEN_ITEMS = 20, HUGE_PAGE = 2 << 20 };
 
+static const float half_max = 65504;
+
 // The mapped checkpoint, as the parts of the trainer that publishing reads.
 struct image {
     struct tt_reader *reader;
@@ -252,6 +254,11 @@ static int item_vectors(struct publishing *p, bool half)
         const int n = (int)(m->n_items - first < BLOCK ? m->n_items - first : BLOCK);
         block_vectors(p, first, n, half);
         if (half) {
+            // What a half cannot hold becomes its largest number: an infinity would rank first.
+            for (size_t i = 0; i < (size_t)n * w; i++) {
+                const float x = p->V[i] < half_max ? p->V[i] : half_max;
+                p->V[i] = x > -half_max ? x : -half_max;
+            }
             kernels->to_half((size_t)n * w, p->V, p->half);
             rc = writer_append(p->w, p->half, (size_t)n * w * sizeof *p->half);
         } else {

@@ -18,9 +18,10 @@ enum reject {
     REJECT_NOT_OBJECT,
     REJECT_MISSING_FIELD, // a required field is absent or null
     REJECT_WRONG_TYPE,
-    REJECT_BAD_ID,     // empty, over 256 bytes, a fraction, beyond 64 bits
-    REJECT_BAD_TIME,   // not an integer of milliseconds in the years 2000..2100, or seconds
-    REJECT_BAD_NUMBER, // not finite, beyond float, propensity outside (0, 1], position < 0
+    REJECT_BAD_ID,   // empty, over 256 bytes, a fraction, beyond 64 bits
+    REJECT_BAD_TIME, // not an integer of milliseconds in the years 2000..2100, or seconds
+    // Not finite, beyond float, a feature beyond 1e9, propensity outside (0, 1], position < 0.
+    REJECT_BAD_NUMBER,
     REJECT_EMPTY_LIST, // an impression or a score without items
     REJECT_TOMBSTONE,  // null value on a topic where it means nothing (counted, not an error)
     REJECTS
