@@ -309,7 +309,7 @@ static int partition_read(struct cutter *c, int p, int64_t now_ms)
         if (reason != REJECT_NONE) {
             entry_reject(chunk, &entry, reason, decoder_message(c->decoder), &records[i]);
         } else if (records[i].broker_ts_ms >= 0 &&
-                   event->ts_ms > records[i].broker_ts_ms + c->options.max_future_ms) {
+                   event->ts_ms - records[i].broker_ts_ms > c->options.max_future_ms) {
             char message[128];
             snprintf(message, sizeof message, "ts is %" PRId64 " ms ahead of the log's time stamp",
                      event->ts_ms - records[i].broker_ts_ms);
