@@ -13,7 +13,7 @@ struct saved {
     uint64_t index;
 };
 
-enum { UNDO_START = 64, BLOCK_BYTES = 64 << 10 };
+enum { UNDO_START = 64, BLOCK_BYTES = 64 << 10, PAGE = 4096 };
 
 static void *reserve(size_t n)
 {
@@ -26,7 +26,12 @@ int columns_open(struct columns *s, size_t undo_max)
 {
     *s = (struct columns){.undo_max = undo_max < 4096 ? 4096 : undo_max};
     s->undo = reserve(s->undo_max);
-    return s->undo ? 0 : -ENOMEM;
+    if (!s->undo)
+        return -ENOMEM;
+    // The owner fills it from the front while it should be learning: in the first cut a step had
+    // 6000 page faults, and took 48 ms instead of 8.
+    madvise(s->undo, s->undo_max, MADV_HUGEPAGE);
+    return 0;
 }
 
 void columns_close(struct columns *s)
@@ -64,9 +69,18 @@ int column_open(struct column *c, struct columns *s, const char *name, size_t un
     return 0;
 }
 
+// The marks of the new units get their memory now, a page for 4096 units, instead of in the middle
+// of the first cut, where a step would touch many of them.
+static void marks_touch(struct column *c, size_t n)
+{
+    for (size_t i = (c->n + PAGE - 1) / PAGE * PAGE; i < n; i += PAGE)
+        *(volatile unsigned char *)&c->saved_in[i] = 0;
+}
+
 void column_grow(struct column *c, size_t n)
 {
     assert(n <= c->n_max - c->n);
+    marks_touch(c, c->n + n);
     c->n += n;
 }
 
@@ -76,6 +90,7 @@ void *column_restore(struct column *c, size_t n)
     // What lies above must read as zero again.
     if (n < c->n)
         memset(c->base + n * c->unit, 0, (c->n - n) * c->unit);
+    marks_touch(c, n);
     c->n = n;
     return c->base;
 }
