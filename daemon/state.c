@@ -10,6 +10,7 @@
 
 #include "model/gemm.h"
 #include "model/kernels.h"
+#include "model/tables.h"
 #include "snapshot/writer.h"
 
 static void file_name(const char *column, char *name, size_t size)
@@ -41,6 +42,15 @@ static int column_write(struct writer *w, struct column *c)
     }
     free(bytes);
     return rc == 0 ? writer_end(w) : rc;
+}
+
+static int column_first(const struct trainer *t)
+{
+    const struct column *vectors = &two_tower_tables(t->rows.model)->item_vector;
+    int i = 0;
+    while (t->columns.list[i] != vectors)
+        i++;
+    return i;
 }
 
 static char *partitions_json(const struct state_write_options *o)
@@ -86,9 +96,15 @@ int state_write(struct trainer *t, const struct state_write_options *o, struct s
                                                  .shape = {1, sizeof state}},
                           &state);
     }
-    for (int i = 0; rc == 0 && i < t->columns.n; i++)
-        if (t->columns.list[i] != &t->state)
-            rc = column_write(w, t->columns.list[i]);
+    // Then from the items' vectors on, and last what was opened before them, ids, histories and
+    // titles: every batch changes thousands of rows of the model, and what has been swept need not
+    // be saved any more.
+    const int n = t->columns.n;
+    for (int i = 0, first = column_first(t); rc == 0 && i < n; i++) {
+        struct column *c = t->columns.list[(first + i) % n];
+        if (c != &t->state)
+            rc = column_write(w, c);
+    }
     columns_cut_end(&t->columns);
     if (rc == 0) {
         config_model_text(o->config, model, CONFIG_MODEL_TEXT_SIZE);
