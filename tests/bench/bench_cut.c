@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -50,6 +51,13 @@ struct bench {
     uint64_t checkpoint_bytes, snapshot_bytes;
 };
 
+static double cpu_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
 static double wall_s(void)
 {
     struct timespec t;
@@ -70,7 +78,14 @@ static uint32_t draw(struct bench *b, uint32_t n)
     return (uint32_t)(u * u * (n - 1));
 }
 
-static double step(struct bench *b)
+// What the longest step was spent on: when its CPU time is shorter, it waited for a core.
+struct longest {
+    double wall_s, cpu_s;
+    long faults;
+    uint64_t waited;
+};
+
+static double step(struct bench *b, struct longest *longest)
 {
     static struct example examples[BATCH];
     for (int i = 0; i < BATCH; i++) {
@@ -80,9 +95,19 @@ static double step(struct bench *b)
         for (int k = 0; k < HISTORY; k++)
             e->history[k] = draw(b, b->items);
     }
-    const double begun = wall_s();
+    struct rusage usage;
+    getrusage(RUSAGE_THREAD, &usage);
+    const long faults = usage.ru_minflt;
+    const uint64_t waited = b->trainer.columns.saves_waited;
+    const double begun = wall_s(), cpu = cpu_s();
     two_tower_learn(b->trainer.rows.model, BATCH, examples, NULL);
-    return wall_s() - begun;
+    const double s = wall_s() - begun;
+    if (s > longest->wall_s) {
+        getrusage(RUSAGE_THREAD, &usage);
+        *longest = (struct longest){s, cpu_s() - cpu, usage.ru_minflt - faults,
+                                    b->trainer.columns.saves_waited - waited};
+    }
+    return s;
 }
 
 static void write_round(struct bench *b)
@@ -205,32 +230,31 @@ int main(int argc, char **argv)
     if (pthread_create(&writer, NULL, write_main, &b) != 0)
         die("no thread");
     for (int round = 0; round < rounds; round++) {
-        double before = 0, during = 0, cut, before_sum = 0, during_sum = 0;
+        struct longest before = {0}, during = {0};
+        double cut, before_sum = 0, during_sum = 0;
         uint64_t steps = 0;
         const double fio = fio_mb_per_s(directory);
-        for (int i = 0; i < STEPS_BEFORE; i++) {
-            const double s = step(&b);
-            before_sum += s;
-            before = s > before ? s : before;
-        }
+        for (int i = 0; i < STEPS_BEFORE; i++)
+            before_sum += step(&b, &before);
         const double begun = wall_s();
         columns_cut(&b.trainer.columns);
         atomic_store(&b.writing, true);
         sem_post(&b.cut);
         cut = wall_s() - begun;
         while (atomic_load(&b.writing)) {
-            const double s = step(&b);
-            during_sum += s;
-            during = s > during ? s : during;
+            during_sum += step(&b, &during);
             steps++;
         }
         printf("cut %.3f ms, saved units %" PRIu64 ", waited for space %" PRIu64
-               "; step mean %.2f -> %.2f ms, longest %.2f -> %.2f ms; checkpoint %.0f MB/s, "
+               "; step mean %.2f -> %.2f ms, longest %.2f (CPU %.2f, %ld page faults) -> "
+               "%.2f ms (CPU %.2f, %ld page faults, %" PRIu64 " waits); checkpoint %.0f MB/s, "
                "snapshot %.0f MB at %.0f MB/s, fio %.0f MB/s\n",
                cut * 1000, b.trainer.columns.saves, b.trainer.columns.saves_waited,
                1000 * before_sum / STEPS_BEFORE, 1000 * during_sum / (double)(steps ? steps : 1),
-               before * 1000, during * 1000, (double)bytes / 1e6 / b.checkpoint_s,
-               (double)b.snapshot_bytes / 1e6, (double)b.snapshot_bytes / 1e6 / b.snapshot_s, fio);
+               before.wall_s * 1000, before.cpu_s * 1000, before.faults, during.wall_s * 1000,
+               during.cpu_s * 1000, during.faults, during.waited,
+               (double)bytes / 1e6 / b.checkpoint_s, (double)b.snapshot_bytes / 1e6,
+               (double)b.snapshot_bytes / 1e6 / b.snapshot_s, fio);
         fflush(stdout);
         b.generation++;
     }
