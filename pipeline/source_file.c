@@ -134,8 +134,8 @@ static int reader_decompress(struct source *s, struct line_reader *r)
         ZSTD_outBuffer out = {r->text, r->text_capacity, r->end};
         const size_t rc = ZSTD_decompressStream(r->zstd, &out, &in);
         if (ZSTD_isError(rc))
-            return fail(s, -EIO, "%.400s: line %" PRId64 ": corrupt compressed data: %s", r->path,
-                        r->line, ZSTD_getErrorName(rc));
+            return fail(s, -EBADMSG, "%.400s: line %" PRId64 ": corrupt compressed data: %s",
+                        r->path, r->line, ZSTD_getErrorName(rc));
         if (in.pos > r->input_at || out.pos > r->end) {
             r->input_at = in.pos;
             r->end = out.pos;
@@ -151,7 +151,7 @@ static int reader_decompress(struct source *s, struct line_reader *r)
         r->input_at = 0;
         r->input_size = (size_t)n;
         if (n == 0 && (r->frame_open || !r->any_frame))
-            return fail(s, -EIO, "%.400s: line %" PRId64 ": the compressed data is cut off",
+            return fail(s, -EBADMSG, "%.400s: line %" PRId64 ": the compressed data is cut off",
                         r->path, r->line);
         r->eof = n == 0;
     }

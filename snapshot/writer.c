@@ -110,8 +110,8 @@ static int check_free(struct writer *w, uint64_t needed)
         return fail(w, rc, "cannot tell the free space: %s", strerror(-rc));
     // 5 % above what is needed: directories, extents, and whoever else writes here.
     if (there < needed || there - needed < needed / 20)
-        return fail(w, -ENOSPC, "%" PRIu64 " MB are needed and %" PRIu64 " MB are free",
-                    needed / 1000000, there / 1000000);
+        return fail(w, -ENOSPC, "%.1f MB are needed and %.1f MB are free", (double)needed / 1e6,
+                    (double)there / 1e6);
     return 0;
 }
 
