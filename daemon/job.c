@@ -23,6 +23,7 @@
 
 enum { QUEUE_SLICES = 8, WAIT_MS = 50 };
 enum { KEPT_MAX = 64 }; // what checkpoint.keep may be at most
+enum { AHEAD_MS = 24 * 3600 * 1000 };
 
 // What the writer is asked for.
 enum work { WORK_NONE, WORK_CHECKPOINT, WORK_SNAPSHOT, WORK_FINAL };
@@ -76,6 +77,7 @@ struct job {
     // The trainer thread's.
     double loss, step_begun_s, evaluate_s;
     int64_t opened_ms, first_example_ms;
+    bool ahead; // it was said that event time is ahead of the clock
 };
 
 __attribute__((format(printf, 3, 4))) static int fail(struct job *j, int rc, const char *format,
@@ -637,9 +639,14 @@ static void status_tell(struct job *j)
     table_tell(BY_TABLE_ITEMS, &j->trainer.rows.items);
     table_tell(BY_TABLE_USERS, &j->trainer.rows.users);
     metrics_add(METRIC_SLICES, 1);
+    const int64_t lag_ms = clock_ms(CLOCK_REALTIME) - state->event_time_ms;
     if (state->event_time_ms > 0)
-        metrics_set(METRIC_EVENT_TIME_LAG,
-                    (double)(clock_ms(CLOCK_REALTIME) - state->event_time_ms) / 1000);
+        metrics_set(METRIC_EVENT_TIME_LAG, (double)lag_ms / 1000);
+    // A file has no time stamps to compare with, and one wrong record makes all after it late.
+    if (lag_ms < -AHEAD_MS && !j->ahead && j->config->source_type != CONFIG_SOURCE_BUILTIN) {
+        j->ahead = true;
+        log_warning("event time is ahead of the clock", "days=%" PRId64, -lag_ms / AHEAD_MS);
+    }
     if (watermark != INT64_MIN)
         metrics_set(METRIC_WATERMARK, (double)watermark / 1000);
 
