@@ -182,6 +182,7 @@ int trainer_open(struct trainer *t, const struct trainer_options *options)
 void trainer_close(struct trainer *t)
 {
     free(t->replaying);
+    t->replaying = NULL; // trainer_open may have closed it before the owner does
     join_close(&t->join);
     rows_close(&t->rows);
     columns_close(&t->columns);
@@ -189,6 +190,15 @@ void trainer_close(struct trainer *t)
 
 int trainer_rebuild(struct trainer *t)
 {
+    const size_t chunk = (size_t)t->chunk, waiting = trainer_state(t)->remainder;
+    if (waiting > t->remainder.n || waiting >= chunk ||
+        t->position.n != (size_t)t->options.partitions)
+        return -EINVAL;
+    // The chunk may have been smaller then. Units beyond a column's end would be learned, but no
+    // checkpoint would have them.
+    column_grow(&t->remainder, chunk - t->remainder.n);
+    if (t->options.model.user_features > 0)
+        column_grow(&t->features, chunk - t->features.n);
     const int rc = rows_rebuild(&t->rows);
     return rc < 0 ? rc : join_rebuild(&t->join);
 }

@@ -255,6 +255,46 @@ static void a_full_batch_is_scored_then_learned_and_the_end_learns_the_rest(void
     trainer_close(&t);
 }
 
+// What a restart does, with another chunk.
+static void restart_with_chunk(int chunk)
+{
+    struct trainer_options options = t.options;
+    struct core_copy copy;
+    options.chunk = chunk;
+    core_copy_take(&copy, &t.columns);
+    trainer_close(&t);
+    open_seen(&t, &options);
+    core_copy_restore(&copy, &t.columns);
+    core_copy_free(&copy);
+    assert_int_equal(trainer_rebuild(&t), 0);
+}
+
+static void show_and_click(uint64_t from, uint64_t to)
+{
+    for (uint64_t i = from; i < to; i++) {
+        show((int64_t)i * 10, i, i, i);
+        click((int64_t)i * 10 + 5, i, i, i);
+    }
+}
+
+static void examples_that_wait_outlive_restarts_with_a_larger_chunk(void **state)
+{
+    (void)state;
+    struct trainer_options options = core_trainer();
+    options.model.user_features = 2;
+    open_seen(&t, &options);
+    show_and_click(0, 5);
+    restart_with_chunk(16);
+    show_and_click(5, 12); // more than the first chunk had room for
+    restart_with_chunk(16);
+    assert_int_equal(trainer_state(&t)->remainder, 12);
+    trainer_finish(&t);
+    assert_int_equal(seen.n, 12);
+    for (int i = 0; i < seen.n; i++)
+        assert_int_equal(core_number(&t.rows.items, seen.list[i].item), i);
+    trainer_close(&t);
+}
+
 static void a_batch_is_followed_by_a_replay_of_rows_that_are_still_theirs(void **state)
 {
     (void)state;
@@ -417,6 +457,7 @@ int main(void)
         cmocka_unit_test(a_trainer_restored_in_the_middle_goes_on_alike),
         cmocka_unit_test(examples_carry_the_history_as_of_their_impression),
         cmocka_unit_test(a_full_batch_is_scored_then_learned_and_the_end_learns_the_rest),
+        cmocka_unit_test(examples_that_wait_outlive_restarts_with_a_larger_chunk),
         cmocka_unit_test(a_batch_is_followed_by_a_replay_of_rows_that_are_still_theirs),
         cmocka_unit_test(the_end_closes_all_windows),
         cmocka_unit_test(negatives_take_part_only_where_they_are_wanted),
