@@ -791,12 +791,12 @@ static int checkpoint_write(struct job *j, struct catalog *catalog, const char *
 {
     uint64_t generation;
     int rc = catalog_next(catalog, (uint64_t)clock_ms(CLOCK_REALTIME), &generation);
+    if (rc < 0)
+        snprintf(error, error_size, "%s", catalog_error(catalog));
     // Nothing derived from a slice leaves before the slice itself is on the disk.
     if (rc == 0)
-        rc = slice_log_sync(&j->slice_log);
+        rc = slice_log_sync(&j->slice_log, error, error_size);
     if (rc < 0) {
-        snprintf(error, error_size, "%s",
-                 *j->slice_log.error ? j->slice_log.error : catalog_error(catalog));
         columns_cut_end(&j->trainer.columns);
         return rc;
     }

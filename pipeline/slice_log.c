@@ -141,8 +141,17 @@ static int file_read(struct slice_log *l, uint64_t first, bool newest, uint64_t 
     unsigned char *bytes = malloc((size_t)st.st_size + 1);
     int64_t *next = malloc((size_t)l->n_partitions * sizeof *next);
     int rc = bytes && next ? 0 : fail(l, -ENOMEM, "%s: out of memory", path);
-    if (rc == 0 && pread(fd, bytes, (size_t)st.st_size, 0) != st.st_size)
-        rc = fail(l, -EIO, "%s: cannot be read: %s", path, strerror(errno));
+    // One call reads 2 GiB at the most.
+    for (size_t done = 0; rc == 0 && done < (size_t)st.st_size;) {
+        const ssize_t n = pread(fd, bytes + done, (size_t)st.st_size - done, (off_t)done);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            rc = fail(l, -EIO, "%s: cannot be read at byte %zu: %s", path, done,
+                      n < 0 ? strerror(errno) : "it has become shorter");
+        else
+            done += (size_t)n;
+    }
 
     size_t at = 0;
     for (; rc == 0 && at + size <= (size_t)st.st_size; at += size) {
@@ -279,6 +288,10 @@ int slice_log_append(struct slice_log *l, const struct slice *slice)
 {
     assert(slice->n_partitions == l->n_partitions &&
            (l->last == 0 || slice->number == l->last + 1));
+    const int lost = atomic_load(&l->lost);
+    if (lost < 0)
+        return fail(l, lost, "%s: slice log: an earlier fdatasync failed: %s", l->directory,
+                    strerror(-lost));
     if (l->fd < 0 || l->last == 0 || l->size >= l->size_max) {
         const int rc = file_begin(l, slice->number);
         if (rc < 0)
@@ -312,12 +325,16 @@ int slice_log_append(struct slice_log *l, const struct slice *slice)
     return 0;
 }
 
-int slice_log_sync(struct slice_log *l)
+int slice_log_sync(struct slice_log *l, char *error, size_t error_size)
 {
     pthread_mutex_lock(&l->lock);
-    const int rc = l->fd >= 0 && fdatasync(l->fd) < 0 ? -errno : 0;
+    if (atomic_load(&l->lost) == 0 && l->fd >= 0 && fdatasync(l->fd) < 0)
+        atomic_store(&l->lost, -errno);
     pthread_mutex_unlock(&l->lock);
-    return rc < 0 ? fail(l, rc, "%s: slice log: fdatasync: %s", l->directory, strerror(-rc)) : 0;
+    const int rc = atomic_load(&l->lost);
+    if (rc < 0)
+        snprintf(error, error_size, "%s: slice log: fdatasync: %s", l->directory, strerror(-rc));
+    return rc;
 }
 
 int slice_log_trim(struct slice_log *l, uint64_t upto)

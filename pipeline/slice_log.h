@@ -10,10 +10,11 @@
 //
 // Appending is for the ingest thread; slice_log_sync may be called by the thread that makes
 // something of the slices visible, before it does. Functions return 0 or -errno, and then the
-// handle's error has the sentence.
+// handle's error has the sentence, or the argument where there is one.
 #pragma once
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,9 +22,12 @@
 
 struct slice_log {
     char directory[3072];
-    char error[4096];
+    char error[4096]; // of the ingest thread
     int n_partitions;
-    int fd;                 // of the newest file
+    int fd; // of the newest file
+    // -errno of the first sync that failed. The kernel tells that once and then takes the pages for
+    // written, so nothing that is synced later may be believed: the log is at its end.
+    _Atomic int lost;
     pthread_mutex_t lock;   // around fd: a new file against a sync
     uint32_t crc;           // of the last record
     uint64_t last;          // its number, 0 when there is none
@@ -49,6 +53,7 @@ int slice_log_open(struct slice_log *l, const char *directory, int n_partitions,
                    uint64_t after, slice_log_fn see, void *arg);
 void slice_log_close(struct slice_log *l);
 int slice_log_append(struct slice_log *l, const struct slice *slice);
-int slice_log_sync(struct slice_log *l);
+// Any thread. After the first failure it and slice_log_append fail for good.
+int slice_log_sync(struct slice_log *l, char *error, size_t error_size);
 // Removes files that hold nothing after number `upto`.
 int slice_log_trim(struct slice_log *l, uint64_t upto);

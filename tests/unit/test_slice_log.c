@@ -95,8 +95,32 @@ static void write_log(uint64_t from, uint64_t to)
     assert_int_equal(open_log(from - 1, NULL), 0);
     for (uint64_t number = from; number <= to; number++)
         append(number);
-    assert_int_equal(slice_log_sync(&l), 0);
+    char error[256];
+    assert_int_equal(slice_log_sync(&l, error, sizeof error), 0);
     slice_log_close(&l);
+}
+
+static void a_sync_that_failed_is_not_forgotten(void **state)
+{
+    int ends[2];
+    char error[256];
+    int64_t next[PARTITIONS] = {0};
+    (void)state;
+    assert_int_equal(open_log(0, NULL), 0);
+    append(1);
+    const int file = l.fd;
+    assert_int_equal(pipe(ends), 0);
+    l.fd = ends[1]; // cannot be synced
+    assert_int_equal(slice_log_sync(&l, error, sizeof error), -EINVAL);
+    l.fd = file; // the next one would say that all is well
+    assert_int_equal(slice_log_sync(&l, error, sizeof error), -EINVAL);
+    assert_non_null(strstr(error, directory));
+    const struct slice slice = {.number = 2, .n_partitions = PARTITIONS, .next = next};
+    assert_int_equal(slice_log_append(&l, &slice), -EINVAL);
+    assert_non_null(strstr(l.error, directory));
+    slice_log_close(&l);
+    close(ends[0]);
+    close(ends[1]);
 }
 
 static void path_of(uint64_t first, char path[128])
@@ -328,6 +352,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(what_is_appended_is_read_again),
+        TEST(a_sync_that_failed_is_not_forgotten),
         TEST(a_full_file_is_followed_by_another),
         TEST(trimming_removes_files_that_nobody_needs),
         TEST(a_log_that_begins_behind_the_checkpoint_is_refused),
