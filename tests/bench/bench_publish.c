@@ -3,14 +3,16 @@
 // What deriving a snapshot from a checkpoint costs: tables of n items and n users with histories,
 // published again and again with nothing beside it.
 //
-//     bench_publish DIRECTORY [ROWS [ROUNDS]]
+//     bench_publish [DIRECTORY [ROWS [ROUNDS]]]
 //
 // DIRECTORY/checkpoints/1 is made at the first call and used again by the next, so that two builds
 // can be compared on the same bytes. Every round is one with the checkpoint outside the page cache,
-// where O_DIRECT leaves it, and one with it inside. Prints MB/s by the wall clock and by CPU time.
+// where O_DIRECT leaves it, and one with it inside. Without DIRECTORY one is made here and removed.
+// Prints MB/s by the wall clock and by CPU time.
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -86,6 +88,12 @@ static void forget(const char *path)
     closedir(d);
 }
 
+static int entry_remove(const char *path, const struct stat *s, int type, struct FTW *at)
+{
+    (void)s, (void)type, (void)at;
+    return remove(path);
+}
+
 int main(int argc, char **argv)
 {
     static char memory[CONFIG_MEMORY];
@@ -97,10 +105,10 @@ int main(int argc, char **argv)
     struct engine *engine;
     struct published published;
     char error[1024], root[3072], snapshots[3072], path[4096];
-    if (argc < 2) {
-        fputs("bench_publish DIRECTORY [ROWS [ROUNDS]]\n", stderr);
-        return 64;
-    }
+    char own[] = "bench_publish.XXXXXX";
+    const char *directory = argc > 1 ? argv[1] : mkdtemp(own);
+    if (!directory)
+        die("no directory can be made here");
     const uint32_t rows = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 1000000;
     const int rounds = argc > 3 ? atoi(argv[3]) : 3;
     blas_core_correct(argv);
@@ -110,8 +118,8 @@ int main(int argc, char **argv)
     config_set(&config, "tables.items_max", "20000000", "bench", &problems);
     config_set(&config, "tables.users_max", "20000000", "bench", &problems);
     config_set(&config, "snapshot.f16", "true", "bench", &problems);
-    snprintf(root, sizeof root, "%s/checkpoints", argv[1]);
-    snprintf(snapshots, sizeof snapshots, "%s/snapshots", argv[1]);
+    snprintf(root, sizeof root, "%s/checkpoints", directory);
+    snprintf(snapshots, sizeof snapshots, "%s/snapshots", directory);
     snprintf(path, sizeof path, "%s/1", root);
     if ((mkdir(root, 0750) < 0 && errno != EEXIST) ||
         (mkdir(snapshots, 0750) < 0 && errno != EEXIST))
@@ -158,5 +166,7 @@ int main(int argc, char **argv)
         fflush(stdout);
     }
     engine_close(engine);
+    if (argc < 2)
+        nftw(own, entry_remove, 16, FTW_DEPTH | FTW_PHYS);
     return 0;
 }
