@@ -105,13 +105,13 @@ int main(int argc, char **argv)
     struct engine *engine;
     struct published published;
     char error[1024], root[3072], snapshots[3072], path[4096];
+    const uint32_t rows = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 1000000;
+    const int rounds = argc > 3 ? atoi(argv[3]) : 3;
+    blas_core_correct(argv); // may start the program again, so the directory comes after it
     char own[] = "bench_publish.XXXXXX";
     const char *directory = argc > 1 ? argv[1] : mkdtemp(own);
     if (!directory)
         die("no directory can be made here");
-    const uint32_t rows = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 1000000;
-    const int rounds = argc > 3 ? atoi(argv[3]) : 3;
-    blas_core_correct(argv);
     gemm_init();
     kernels_init(NULL);
     config_init(&config, &arena);
