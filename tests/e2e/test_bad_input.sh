@@ -40,8 +40,8 @@ count() { totals "$1" | grep -oE "$2=[0-9]+" | cut -d= -f2; }
 
 # Full and read-only disks, in a mount name space of our own: nothing stays behind.
 
-disk() { mount -t tmpfs -o "size=$1" tmpfs "$dir/disk"; }
-larger() { mount -o remount,size=400m "$dir/disk"; }
+disk() { mount -t tmpfs -o "$1" tmpfs "$dir/disk"; }
+larger() { disk remount,size=400m; }
 
 disks()
 {
@@ -51,7 +51,7 @@ disks()
     until_end roomy "${stream[@]}"
     expected="$(digest roomy) $(totals roomy)"
 
-    disk 45m
+    disk size=45m
     stream+=(-o checkpoint.interval=100ms -o snapshot.interval=10m)
     twotower_start full run --until-end "${stream[@]}" -o "state.dir=$dir/disk/state"
     check "no room for a checkpoint: it says how much is needed" "nothing was said" \
@@ -63,7 +63,7 @@ disks()
     same "it goes on without it, and with room again it has lost nothing" "$expected" "$(digest full) $(totals full)"
     umount "$dir/disk"
 
-    disk 64k
+    disk size=64k
     ends log 74 "no room for the slice log ends with 74 and the sentence" "slice log: No space left on device" \
         "${stream[@]}" -o slice.events=64 -o "state.dir=$dir/disk/state"
     larger
@@ -75,7 +75,7 @@ disks()
     for _ in {1..2000}; do echo nonsense nonsense nonsense; done >>"$dir/hostile.in/engagements.jsonl"
     until_end letters "${from[@]}"
     letters=$(cksum <"$dir/letters/state/dead-letters.jsonl")
-    disk 2m
+    disk size=2m
     head -c 600000 /dev/zero >"$dir/disk/others"
     ends dead 74 "no room for dead letters ends with 74 and names the file" \
         "dead.jsonl: write: No space left on device" "${from[@]}" -o "dead_letter.path=$dir/disk/dead.jsonl"
@@ -85,14 +85,14 @@ disks()
     umount "$dir/disk"
 
     made good
-    disk 100k
+    disk size=100k
     ends snapshot 74 "no room for the last snapshot ends with 74 and says how much is needed" "MB are needed and" \
         "${from[@]}" -o "snapshot.dir=$dir/disk/snapshots"
     check "nothing half is published" "$(ls "$dir/disk/snapshots")" test -z "$(ls "$dir/disk/snapshots")"
     larger
     ends snapshot 0 "with room again the same command publishes it" "snapshot published" \
         "${from[@]}" -o "snapshot.dir=$dir/disk/snapshots"
-    mount -o remount,ro "$dir/disk"
+    disk remount,ro
     ends readonly 77 "a read-only disk ends with 77 and the sentence" "Read-only file system" \
         "${from[@]}" -o "state.dir=$dir/disk/other"
 }
