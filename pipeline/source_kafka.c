@@ -548,8 +548,8 @@ static int client_check_topics(struct source_kafka *k)
             return found;
         if (found > 0 && found != n)
             return fail(k, -ESTALE,
-                        "topic %s has %d partitions now, it had %d when reading began: restart to "
-                        "read them all",
+                        "topic %s has %d partitions now, it had %d when reading began: a new "
+                        "state.dir and a replay read them all",
                         k->topics[t], found, n);
     }
     return 0;
