@@ -34,50 +34,63 @@ struct recorded {
     struct recorded *next;
 };
 
+// Who may touch what, while the threads run. job_open and job_close are alone.
 struct job {
+    // Read by all, changed by none.
     const struct config *config;
     struct job_options options;
+    int n; // partitions
+    int64_t *from;
+    int64_t opened_ms;
+    uint64_t slice_start; // the checkpoint's
+    struct join_window windows[CONFIG_ENTRIES_MAX];
+    pthread_t ingest, train, write;
+    bool threads; // they were started
+    struct engine *engine;
+
+    // Anybody's, at any time.
+    struct notify_worker workers[JOB_WORKERS];
+    _Atomic bool stop, failed, ended, reading;
+    _Atomic uint64_t durable_slice; // of the oldest checkpoint kept; for trimming the log
+
+    // The ingest thread's. Others hand slices back with cutter_give; the writer syncs the log; the
+    // names of the source's partitions are everybody's.
     struct source *source;
-    int n;
-    int64_t *from, *to;
-    struct trainer trainer;
-    struct evaluator *evaluator;
     struct cutter *cutter;
     struct slice_log slice_log;
     struct dead_letter *dead_letter;
-    struct engine *engine;
-    struct catalog *checkpoints, *scratch, *snapshots;
-    struct join_window windows[CONFIG_ENTRIES_MAX];
     struct recorded *recorded, **recorded_end;
-    uint64_t slice_start;              // the checkpoint's
-    struct state_stamp kept[KEPT_MAX]; // checkpoints on disk, oldest first; the writer's
+    uint64_t trimmed; // the log holds nothing before this slice, or little
+
+    // The trainer thread's. From cut_start until work is WORK_NONE again the writer sweeps the
+    // columns.
+    struct trainer trainer;
+    struct evaluator *evaluator;
+    double loss, step_begun_s, evaluate_s;
+    int64_t first_example_ms;
+    bool ahead; // it was said that event time is ahead of the clock
+
+    // The writer thread's.
+    struct catalog *checkpoints, *scratch, *snapshots;
+    struct state_stamp kept[KEPT_MAX]; // checkpoints on disk, oldest first
     int n_kept;
-    int64_t *cut_next, *durable_next; // positions of the last cut, and of the last durable one
 
-    pthread_t ingest, train, write;
-    bool threads;
-    struct notify_worker workers[JOB_WORKERS];
-    _Atomic bool stop, failed, ended, reading;
-
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
+    pthread_mutex_t lock;   // around all that follows
+    pthread_cond_t changed; // any of it
+    int64_t *to;            // the ingest thread changes it, and alone may read it without the lock
     struct slice *queue[QUEUE_SLICES]; // ingest -> trainer
     int queue_first, queue_n;
     bool ingest_done;
-    enum work work; // trainer -> writer
-    int result;
-    bool result_there;
-    char error[2048];
-    struct job_status status; // under lock
+    enum work work;                   // trainer -> writer, who sets it back to WORK_NONE
+    int64_t *cut_next, *durable_next; // positions of the last cut, and of the last durable one
     // Monotonic: when a checkpoint and a snapshot were last tried, whatever came of it, and when a
     // checkpoint last became durable.
     int64_t checkpoint_ms, snapshot_ms, durable_ms;
-    _Atomic uint64_t durable_slice; // of the oldest checkpoint kept; for trimming the log
-    uint64_t trimmed;               // the ingest thread's
-    // The trainer thread's.
-    double loss, step_begun_s, evaluate_s;
-    int64_t opened_ms, first_example_ms;
-    bool ahead; // it was said that event time is ahead of the clock
+    struct job_status status;
+    // The end. Once result_there is seen under the lock, result and error stay as they are.
+    bool result_there;
+    int result;
+    char error[2048];
 };
 
 __attribute__((format(printf, 3, 4))) static int fail(struct job *j, int rc, const char *format,
@@ -475,28 +488,57 @@ static void lag_tell(const struct job *j, const struct slice *slice)
     }
 }
 
-static int ingest_one(struct job *j, bool *done)
+// The next slice: from the log while it has one, else cut now and logged. 1, 0 when there is none
+// yet, or -errno with the failure told; then the slice is nobody's.
+static int slice_next(struct job *j, struct slice **slice)
 {
-    struct slice *slice = NULL;
     int rc;
     if (j->recorded) {
         struct recorded *r = j->recorded;
-        rc = cutter_recorded(j->cutter, &r->record, &slice);
+        rc = cutter_recorded(j->cutter, &r->record, slice);
         j->recorded = r->next;
         free(r);
-    } else if (atomic_load(&j->stop)) {
+        return rc < 0 ? fail(j, rc, "%s", cutter_error(j->cutter)) : rc;
+    }
+    rc = cutter_next(j->cutter, clock_ms(CLOCK_MONOTONIC), WAIT_MS, slice);
+    if (rc <= 0)
+        return rc < 0 ? fail(j, rc, "%s", cutter_error(j->cutter)) : 0;
+    rc = slice_log_append(&j->slice_log, *slice);
+    if (rc < 0) {
+        cutter_give(j->cutter, *slice);
+        return fail(j, rc, "%s", j->slice_log.error);
+    }
+    return 1;
+}
+
+// The seam: everything up to here was bounded, from here on nothing is missed.
+static int go_live(struct job *j, struct slice *slice)
+{
+    slice->last = false;
+    for (int p = 0; p < j->n; p++)
+        log_info("going live", "topic=%s partition=%d offset=%" PRId64,
+                 j->source->partitions[p].name, j->source->partitions[p].partition, slice->next[p]);
+    pthread_mutex_lock(&j->lock); // the trainer computes the progress from them
+    for (int p = 0; p < j->n; p++)
+        j->to[p] = SOURCE_UNBOUNDED;
+    pthread_mutex_unlock(&j->lock);
+    const int rc = j->source->ops->start(j->source, slice->next, j->to);
+    if (rc < 0)
+        return fail(j, rc, "%s", j->source->error);
+    cutter_go_live(j->cutter);
+    return 0;
+}
+
+static int ingest_one(struct job *j, bool *done)
+{
+    struct slice *slice = NULL;
+    if (!j->recorded && atomic_load(&j->stop)) {
         *done = true;
         return 0;
-    } else {
-        rc = cutter_next(j->cutter, clock_ms(CLOCK_MONOTONIC), WAIT_MS, &slice);
-        if (rc > 0) {
-            const int logged = slice_log_append(&j->slice_log, slice);
-            if (logged < 0)
-                return fail(j, logged, "%s", j->slice_log.error);
-        }
     }
+    int rc = slice_next(j, &slice);
     if (rc < 0)
-        return fail(j, rc, "%s", cutter_error(j->cutter));
+        return rc;
     if (!j->recorded && !atomic_load_explicit(&j->reading, memory_order_relaxed))
         atomic_store(&j->reading, true);
     if (rc == 0)
@@ -504,25 +546,19 @@ static int ingest_one(struct job *j, bool *done)
     metrics_put_of(METRIC_RECORD_BYTES, 0, cutter_counts(j->cutter).bytes);
     busy_tell(BY_STAGE_INGEST, clock_s(CLOCK_THREAD_CPUTIME_ID));
     lag_tell(j, slice);
+    rc = 0;
     if (rejects_any(slice)) {
         rc = dead_letter_sync(j->dead_letter);
         if (rc < 0)
-            return fail(j, rc, "%s", dead_letter_error(j->dead_letter));
+            fail(j, rc, "%s", dead_letter_error(j->dead_letter));
         metrics_put_of(METRIC_DEAD_LETTER_BYTES, 0, dead_letter_size(j->dead_letter));
         metrics_put_of(METRIC_DEAD_LETTER_ROTATIONS, 0, dead_letter_rotations(j->dead_letter));
     }
-    if (slice->last && j->options.then_live) {
-        // The seam: everything up to here was bounded, from here on nothing is missed.
-        slice->last = false;
-        for (int p = 0; p < j->n; p++)
-            log_info("going live", "topic=%s partition=%d offset=%" PRId64,
-                     j->source->partitions[p].name, j->source->partitions[p].partition,
-                     slice->next[p]);
-        for (int p = 0; p < j->n; p++)
-            j->to[p] = SOURCE_UNBOUNDED;
-        if (j->source->ops->start(j->source, slice->next, j->to) < 0)
-            return fail(j, -EIO, "%s", j->source->error);
-        cutter_go_live(j->cutter);
+    if (rc == 0 && slice->last && j->options.then_live)
+        rc = go_live(j, slice);
+    if (rc < 0) {
+        cutter_give(j->cutter, slice);
+        return rc;
     }
     *done = slice->last;
     if (*done)

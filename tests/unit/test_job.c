@@ -22,6 +22,7 @@ static struct empty {
     struct source source;
     struct source_partition partition;
     int read_fails;
+    int records; // that it brings after all: not JSON
 } empty;
 
 static int empty_bounds(struct source *s, int64_t *first, int64_t *end)
@@ -43,7 +44,11 @@ static int empty_read(struct source *s, int p, int max, struct record *records)
 {
     (void)p;
     (void)max;
-    (void)records;
+    if (empty.records > 0) {
+        empty.records--;
+        records[0] = (struct record){.value = "no", .value_size = 2, .broker_ts_ms = -1};
+        return 1;
+    }
     snprintf(s->error, sizeof s->error, "the broker is gone");
     return empty.read_fails;
 }
@@ -172,6 +177,20 @@ static void a_source_that_fails_ends_it_with_its_sentence(void **state)
     assert_int_equal(s.checkpoints, 0);
 }
 
+static void a_slice_that_cannot_be_logged_ends_it_and_is_given_back(void **state)
+{
+    char from[96], to[96];
+    (void)state;
+    empty.records = 1;
+    snprintf(from, sizeof from, "%s/state", f.directory);
+    snprintf(to, sizeof to, "%s/elsewhere", f.directory);
+    assert_int_equal(rename(from, to), 0);
+    assert_int_equal(job_start(f.job), 0);
+    assert_int_equal(job_wait(f.job, 10000), 1);
+    assert_int_equal(job_result(f.job), -ENOENT);
+    assert_non_null(strstr(job_error(f.job), "slices-1.log"));
+}
+
 static void a_checkpoint_that_cannot_be_written_at_the_end_is_its_failure(void **state)
 {
     char from[96], to[96];
@@ -216,6 +235,7 @@ int main(void)
         TEST(an_empty_topic_is_being_read),
         TEST(stopped_before_the_first_event_it_leaves_a_checkpoint),
         TEST(a_source_that_fails_ends_it_with_its_sentence),
+        TEST(a_slice_that_cannot_be_logged_ends_it_and_is_given_back),
         TEST(a_checkpoint_that_cannot_be_written_at_the_end_is_its_failure),
         TEST(the_age_is_that_of_the_last_durable_checkpoint),
     };
