@@ -58,7 +58,7 @@ static void step(void *arg, const struct step_report *report)
     e->marked = now;
     e->steps++;
     e->skipped += report->skipped;
-    if (report->replayed)
+    if (report->replayed || report->skipped) // a loss that is not a number would stay
         return;
     e->loss += report->loss;
     e->examples += report->examples;

@@ -250,7 +250,7 @@ static int place_parse(const char *text, const struct source *s, const int64_t *
 {
     struct tm tm = {0};
     char *rest;
-    int64_t ts_ms = -1;
+    int64_t ts_ms;
     const int n = s->n_partitions;
     if (!strcmp(text, "begin") || !strcmp(text, "end")) {
         memcpy(places, *text == 'b' ? first : end, (size_t)n * sizeof *places);
@@ -259,20 +259,23 @@ static int place_parse(const char *text, const struct source *s, const int64_t *
     rest = strptime(text, "%Y-%m-%dT%H:%M:%S", &tm);
     if (rest && (!strcmp(rest, "Z") || !*rest)) {
         ts_ms = (int64_t)timegm(&tm) * 1000;
+        if (ts_ms < 0) // no record is older than 1970
+            ts_ms = 0;
     } else {
         errno = 0;
-        const long long number = strtoll(text, &rest, 10);
+        const int64_t number = strtoll(text, &rest, 10);
         if (errno || rest == text || number < 0)
             return -EINVAL;
-        if (!strcmp(rest, "ms"))
-            ts_ms = number;
-        else if (*rest)
-            return -EINVAL;
-        else
+        if (!*rest) {
             for (int p = 0; p < n; p++)
-                places[p] = first[p] + number < end[p] ? first[p] + number : end[p];
+                places[p] = number < end[p] - first[p] ? first[p] + number : end[p];
+            return 0;
+        }
+        if (strcmp(rest, "ms"))
+            return -EINVAL;
+        ts_ms = number;
     }
-    return ts_ms < 0 ? 0 : s->ops->offsets_for_time((struct source *)(uintptr_t)s, ts_ms, places);
+    return s->ops->offsets_for_time((struct source *)(uintptr_t)s, ts_ms, places);
 }
 
 int cmd_replay(const struct config *c, const struct command_line *line)
