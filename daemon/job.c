@@ -118,6 +118,10 @@ const char *job_error(const struct job *j)
 
 struct notify_worker *job_workers(struct job *j)
 {
+    // In the middle of a slice the trainer may have to wait for the sweep of a cut, and that one
+    // for the disk: the same patience as with the writer.
+    if (atomic_load(&j->trainer.columns.waits))
+        notify_beat(&j->workers[1]);
     return j->workers;
 }
 

@@ -74,5 +74,5 @@ struct job_status {
     double first_example_s; // from job_open to the first example learned; 0: none yet
 };
 void job_status(const struct job *j, struct job_status *status);
-// For the watchdog.
+// For the watchdog, at each look: who waits for the disk counts as moving.
 struct notify_worker *job_workers(struct job *j);

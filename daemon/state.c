@@ -240,7 +240,9 @@ int state_restore(struct trainer *t, const char *path, const struct config *conf
                      c->name);
             rc = -EINVAL;
         } else if (image.n > c->n_max) {
-            snprintf(error, error_size, "%s: column %s has %zu units, the configuration allows %zu",
+            snprintf(error, error_size,
+                     "%s: column %s has %zu units, the configuration has room for %zu; give the "
+                     "options of then (eval.chunk sizes trainer.example)",
                      path, c->name, image.n, c->n_max);
             rc = -EINVAL;
         } else if (image.n > 0) {
@@ -254,7 +256,7 @@ int state_restore(struct trainer *t, const char *path, const struct config *conf
         rc = trainer_rebuild(t);
         if (rc < 0)
             snprintf(error, error_size, "%s: %s", path,
-                     rc == -EINVAL ? "two rows have one id" : strerror(-rc));
+                     rc == -EINVAL ? "its columns contradict each other" : strerror(-rc));
     }
     return rc;
 }

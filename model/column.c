@@ -124,9 +124,11 @@ void column_save(struct column *c, size_t i)
     const size_t n = (sizeof(struct saved) + c->unit + 15) & ~(size_t)15;
     if (n > s->undo_max - s->undo_used) {
         s->saves_waited++;
+        atomic_store_explicit(&s->waits, true, memory_order_relaxed);
         while (i >= atomic_load_explicit(&c->swept, memory_order_acquire) &&
                atomic_load_explicit(&s->cut, memory_order_acquire))
             sched_yield();
+        atomic_store_explicit(&s->waits, false, memory_order_relaxed);
         return;
     }
     struct saved *saved = (struct saved *)(s->undo + s->undo_used);

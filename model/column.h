@@ -50,6 +50,7 @@ struct columns {
     unsigned char *undo;      // space for saved units
     size_t undo_used, undo_max;
     uint64_t saves, saves_waited; // of the current cut
+    _Atomic bool waits;           // the owner waits for the sweeper; any thread may look
 };
 
 // undo_max: bytes for saved units, reserved, touched only as needed. 0 or -ENOMEM.

@@ -216,6 +216,42 @@ static void *sweeper(void *arg)
     return NULL;
 }
 
+static struct {
+    struct columns set;
+    struct column wide; // of 1 KiB: undo space for three
+} narrow;
+
+static void *edit_all(void *arg)
+{
+    for (size_t i = 0; i < narrow.wide.n; i++)
+        *(unsigned char *)column_edit(&narrow.wide, i) = 1;
+    return arg;
+}
+
+static void an_owner_without_undo_space_shows_that_it_waits(void **state)
+{
+    enum { N = 8 };
+    static unsigned char out[N * 1024];
+    pthread_t owner;
+    (void)state;
+    assert_int_equal(columns_open(&narrow.set, 0), 0);
+    assert_int_equal(column_open(&narrow.wide, &narrow.set, "wide", 1024, N), 0);
+    column_grow(&narrow.wide, N);
+    columns_cut(&narrow.set);
+    assert_false(atomic_load(&narrow.set.waits));
+    assert_int_equal(pthread_create(&owner, NULL, edit_all, NULL), 0);
+    while (!atomic_load(&narrow.set.waits))
+        sched_yield();
+    column_sweep(&narrow.wide, 0, N, out);
+    assert_int_equal(pthread_join(owner, NULL), 0);
+    assert_false(atomic_load(&narrow.set.waits));
+    assert_int_equal(narrow.set.saves_waited, 1);
+    for (size_t i = 0; i < sizeof out; i++)
+        assert_int_equal(out[i], 0);
+    columns_cut_end(&narrow.set);
+    columns_close(&narrow.set);
+}
+
 static uint64_t stress(bool late)
 {
     pthread_t thread;
@@ -286,6 +322,7 @@ int main(void)
         TEST(what_cannot_be_reserved_is_an_error),
         TEST(another_thread_sweeps_exactly_while_the_owner_edits),
         TEST(an_owner_without_undo_space_waits_and_stays_exact),
+        TEST(an_owner_without_undo_space_shows_that_it_waits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
