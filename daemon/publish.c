@@ -465,6 +465,43 @@ static int manifest_write(struct publishing *p, const struct publish_options *o)
     return writer_manifest_json(w, "metrics", text);
 }
 
+// Every file of the snapshot, then its manifest, then its name: from there on readers see it.
+static int files_write(struct publishing *p, const struct publish_options *o)
+{
+    struct image *m = &p->image;
+    golden_choose(p);
+    int rc = item_vectors(p, false);
+    if (rc == 0 && o->config->snapshot_f16)
+        rc = item_vectors(p, true);
+    if (rc == 0)
+        rc = ids_write(p->w, "item", m->n_items, item_id, m);
+    if (rc == 0)
+        rc = strings_write(p->w, "item_titles", m->n_items, item_title, m);
+    if (rc == 0)
+        rc = row_vectors(p, "user_emb.f32.safetensors", "user_embedding", &m->tables.user_vector,
+                         m->n_users, m->users);
+    if (rc == 0 && m->model.kind == MODEL_RECIPE)
+        rc = row_vectors(p, "item_context.f32.safetensors", "item_context", &m->tables.item_context,
+                         m->n_items, m->items);
+    // The history encoder reads the rows, from which the item tower makes the vectors.
+    if (rc == 0 && m->model.kind == MODEL_TWO_TOWER && m->model.attention)
+        rc = row_vectors(p, "item_row.f32.safetensors", "item_row", &m->tables.item_vector,
+                         m->n_items, m->items);
+    if (rc == 0)
+        rc = ids_write(p->w, "user", m->n_users, user_id, m);
+    if (rc == 0)
+        rc = user_histories(p);
+    if (rc == 0)
+        rc = user_newests(p);
+    if (rc == 0)
+        rc = dense_matrices(p);
+    if (rc == 0)
+        rc = golden_write(p);
+    if (rc == 0)
+        rc = manifest_write(p, o);
+    return rc == 0 ? writer_publish(p->w) : rc;
+}
+
 int publish_snapshot(const struct publish_options *o, struct published *published, char *error,
                      size_t error_size)
 {
@@ -499,38 +536,7 @@ int publish_snapshot(const struct publish_options *o, struct published *publishe
                              .engine = o->engine},
                          error, error_size);
     if (rc == 0) {
-        golden_choose(&p);
-        rc = item_vectors(&p, false);
-        if (rc == 0 && o->config->snapshot_f16)
-            rc = item_vectors(&p, true);
-        if (rc == 0)
-            rc = ids_write(p.w, "item", m->n_items, item_id, &p.image);
-        if (rc == 0)
-            rc = strings_write(p.w, "item_titles", m->n_items, item_title, &p.image);
-        if (rc == 0)
-            rc = row_vectors(&p, "user_emb.f32.safetensors", "user_embedding",
-                             &m->tables.user_vector, m->n_users, m->users);
-        if (rc == 0 && m->model.kind == MODEL_RECIPE)
-            rc = row_vectors(&p, "item_context.f32.safetensors", "item_context",
-                             &m->tables.item_context, m->n_items, m->items);
-        // The history encoder reads the rows, from which the item tower makes the vectors.
-        if (rc == 0 && m->model.kind == MODEL_TWO_TOWER && m->model.attention)
-            rc = row_vectors(&p, "item_row.f32.safetensors", "item_row", &m->tables.item_vector,
-                             m->n_items, m->items);
-        if (rc == 0)
-            rc = ids_write(p.w, "user", m->n_users, user_id, &p.image);
-        if (rc == 0)
-            rc = user_histories(&p);
-        if (rc == 0)
-            rc = user_newests(&p);
-        if (rc == 0)
-            rc = dense_matrices(&p);
-        if (rc == 0)
-            rc = golden_write(&p);
-        if (rc == 0)
-            rc = manifest_write(&p, o);
-        if (rc == 0)
-            rc = writer_publish(p.w);
+        rc = files_write(&p, o);
         if (rc == 0)
             *published =
                 (struct published){o->generation, writer_bytes(p.w), m->n_items, m->n_users};
