@@ -14,6 +14,7 @@
 // scores wherever they stand.
 enum { BLOCK_QUERIES = 64, BLOCK_ITEMS = 256 };
 static const double WINDOW_HALF_LIFE = 5000;
+static const double LOG_LOSS_WORST = 1e6;
 
 struct popularity {
     double count; // decayed, as of example `at`
@@ -246,12 +247,15 @@ static struct evaluation contest_end(const struct evaluator *e, const struct con
     while (level < e->n && e->ranking[level] <= mine)
         level++;
     const double popular = (double)(e->n - level) + (double)(level > low ? level - low - 1 : 0) / 2;
+    // A model that overflows gives no number; once in a sum it would stay there, over restarts too,
+    // and no snapshot's manifest could be written any more.
+    const double loss = c->shift + log(c->sum) - (double)c->score;
     return (struct evaluation){
         .n = 1,
         .recall_10 = rank < 10,
         .recall_100 = rank < 100,
         .ndcg_10 = rank < 10 ? 1 / log2(rank + 2) : 0,
-        .log_loss = c->shift + log(c->sum) - (double)c->score,
+        .log_loss = isfinite(loss) ? loss : LOG_LOSS_WORST,
         .popularity_recall_10 = popular < 10,
         .popularity_recall_100 = popular < 100,
     };

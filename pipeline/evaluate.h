@@ -14,7 +14,7 @@
 //     every item that has a row.
 //   - Rank = items with a higher score + half of those with the same score. A hit at k is a rank
 //     below k. NDCG@10 = 1 / log2(rank + 2) for a rank below 10. Log loss is over the softmax of
-//     all scores.
+//     all scores; 1e6 stands for one that is not finite.
 //   - Decayed popularity is scored by the same protocol: engagements decayed with a half-life in
 //     examples, as of the start of the chunk.
 //

@@ -396,6 +396,23 @@ static void a_restart_goes_on_with_the_figures(void **state)
                         sizeof window);
 }
 
+static void a_model_that_overflows_leaves_the_sums_finite(void **state)
+{
+    (void)state;
+    open_with_items(ITEMS);
+    const struct tables *tables = two_tower_tables(f.rows.model);
+    for (size_t k = 0; k < DIM; k++) {
+        ((float *)tables->user_vector.base)[k] = 1e30f;
+        ((float *)tables->item_vector.base)[k] = 1e30f;
+    }
+    f.list[0] = (struct example){.positive = true}; // of user 0 and item 0
+    evaluator_score(f.evaluator, 1, f.list, NULL);
+    const struct evaluation window = evaluator_window(f.evaluator);
+    assert_int_equal(window.n, 1);
+    assert_true(isfinite(window.log_loss));
+    assert_true(window.log_loss > 1000); // and the worst there is
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -410,6 +427,7 @@ int main(void)
         TEST(the_window_halves_in_5000_examples),
         TEST(a_row_handed_out_again_does_not_inherit_popularity),
         TEST(a_restart_goes_on_with_the_figures),
+        TEST(a_model_that_overflows_leaves_the_sums_finite),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
