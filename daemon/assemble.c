@@ -77,8 +77,8 @@ struct trainer_options assemble_trainer(const struct config *c, int partitions,
         .replay = c->model_replay,
         .replay_window = c->model_replay_window,
         .partitions = partitions,
-        // Address space: only what is used is ever touched. With 256 MB a cut of 2 GB made the trainer
-        // wait for the sweep, up to 1.1 s in one step (tests/bench/bench_cut.c).
+        // Address space: only what is used is ever touched. With 256 MB a cut of 2 GB made the
+        // trainer wait for the sweep, up to 1.1 s in one step (tests/bench/bench_cut.c).
         .undo_bytes = (size_t)1 << 30,
         .negatives = c->model_type == CONFIG_MODEL_TWO_TOWER,
     };
