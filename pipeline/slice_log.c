@@ -46,8 +46,9 @@ static size_t record_size(const struct slice_log *l)
 
 static uint32_t record_crc(const struct slice_log *l, const unsigned char *record)
 {
-    return crc32_iscsi((unsigned char *)(uintptr_t)record + COVERED,
-                       (int)(record_size(l) - COVERED), 0);
+    // CRC32C as others know it: all ones at the start, inverted at the end.
+    return ~crc32_iscsi((unsigned char *)(uintptr_t)record + COVERED,
+                        (int)(record_size(l) - COVERED), ~0u);
 }
 
 static bool record_whole(const struct slice_log *l, const unsigned char *record)
