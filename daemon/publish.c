@@ -249,6 +249,9 @@ static int item_vectors(struct publishing *p, bool half)
             }
             kernels->to_half((size_t)n * w, p->V, p->half);
             rc = writer_append(p->w, p->half, (size_t)n * w * sizeof *p->half);
+        } else if (!isfinite(kernels->dot((size_t)n * w, p->V, p->V))) {
+            // The readers would refuse it. The last good snapshot stays.
+            rc = writer_fail(p->w, -EDOM, "an item vector is infinite, NaN or beyond 1e19");
         } else {
             golden_see(p, first, n);
             rc = writer_append(p->w, p->V, (size_t)n * w * sizeof *p->V);

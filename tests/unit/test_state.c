@@ -597,6 +597,25 @@ static void what_is_not_a_checkpoint_of_this_model_is_not_published(void **state
     assert_int_equal(count_entries(f.snapshots.path), 0);
 }
 
+static void vectors_that_are_not_finite_are_not_published(void **state)
+{
+    (void)state;
+    learn(1, 50);
+    const struct tables *t = two_tower_tables(f.trainer.rows.model);
+    ((float *)(void *)t->item_vector.base)[3] = NAN;
+    columns_cut(&f.trainer.columns);
+    write_state(1);
+    struct published published;
+    const struct publish_options options = {.checkpoint = f.path,
+                                            .root = f.snapshots.path,
+                                            .generation = 2,
+                                            .engine = f.snapshots.engine,
+                                            .config = &f.config};
+    assert_int_equal(publish_snapshot(&options, &published, f.error, sizeof f.error), -EDOM);
+    assert_non_null(strstr(f.error, "NaN"));
+    assert_int_equal(count_entries(f.snapshots.path), 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -607,6 +626,7 @@ int main(void)
         TEST(other_options_of_the_model_are_refused_by_name),
         TEST(other_partitions_are_refused),
         TEST(a_damaged_column_is_refused),
+        TEST(vectors_that_are_not_finite_are_not_published),
         TEST(a_snapshot_says_what_the_trainer_says),
         TEST(ids_may_be_integers),
         TEST(a_snapshot_is_a_function_of_its_checkpoint),
