@@ -407,6 +407,14 @@ static int client_unreachable(struct source_kafka *k, const char *asked, rd_kafk
                 rd_kafka_err2str(code), k->trouble[0] ? ": " : "", k->trouble);
 }
 
+// Whether the answer will be another in a moment: a broker has just come back, or a partition has
+// just got its leader.
+static bool is_passing(rd_kafka_resp_err_t code)
+{
+    return code == RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE ||
+           code == RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION;
+}
+
 // How many partitions a topic has. 0 or less: -errno.
 static int client_count_partitions(struct source_kafka *k, const char *topic, int timeout_ms)
 {
@@ -450,7 +458,7 @@ static int client_count_partitions(struct source_kafka *k, const char *topic, in
                           k->bootstrap);
         rd_kafka_metadata_destroy(metadata);
         // A topic that was just created, or a broker that just came back.
-        if (code != RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE || now_ms() + WAIT_MS >= end)
+        if (!is_passing(code) || now_ms() + WAIT_MS >= end)
             break;
         poll(NULL, 0, WAIT_MS);
     }
@@ -464,9 +472,13 @@ static int client_watermarks(struct source_kafka *k, int64_t *first, int64_t *en
 {
     for (int i = 0; i < k->base.n_partitions; i++) {
         const struct source_partition *at = &k->base.partitions[i];
+        const int64_t until = now_ms() + REPLY_TIMEOUT_MS;
         int64_t lo = -1, hi = -1; // stay as they are when the query fails
-        const rd_kafka_resp_err_t code = rd_kafka_query_watermark_offsets(
-            k->client, at->name, at->partition, &lo, &hi, REPLY_TIMEOUT_MS);
+        rd_kafka_resp_err_t code;
+        while (is_passing(code = rd_kafka_query_watermark_offsets(
+                              k->client, at->name, at->partition, &lo, &hi, REPLY_TIMEOUT_MS)) &&
+               now_ms() + WAIT_MS < until)
+            poll(NULL, 0, WAIT_MS);
         if (code) {
             char asked[320];
             snprintf(asked, sizeof asked, "offsets of topic %s partition %" PRId32, at->name,
