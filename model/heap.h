@@ -29,6 +29,11 @@ void heap_give(struct heap *h, uint32_t block, size_t n);
 // How many granules a request for n really gets.
 size_t heap_capacity(size_t n);
 
+static inline size_t heap_granules(size_t bytes)
+{
+    return (bytes + HEAP_GRANULE - 1) / HEAP_GRANULE;
+}
+
 static inline const void *heap_at(const struct heap *h, uint32_t block)
 {
     return column_at(&h->granule, block);

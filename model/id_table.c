@@ -205,11 +205,6 @@ static bool filter_see(struct id_table *t, const struct id *id, int64_t ts_ms)
     return false;
 }
 
-static size_t granules(size_t bytes)
-{
-    return (bytes + HEAP_GRANULE - 1) / HEAP_GRANULE;
-}
-
 static int64_t row_create(struct id_table *t, const struct id *id, int64_t ts_ms)
 {
     struct id_table_state *state = column_edit(&t->state, 0);
@@ -218,7 +213,7 @@ static int64_t row_create(struct id_table *t, const struct id *id, int64_t ts_ms
         state->refused_full++;
         return ID_NO_ROW;
     }
-    const uint32_t text = t->options.no_text ? 0 : heap_take(&t->text, granules(id->size));
+    const uint32_t text = t->options.no_text ? 0 : heap_take(&t->text, heap_granules(id->size));
     if (!text && !t->options.no_text) {
         state->refused_full++;
         return ID_NO_ROW;
@@ -241,8 +236,8 @@ static int64_t row_create(struct id_table *t, const struct id *id, int64_t ts_ms
                          .seen_ms = ts_ms,
                          .created_ms = ts_ms};
     if (text) {
-        char *bytes = heap_edit(&t->text, text, 0, granules(id->size));
-        memset(bytes, 0, granules(id->size) * HEAP_GRANULE);
+        char *bytes = heap_edit(&t->text, text, 0, heap_granules(id->size));
+        memset(bytes, 0, heap_granules(id->size) * HEAP_GRANULE);
         memcpy(bytes, id->bytes, id->size);
     }
     slots_put(&t->index->now, id->hash, row);
@@ -294,7 +289,7 @@ void id_table_remove(struct id_table *t, uint32_t row)
     assert(r->kind != ID_ABSENT);
     index_find(t, &id)->row = GONE;
     if (r->text)
-        heap_give(&t->text, r->text, granules(r->size));
+        heap_give(&t->text, r->text, heap_granules(r->size));
     *r = (struct id_row){.generation = r->generation, .text = state->free};
     state->free = row + 1;
     state->live--;

@@ -333,7 +333,7 @@ static bool list_grow(struct join *j, struct session *session, size_t n)
 
 static size_t feature_granules(const struct join *j)
 {
-    return ((size_t)j->options.user_features * sizeof(float) + HEAP_GRANULE - 1) / HEAP_GRANULE;
+    return heap_granules((size_t)j->options.user_features * sizeof(float));
 }
 
 // Emitting.

@@ -87,16 +87,11 @@ int64_t rows_item(struct rows *r, const struct id *id, int64_t ts_ms)
     return row;
 }
 
-static size_t granules(size_t bytes)
-{
-    return (bytes + HEAP_GRANULE - 1) / HEAP_GRANULE;
-}
-
 static void title_clear(struct rows *r, uint32_t row)
 {
     struct title *title = column_edit(&r->title, row);
     if (title->block)
-        heap_give(&r->titles, title->block, granules(title->size));
+        heap_give(&r->titles, title->block, heap_granules(title->size));
     *title = (struct title){0};
 }
 
@@ -108,11 +103,11 @@ static void title_set(struct rows *r, uint32_t row, struct text text)
     title_clear(r, row);
     if (size == 0)
         return;
-    const uint32_t block = heap_take(&r->titles, granules(size));
+    const uint32_t block = heap_take(&r->titles, heap_granules(size));
     if (!block)
         return; // the title is for people; the item is learned without it
-    char *bytes = heap_edit(&r->titles, block, 0, granules(size));
-    memset(bytes, 0, granules(size) * HEAP_GRANULE);
+    char *bytes = heap_edit(&r->titles, block, 0, heap_granules(size));
+    memset(bytes, 0, heap_granules(size) * HEAP_GRANULE);
     memcpy(bytes, text.bytes, size);
     *(struct title *)column_edit(&r->title, row) = (struct title){block, (uint16_t)size, 0};
 }
