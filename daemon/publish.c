@@ -112,7 +112,7 @@ static int image_open(struct image *m, const struct publish_options *o, char *er
     }
     memcpy(&m->trainer, column_at(&state, 0), sizeof m->trainer);
     m->watermark_ms = ((const struct join_scalars *)column_at(&join, 0))->watermark_ms;
-    m->history = m->model.history > m->model.repeat ? m->model.history : m->model.repeat;
+    m->history = two_tower_history(&m->model);
     m->view = (struct view){.options = &m->model,
                             .dense = column_at(&m->tables.dense, 0),
                             .state = column_at(&m->tables.state, 0),

@@ -43,6 +43,12 @@ struct two_tower_options {
     int hard_negatives;
 };
 
+// How much of a user's history the model reads at the most.
+static inline int two_tower_history(const struct two_tower_options *o)
+{
+    return o->history > o->repeat ? o->history : o->repeat;
+}
+
 // One impression with its label. Histories are as of the impression.
 struct example {
     uint32_t user, item; // rows

@@ -16,7 +16,7 @@ int rows_open(struct rows *r, struct columns *s, const struct rows_options *opti
               const struct two_tower_options *model)
 {
     *r = (struct rows){0};
-    const int length = model->history > model->repeat ? model->history : model->repeat;
+    const int length = two_tower_history(model);
     int rc = id_table_open(
         &r->items, s,
         &(struct id_table_options){.names = {"item.id", "item.table", "item.sighting"},

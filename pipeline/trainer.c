@@ -93,9 +93,7 @@ static void example_take(void *arg, const struct labelled *l)
     struct rows *rows = &t->rows;
     if (l->positive || t->options.negatives) {
         struct trainer_state *state = state_edit(t);
-        const int length = t->options.model.history > t->options.model.repeat
-                               ? t->options.model.history
-                               : t->options.model.repeat;
+        const int length = two_tower_history(&t->options.model);
         struct example *example = column_edit(&t->remainder, state->remainder);
         *example = (struct example){
             .user = l->user,
