@@ -372,6 +372,24 @@ static enum reject read_name(struct decoder *d, enum json_kind kind, void *targe
     return r;
 }
 
+// An integer of 0 to max, no null. beyond: the reason for one that is not.
+static enum reject read_natural(struct decoder *d, enum json_kind kind, uint64_t max,
+                                enum reject beyond, const char *expected, int64_t *number)
+{
+    uint64_t bits;
+    bool negative;
+
+    if (kind != JSON_NUMBER)
+        return reject(d, REJECT_WRONG_TYPE, expected);
+    const enum json_status status = json_integer(d->json, &negative, &bits);
+    if (status == JSON_OUT_OF_RANGE || (status == JSON_OK && (negative || bits > max)))
+        return reject(d, beyond, expected);
+    if (status != JSON_OK)
+        return malformed(d);
+    *number = (int64_t)bits;
+    return REJECT_NONE;
+}
+
 static enum reject read_time(struct decoder *d, enum json_kind kind, void *target)
 {
     // The mistakes that happen, by what the number would mean in the unit of each.
@@ -385,23 +403,16 @@ static enum reject read_time(struct decoder *d, enum json_kind kind, void *targe
     };
     static const char expected[] =
         "an integer of milliseconds since 1970 in the years 2000 to 2100";
-    int64_t *ts_ms = target;
-    uint64_t bits;
-    bool negative;
+    int64_t *ts_ms = target, ts = 0;
 
     *ts_ms = 0;
     if (kind == JSON_NULL) {
         json_skip(d->json);
         return REJECT_NONE;
     }
-    if (kind != JSON_NUMBER)
-        return reject(d, REJECT_WRONG_TYPE, expected);
-    const enum json_status status = json_integer(d->json, &negative, &bits);
-    if (status == JSON_OUT_OF_RANGE || (status == JSON_OK && (negative || bits > INT64_MAX)))
-        return reject(d, REJECT_BAD_TIME, expected);
-    if (status != JSON_OK)
-        return malformed(d);
-    const int64_t ts = (int64_t)bits;
+    const enum reject wrong = read_natural(d, kind, INT64_MAX, REJECT_BAD_TIME, expected, &ts);
+    if (wrong != REJECT_NONE)
+        return wrong;
     for (size_t i = 0; i < sizeof units / sizeof *units; i++)
         if (ts >= units[i].min && ts < units[i].end)
             return reject(d, REJECT_BAD_TIME, units[i].expected);
@@ -415,23 +426,18 @@ static enum reject read_position(struct decoder *d, enum json_kind kind, void *t
 {
     static const char expected[] = "an integer of 0 or more, below 2^31";
     int32_t *position = target;
-    uint64_t bits;
-    bool negative;
+    int64_t number = 0;
 
     *position = -1;
     if (kind == JSON_NULL) {
         json_skip(d->json);
         return REJECT_NONE;
     }
-    if (kind != JSON_NUMBER)
-        return reject(d, REJECT_WRONG_TYPE, expected);
-    const enum json_status status = json_integer(d->json, &negative, &bits);
-    if (status == JSON_OUT_OF_RANGE || (status == JSON_OK && (negative || bits > INT32_MAX)))
-        return reject(d, REJECT_BAD_NUMBER, expected);
-    if (status != JSON_OK)
-        return malformed(d);
-    *position = (int32_t)bits;
-    return REJECT_NONE;
+    const enum reject wrong =
+        read_natural(d, kind, INT32_MAX, REJECT_BAD_NUMBER, expected, &number);
+    if (wrong == REJECT_NONE)
+        *position = (int32_t)number;
+    return wrong;
 }
 
 static enum reject read_float(struct decoder *d, enum json_kind kind, float *number)
