@@ -48,11 +48,19 @@ static struct terminal terminal_open(unsigned short columns)
     return t;
 }
 
+// What has come out of the other end since the last call. A terminal hands on what it has in pieces
+// of its choice, so a mark is sent after it and read up to.
 static const char *terminal_text(struct terminal *t)
 {
-    const ssize_t n = read(t->end, shown, sizeof shown - 1);
-    assert_true(n >= 0);
-    shown[n] = 0;
+    const char mark = '\x04';
+    size_t n = 0;
+    assert_int_equal(fputc(mark, t->out), mark);
+    assert_int_equal(fflush(t->out), 0);
+    do {
+        assert_true(n < sizeof shown);
+        assert_int_equal(read(t->end, shown + n, 1), 1);
+    } while (shown[n++] != mark);
+    shown[n - 1] = 0;
     return shown;
 }
 
