@@ -57,4 +57,5 @@ struct topic {
     void (*run)(struct test *t);
 };
 
-extern const struct topic core_topics[];
+extern const struct topic core_topics[], debias_topics[], slate_topics[], ranker_topics[],
+    sampling_topics[];

@@ -2,9 +2,6 @@
 //
 // Towers, history, in-batch softmax, top-k, optimisers, item frequency.
 #include <assert.h>
-#include <cjson/cJSON.h>
-#include <dirent.h>
-#include <errno.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stdint.h>

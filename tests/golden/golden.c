@@ -18,7 +18,8 @@
 #include "model/kernels.h"
 #include "tests/golden/case.h"
 
-static const struct topic *const topics[] = {core_topics};
+static const struct topic *const topics[] = {core_topics, debias_topics, slate_topics,
+                                             ranker_topics, sampling_topics};
 
 static int passed, failed, skipped;
 
