@@ -14,6 +14,7 @@
 #include "model/retrieval_loss.h"
 #include "model/rng.h"
 #include "model/tower.h"
+#include "model/towers.h"
 
 // Yi et al. 2019 use this rate in production.
 static const float FREQUENCY_RATE = 0.01f;
@@ -183,8 +184,10 @@ static struct tower tower_at(const struct tower_shape *shape, const struct layer
     return t;
 }
 
-void classic_items(const struct view *v, int n, const float *vectors,
-                   const struct item_state *states, const float *features, float *V)
+// The pure functions keep their scratch on the stack: 256 KiB, more only for the widest hidden
+// layers and histories (1.3 MiB at dim 1024 with 64 events).
+static void items_view(const struct view *v, int n, const float *vectors,
+                       const struct item_state *states, const float *features, float *V)
 {
     const struct two_tower_options *o = v->options;
     const struct tower_shape shape = item_shape(o);
@@ -248,8 +251,8 @@ static void history_read(const struct two_tower_options *o, const struct layer *
     attention_encoder_forward(&encoder, 1, &m, X, summary);
 }
 
-void classic_query(const struct view *v, int m, const float *const *history, const float *user,
-                   const float *features, float *q)
+static void query_view(const struct view *v, const struct recent *recent, const float *user,
+                       const float *features, float *q)
 {
     const struct two_tower_options *o = v->options;
     const struct tower_shape shape = user_shape(o);
@@ -259,18 +262,24 @@ void classic_query(const struct view *v, int m, const float *const *history, con
     layers_place(o, layers);
     memset(zeros, 0, sizeof zeros);
     if (reads_history(o))
-        history_read(o, layers + LAYERS_HISTORY, v->dense, m < o->history ? m : o->history, history,
-                     summary);
+        history_read(o, layers + LAYERS_HISTORY, v->dense,
+                     recent->n < o->history ? recent->n : o->history, recent->vectors, summary);
     struct tower tower = tower_at(&shape, layers + LAYERS_USER, v->dense, 1, scratch);
     tower_forward(&tower, 1, user ? user : zeros, width ? (features ? features : zeros) : NULL,
                   reads_history(o) ? summary : NULL, q);
     q[d] = 1;
 }
 
+static int bonuses_view(const struct view *v, int m, const uint32_t *history, struct bonus *bonuses)
+{
+    (void)v, (void)m, (void)history, (void)bonuses;
+    return 0; // no repeat term
+}
+
 // ---- Learning.
 
 struct classic {
-    struct two_tower_options options;
+    struct towers towers;
     struct layer layers[LAYERS];
     size_t parameters; // floats
     void *memory;      // of everything below but the marks
@@ -279,29 +288,38 @@ struct classic {
     struct retrieval_loss loss;
     float *gradients; // of the dense parameters, at their offsets
     struct marks item_of, user_of;
-    // Columns: the examples, those with an engagement first. B = batch_max.
-    int *example;       // (B): its number in the batch
-    uint32_t *slot;     // (B): of its item
-    float *C, *dC;      // (B, d + 1): the item's vector and bias
-    uint64_t *ids;      // (B)
-    float *probability; // (B)
-    // Item rows: first those of the columns, which go through the item tower, then those that
-    // occur in histories only. I = B, with histories B + B history.
-    uint32_t *items;     // (I)
-    float *ditems;       // (I, d)
-    float *id, *x;       // (B, d), (B, item_features)
-    float *V, *dV, *db;  // (B, d), (B, d), (B)
-    uint32_t *users;     // (B)
-    float *dusers;       // (B, d)
-    uint32_t *user_slot; // (B): of the query's user
-    // Queries: one for each example with an engagement.
-    float *Uid, *dUid, *ux;    // (B, d), (B, d), (B, user_features)
-    int *valid;                // (B): events of the history
-    float *X, *dX;             // (B, history, d)
-    float *summary, *dsummary; // (B, 2d)
-    float *Y, *dY;             // (B, d)
-    float *Q, *dQ;             // (B, d + 1)
+    // The batch's columns: its examples, those with an engagement first. B = batch_max.
+    int columns;
+    struct example *example; // (B)
+    float *features;         // (B, user_features): theirs
+    uint32_t *slot;          // (B): of its item
+    float *C, *dC;           // (B, d + 1): the item's vector and bias
+    uint64_t *ids;           // (B)
+    float *probability;      // (B)
+    // Item rows: first those of the step's items, which go through the item tower, then those that
+    // occur in histories only. I = candidates_max + queries_max history.
+    int rows;
+    uint32_t *items;           // (I)
+    float *ditems;             // (I, d)
+    float *id, *x;             // (candidates_max, d), (candidates_max, item_features)
+    float *V, *dV, *bias, *db; // (candidates_max, d), twice (candidates_max)
+    int users;
+    uint32_t *user_rows; // (queries_max)
+    float *dusers;       // (queries_max, d)
+    uint32_t *user_slot; // (queries_max): of the query's user
+    // Queries.
+    float *Uid, *dUid, *ux;    // (queries_max, d), twice, (queries_max, user_features)
+    int *valid;                // (queries_max): events of the history
+    float *X, *dX;             // (queries_max, history, d)
+    float *summary, *dsummary; // (queries_max, 2d)
+    float *Y, *dY;             // (queries_max, d)
+    float *Q, *dQ;             // (B, d + 1): for the loss
 };
+
+static struct classic *classic_of(struct towers *t)
+{
+    return (struct classic *)t;
+}
 
 static size_t tower_bytes(const struct tower_shape *s, size_t B)
 {
@@ -310,20 +328,24 @@ static size_t tower_bytes(const struct tower_shape *s, size_t B)
 }
 
 // Enough for all that classic_open takes from its arena.
-static size_t memory_bytes(const struct two_tower_options *o, size_t parameters)
+static size_t memory_bytes(const struct towers *base, size_t parameters)
 {
+    const struct two_tower_options *o = base->options;
     const struct tower_shape user = user_shape(o), item = item_shape(o);
     const size_t B = (size_t)o->batch_max, d = (size_t)o->dim;
+    const size_t N = (size_t)base->queries_max, I = (size_t)base->candidates_max;
     const size_t H = reads_history(o) ? (size_t)o->history : 0;
     const size_t loss = B * B + 2 * B + 2 * (2 * retrieval_words((int)B)) + 2 * B;
     // Per event of a history: Z, dZ twice, keys and values with their gradients, X, dX, and ditems.
     const size_t history =
-        B * H * (10 * d + (size_t)history_shape(o).heads) + H * (d + 1) + B * (10 * d + 2) + 1;
-    const size_t columns = B * (4 * (d + 1) + 14 * d + 16) + B * H;
-    const size_t features = B * (size_t)(o->user_features + o->item_features);
+        N * H * (11 * d + 1 + (size_t)history_shape(o).heads) + H * (d + 1) + N * (10 * d + 2) + 1;
+    const size_t batch =
+        B * (4 * (d + 1) + 8 + sizeof(struct example) / sizeof(float) + (size_t)o->user_features);
+    const size_t items = I * (4 * d + 4 + (size_t)o->item_features);
+    const size_t queries = N * (11 * d + 8 + (size_t)o->user_features);
     const size_t arrays = 128; // each may begin up to 64 bytes late
-    return (parameters + loss + history + columns + features) * sizeof(float) +
-           tower_bytes(&user, B) + tower_bytes(&item, B) + sizeof(struct attention) + arrays * 64;
+    return (parameters + loss + history + batch + items + queries) * sizeof(float) +
+           tower_bytes(&user, N) + tower_bytes(&item, I) + sizeof(struct attention) + arrays * 64;
 }
 
 static void layer_check(const struct layer *l, const struct linear *linear, const float *dense,
@@ -335,21 +357,22 @@ static void layer_check(const struct layer *l, const struct linear *linear, cons
 }
 
 // The layers take their parameters from the dense column, in the order of layers_place.
-static void layers_open(struct classic *c, struct tables *t, struct arena *scratch)
+static void layers_open(struct classic *c, struct arena *scratch)
 {
-    const struct two_tower_options *o = &c->options;
+    const struct two_tower_options *o = c->towers.options;
     const struct tower_shape user = user_shape(o), item = item_shape(o);
     const struct attention_encoder_shape history = history_shape(o);
-    float *dense = tables_dense(t);
+    float *dense = tables_dense(c->towers.tables);
     struct rng rng = {rng_key(o->seed, UINT64_C(0x746f77657273)), 0}; // "towers"
 
     c->gradients = arena_floats(scratch, c->parameters);
     struct arena params = {(char *)dense, c->parameters * sizeof *dense, 0};
     struct arena grads = {(char *)c->gradients, c->parameters * sizeof *dense, 0};
-    tower_init(&c->user, &user, o->batch_max, &params, &grads, scratch, &rng);
-    tower_init(&c->item, &item, o->batch_max, &params, &grads, scratch, &rng);
+    tower_init(&c->user, &user, c->towers.queries_max, &params, &grads, scratch, &rng);
+    tower_init(&c->item, &item, c->towers.candidates_max, &params, &grads, scratch, &rng);
     if (reads_history(o))
-        attention_encoder_init(&c->encoder, &history, o->batch_max, &params, &grads, scratch, &rng);
+        attention_encoder_init(&c->encoder, &history, c->towers.queries_max, &params, &grads,
+                               scratch, &rng);
 
     const struct attention *a = c->encoder.layers;
     const struct linear *const linears[LAYERS] = {
@@ -364,55 +387,67 @@ static void layers_open(struct classic *c, struct tables *t, struct arena *scrat
 
 static void arrays_open(struct classic *c, struct arena *scratch)
 {
-    const struct two_tower_options *o = &c->options;
+    const struct two_tower_options *o = c->towers.options;
     const size_t B = (size_t)o->batch_max, d = (size_t)o->dim;
-    const size_t H = reads_history(o) ? (size_t)o->history : 0, I = B + B * H;
+    const size_t N = (size_t)c->towers.queries_max, I = (size_t)c->towers.candidates_max;
+    const size_t H = reads_history(o) ? (size_t)o->history : 0, rows = I + N * H;
     c->example = arena_bytes(scratch, B * sizeof *c->example);
+    c->features = arena_floats(scratch, B * (size_t)o->user_features);
     c->slot = arena_bytes(scratch, B * sizeof *c->slot);
     c->C = arena_floats(scratch, B * (d + 1));
     c->dC = arena_floats(scratch, B * (d + 1));
     c->ids = arena_bytes(scratch, B * sizeof *c->ids);
     c->probability = arena_floats(scratch, B);
-    c->items = arena_bytes(scratch, I * sizeof *c->items);
-    c->ditems = arena_floats(scratch, I * d);
-    c->id = arena_floats(scratch, B * d);
-    c->x = arena_floats(scratch, B * (size_t)o->item_features);
-    c->V = arena_floats(scratch, B * d);
-    c->dV = arena_floats(scratch, B * d);
-    c->db = arena_floats(scratch, B);
-    c->users = arena_bytes(scratch, B * sizeof *c->users);
-    c->dusers = arena_floats(scratch, B * d);
-    c->user_slot = arena_bytes(scratch, B * sizeof *c->user_slot);
-    c->Uid = arena_floats(scratch, B * d);
-    c->dUid = arena_floats(scratch, B * d);
-    c->ux = arena_floats(scratch, B * (size_t)o->user_features);
-    c->valid = arena_bytes(scratch, B * sizeof *c->valid);
-    c->X = arena_floats(scratch, B * H * d);
-    c->dX = arena_floats(scratch, B * H * d);
-    c->summary = arena_floats(scratch, B * 2 * d);
-    c->dsummary = arena_floats(scratch, B * 2 * d);
-    c->Y = arena_floats(scratch, B * d);
-    c->dY = arena_floats(scratch, B * d);
+    c->items = arena_bytes(scratch, rows * sizeof *c->items);
+    c->ditems = arena_floats(scratch, rows * d);
+    c->id = arena_floats(scratch, I * d);
+    c->x = arena_floats(scratch, I * (size_t)o->item_features);
+    c->V = arena_floats(scratch, I * d);
+    c->dV = arena_floats(scratch, I * d);
+    c->bias = arena_floats(scratch, I);
+    c->db = arena_floats(scratch, I);
+    c->user_rows = arena_bytes(scratch, N * sizeof *c->user_rows);
+    c->dusers = arena_floats(scratch, N * d);
+    c->user_slot = arena_bytes(scratch, N * sizeof *c->user_slot);
+    c->Uid = arena_floats(scratch, N * d);
+    c->dUid = arena_floats(scratch, N * d);
+    c->ux = arena_floats(scratch, N * (size_t)o->user_features);
+    c->valid = arena_bytes(scratch, N * sizeof *c->valid);
+    c->X = arena_floats(scratch, N * H * d);
+    c->dX = arena_floats(scratch, N * H * d);
+    c->summary = arena_floats(scratch, N * 2 * d);
+    c->dsummary = arena_floats(scratch, N * 2 * d);
+    c->Y = arena_floats(scratch, N * d);
+    c->dY = arena_floats(scratch, N * d);
     c->Q = arena_floats(scratch, B * (d + 1));
     c->dQ = arena_floats(scratch, B * (d + 1));
 }
 
-struct classic *classic_open(const struct two_tower_options *o, struct tables *t, size_t items_max,
-                             size_t users_max)
+static void classic_close(struct towers *t)
 {
+    struct classic *c = classic_of(t);
+    marks_close(&c->item_of);
+    marks_close(&c->user_of);
+    free(c->memory);
+    free(c);
+}
+
+static struct towers *classic_open(const struct towers *base, size_t items_max, size_t users_max)
+{
+    const struct two_tower_options *o = base->options;
     struct classic *c = calloc(1, sizeof *c);
     if (!c)
         return NULL;
-    c->options = *o;
+    c->towers = *base;
     c->parameters = layers_place(o, c->layers);
-    const size_t bytes = memory_bytes(o, c->parameters);
+    const size_t bytes = memory_bytes(base, c->parameters);
     c->memory = malloc(bytes);
     if (!c->memory || !marks_open(&c->item_of, items_max) || !marks_open(&c->user_of, users_max)) {
-        classic_close(c);
+        classic_close(&c->towers);
         return NULL;
     }
     struct arena scratch = {c->memory, bytes, 0};
-    layers_open(c, t, &scratch);
+    layers_open(c, &scratch);
     arrays_open(c, &scratch);
     const struct retrieval_options loss = {.temperature = o->temperature,
                                            .sampling_floor = SAMPLING_FLOOR,
@@ -424,38 +459,55 @@ struct classic *classic_open(const struct two_tower_options *o, struct tables *t
     struct dense_parameter p;
     for (int i = 0; classic_dense(o, i, &p); i++)
         optimizer_start(&o->matrix, (size_t)p.rows * (size_t)p.columns,
-                        tables_dense(t) + t->dense_size + 2 * p.offset);
-    return c;
+                        tables_dense(base->tables) + base->tables->dense_size + 2 * p.offset);
+    return &c->towers;
 }
 
-void classic_close(struct classic *c)
+static void begin(struct towers *t, struct step *s)
 {
-    if (!c)
-        return;
-    marks_close(&c->item_of);
-    marks_close(&c->user_of);
-    free(c->memory);
-    free(c);
+    struct classic *c = classic_of(t);
+    assert(s->n > 0 && s->n <= t->queries_max && !s->features == !t->options->user_features);
+    marks_clear(&c->item_of);
+    marks_clear(&c->user_of);
+    c->rows = c->users = 0;
+    s->C = 0;
+    s->rows = c->items;
+    s->Q = c->Y, s->dQ = c->dY;
+    s->V = c->V, s->dV = c->dV;
+    s->column = c->bias, s->dcolumn = c->db;
 }
 
-// The sizes of one step.
-struct step {
-    int n, positives; // columns, and queries
-    int unique;       // items among the columns
-    int items, users; // rows that get a gradient
-};
-
-// Examples with an engagement first: column i is then the positive of query i.
-static void columns_order(struct classic *c, struct step *s, const struct example *examples)
+static uint32_t item_add(struct towers *t, struct step *s, uint32_t row)
 {
-    int at = 0;
+    struct classic *c = classic_of(t);
+    return marks_slot(&c->item_of, row, c->items, &s->C);
+}
+
+// The columns are the examples, those with an engagement first: column i is then the positive of
+// query i. Only they are queries.
+static void candidates_choose(struct towers *t, struct step *s)
+{
+    struct classic *c = classic_of(t);
+    const size_t width = (size_t)t->options->user_features;
+    int at = 0, positives = 0;
     for (int positive = 1; positive >= 0; positive--) {
-        for (int i = 0; i < s->n; i++)
-            if (!examples[i].positive == !positive)
-                c->example[at++] = i;
+        for (int i = 0; i < s->n; i++) {
+            if (!s->examples[i].positive != !positive)
+                continue;
+            if (width)
+                memcpy(c->features + (size_t)at * width, s->features + (size_t)i * width,
+                       width * sizeof(float));
+            c->example[at++] = s->examples[i];
+        }
         if (positive)
-            s->positives = at;
+            positives = at;
     }
+    for (int j = 0; j < at; j++)
+        c->slot[j] = item_add(t, s, c->example[j].item);
+    c->columns = at;
+    s->n = positives;
+    s->examples = c->example;
+    s->features = width ? c->features : NULL;
 }
 
 // Row by row, (n, from) to (n, to): as many columns as both have.
@@ -466,47 +518,32 @@ static void columns_copy(int n, size_t from, const float *x, size_t to, float *y
         memcpy(y + i * to, x + i * from, width * sizeof *y);
 }
 
-// Every item once through the tower, then its vector and bias into each of its columns.
-static void items_forward(struct classic *c, const struct tables *t, struct step *s,
-                          const struct example *examples)
+static void items_forward(struct classic *c, const struct step *s)
 {
-    const size_t d = (size_t)c->options.dim, width = (size_t)c->options.item_features;
-    const struct model_state *state = tables_state(t);
-    for (int j = 0; j < s->n; j++)
-        c->slot[j] = marks_slot(&c->item_of, examples[c->example[j]].item, c->items, &s->unique);
-    for (size_t u = 0; u < (size_t)s->unique; u++) {
+    const struct tables *t = c->towers.tables;
+    const size_t d = (size_t)c->towers.options->dim;
+    const size_t width = (size_t)c->towers.options->item_features;
+    for (size_t u = 0; u < (size_t)s->C; u++) {
         memcpy(c->id + u * d, column_at(&t->item_vector, c->items[u]), d * sizeof(float));
         if (width)
             memcpy(c->x + u * width, column_at(&t->item_features, c->items[u]),
                    width * sizeof(float));
+        c->bias[u] = ((const struct item_state *)column_at(&t->item_state, c->items[u]))->bias;
     }
-    tower_forward(&c->item, s->unique, c->id, width ? c->x : NULL, NULL, c->V);
-
-    const float average = 1.0f / (float)t->item_state.n;
-    for (size_t j = 0; j < (size_t)s->n; j++) {
-        const uint32_t row = c->items[c->slot[j]];
-        const struct item_state *item = column_at(&t->item_state, row);
-        memcpy(c->C + j * (d + 1), c->V + c->slot[j] * d, d * sizeof(float));
-        c->C[j * (d + 1) + d] = item->bias;
-        c->ids[j] = row;
-        if (c->options.logq)
-            c->probability[j] =
-                frequency_read(column_at(&t->item_frequency, row), average, state->examples);
-    }
+    tower_forward(&c->item, s->C, c->id, width ? c->x : NULL, NULL, c->V);
 }
 
-static void queries_forward(struct classic *c, const struct tables *t, struct step *s,
-                            const struct example *examples, const float *features)
+static void queries_forward(struct classic *c, const struct step *s)
 {
-    const struct two_tower_options *o = &c->options;
+    const struct two_tower_options *o = c->towers.options;
+    const struct tables *t = c->towers.tables;
     const size_t d = (size_t)o->dim, width = (size_t)o->user_features, H = (size_t)o->history;
-    for (size_t i = 0; i < (size_t)s->positives; i++) {
-        const struct example *example = &examples[c->example[i]];
-        c->user_slot[i] = marks_slot(&c->user_of, example->user, c->users, &s->users);
+    for (size_t i = 0; i < (size_t)s->n; i++) {
+        const struct example *example = &s->examples[i];
+        c->user_slot[i] = marks_slot(&c->user_of, example->user, c->user_rows, &c->users);
         memcpy(c->Uid + i * d, column_at(&t->user_vector, example->user), d * sizeof(float));
         if (width)
-            memcpy(c->ux + i * width, features + (size_t)c->example[i] * width,
-                   width * sizeof(float));
+            memcpy(c->ux + i * width, s->features + i * width, width * sizeof(float));
         if (!reads_history(o))
             continue;
         c->valid[i] = example->n_history < o->history ? example->n_history : o->history;
@@ -515,12 +552,21 @@ static void queries_forward(struct classic *c, const struct tables *t, struct st
                    d * sizeof(float));
     }
     if (reads_history(o))
-        attention_encoder_forward(&c->encoder, s->positives, c->valid, c->X, c->summary);
-    tower_forward(&c->user, s->positives, c->Uid, width ? c->ux : NULL,
+        attention_encoder_forward(&c->encoder, s->n, c->valid, c->X, c->summary);
+    tower_forward(&c->user, s->n, c->Uid, width ? c->ux : NULL,
                   reads_history(o) ? c->summary : NULL, c->Y);
-    columns_copy(s->positives, d, c->Y, d + 1, c->Q);
-    for (size_t i = 0; i < (size_t)s->positives; i++)
-        c->Q[i * (d + 1) + d] = 1; // meets the item's bias
+}
+
+static void forward(struct towers *t, struct step *s)
+{
+    struct classic *c = classic_of(t);
+    const size_t d = (size_t)t->options->dim;
+    items_forward(c, s);
+    queries_forward(c, s);
+    memset(c->gradients, 0, c->parameters * sizeof(float));
+    memset(c->dV, 0, (size_t)s->C * d * sizeof(float));
+    memset(c->db, 0, (size_t)s->C * sizeof(float));
+    memset(c->dY, 0, (size_t)s->n * d * sizeof(float));
 }
 
 static void rows_add(size_t d, const float *gradient, float *sums, uint32_t slot)
@@ -528,52 +574,85 @@ static void rows_add(size_t d, const float *gradient, float *sums, uint32_t slot
     kernels->axpy(d, 1, gradient, sums + (size_t)slot * d);
 }
 
-// From dQ and dC to the gradients of the dense parameters and of every row.
-static void items_backward(struct classic *c, const struct step *s)
+// The vector and bias of its item into each column, and back the gradients.
+static void softmax(struct towers *t, struct step *s)
 {
-    const size_t d = (size_t)c->options.dim;
-    memset(c->dV, 0, (size_t)s->unique * d * sizeof(float));
-    memset(c->db, 0, (size_t)s->unique * sizeof(float));
-    memset(c->ditems, 0, (size_t)s->unique * d * sizeof(float));
-    for (size_t j = 0; j < (size_t)s->n; j++) {
+    struct classic *c = classic_of(t);
+    const size_t d = (size_t)t->options->dim;
+    const struct model_state *state = tables_state(t->tables);
+    const float average = 1.0f / (float)t->tables->item_state.n;
+    columns_copy(s->n, d, c->Y, d + 1, c->Q);
+    for (size_t i = 0; i < (size_t)s->n; i++)
+        c->Q[i * (d + 1) + d] = 1; // meets the item's bias
+    for (size_t j = 0; j < (size_t)c->columns; j++) {
+        const uint32_t slot = c->slot[j], row = c->items[slot];
+        memcpy(c->C + j * (d + 1), c->V + slot * d, d * sizeof(float));
+        c->C[j * (d + 1) + d] = c->bias[slot];
+        c->ids[j] = row;
+        if (t->options->logq)
+            c->probability[j] = frequency_read(column_at(&t->tables->item_frequency, row), average,
+                                               state->examples);
+    }
+    const struct retrieval_batch batch = {.queries = s->n,
+                                          .candidates = c->columns,
+                                          .D = (int)d + 1,
+                                          .Q = c->Q,
+                                          .C = c->C,
+                                          .sampling = t->options->logq ? c->probability : NULL,
+                                          .ids = c->ids,
+                                          .weight = s->weight};
+    retrieval_loss_forward(&c->loss, &batch, NULL);
+    memset(c->dQ, 0, (size_t)s->n * (d + 1) * sizeof(float));
+    memset(c->dC, 0, (size_t)c->columns * (d + 1) * sizeof(float));
+    retrieval_loss_backward(&c->loss, &batch, c->dQ, c->dC);
+    s->loss += c->loss.loss;
+    for (size_t i = 0; i < (size_t)s->n; i++)
+        kernels->axpy(d, 1, c->dQ + i * (d + 1), c->dY + i * d);
+    for (size_t j = 0; j < (size_t)c->columns; j++) {
         rows_add(d, c->dC + j * (d + 1), c->dV, c->slot[j]);
         c->db[c->slot[j]] += c->dC[j * (d + 1) + d];
     }
-    tower_backward(&c->item, s->unique, c->options.item_features ? c->x : NULL, c->dV, c->ditems,
+}
+
+// From dQ and dV to the gradients of the dense parameters and of every row.
+static void items_backward(struct classic *c, const struct step *s)
+{
+    const size_t d = (size_t)c->towers.options->dim;
+    memset(c->ditems, 0, (size_t)s->C * d * sizeof(float));
+    tower_backward(&c->item, s->C, c->towers.options->item_features ? c->x : NULL, c->dV, c->ditems,
                    NULL);
 }
 
-static void histories_backward(struct classic *c, struct step *s, const struct example *examples)
+static void histories_backward(struct classic *c, const struct step *s)
 {
-    const size_t d = (size_t)c->options.dim, H = (size_t)c->options.history;
-    memset(c->dX, 0, (size_t)s->positives * H * d * sizeof(float));
-    attention_encoder_backward(&c->encoder, s->positives, c->dsummary, c->dX);
-    for (size_t i = 0; i < (size_t)s->positives; i++)
+    const size_t d = (size_t)c->towers.options->dim, H = (size_t)c->towers.options->history;
+    memset(c->dX, 0, (size_t)s->n * H * d * sizeof(float));
+    attention_encoder_backward(&c->encoder, s->n, c->dsummary, c->dX);
+    for (size_t i = 0; i < (size_t)s->n; i++)
         for (size_t k = 0; k < (size_t)c->valid[i]; k++) {
-            const int before = s->items;
+            const int before = c->rows;
             const uint32_t slot =
-                marks_slot(&c->item_of, examples[c->example[i]].history[k], c->items, &s->items);
-            if (s->items > before)
+                marks_slot(&c->item_of, s->examples[i].history[k], c->items, &c->rows);
+            if (c->rows > before)
                 memset(c->ditems + (size_t)slot * d, 0, d * sizeof(float));
             rows_add(d, c->dX + (i * H + k) * d, c->ditems, slot);
         }
 }
 
-static void queries_backward(struct classic *c, struct step *s, const struct example *examples)
+static void queries_backward(struct classic *c, const struct step *s)
 {
-    const struct two_tower_options *o = &c->options;
-    const size_t d = (size_t)o->dim, positives = (size_t)s->positives;
-    columns_copy(s->positives, d + 1, c->dQ, d, c->dY);
-    memset(c->dUid, 0, positives * d * sizeof(float));
-    memset(c->dsummary, 0, positives * 2 * d * sizeof(float));
-    memset(c->dusers, 0, (size_t)s->users * d * sizeof(float));
-    tower_backward(&c->user, s->positives, o->user_features ? c->ux : NULL, c->dY, c->dUid,
+    const struct two_tower_options *o = c->towers.options;
+    const size_t d = (size_t)o->dim, n = (size_t)s->n;
+    memset(c->dUid, 0, n * d * sizeof(float));
+    memset(c->dsummary, 0, n * 2 * d * sizeof(float));
+    memset(c->dusers, 0, (size_t)c->users * d * sizeof(float));
+    tower_backward(&c->user, s->n, o->user_features ? c->ux : NULL, c->dY, c->dUid,
                    reads_history(o) ? c->dsummary : NULL);
-    for (size_t i = 0; i < positives; i++)
+    for (size_t i = 0; i < n; i++)
         rows_add(d, c->dUid + i * d, c->dusers, c->user_slot[i]);
-    s->items = s->unique;
+    c->rows = s->C;
     if (reads_history(o))
-        histories_backward(c, s, examples);
+        histories_backward(c, s);
 }
 
 static bool finite_sum(size_t n, const float *x)
@@ -581,12 +660,14 @@ static bool finite_sum(size_t n, const float *x)
     return isfinite(kernels->dot(n, x, x));
 }
 
-static bool gradients_finite(const struct classic *c, const struct step *s)
+static bool backward(struct towers *t, struct step *s)
 {
-    const size_t d = (size_t)c->options.dim;
-    return isfinite(c->loss.loss) && finite_sum(c->parameters, c->gradients) &&
-           finite_sum((size_t)s->items * d, c->ditems) &&
-           finite_sum((size_t)s->users * d, c->dusers) && finite_sum((size_t)s->unique, c->db);
+    struct classic *c = classic_of(t);
+    const size_t d = (size_t)t->options->dim;
+    items_backward(c, s);
+    queries_backward(c, s);
+    return finite_sum(c->parameters, c->gradients) && finite_sum((size_t)c->rows * d, c->ditems) &&
+           finite_sum((size_t)c->users * d, c->dusers) && finite_sum((size_t)s->C, c->db);
 }
 
 static void rows_update(const struct two_tower_options *o, uint64_t step, struct column *vector,
@@ -603,66 +684,45 @@ static void dense_update(const struct classic *c, struct tables *t, uint64_t ste
         column_edit(&t->dense, i);
     float *dense = tables_dense(t), *slots = dense + t->dense_size;
     struct dense_parameter p;
-    for (int i = 0; classic_dense(&c->options, i, &p); i++)
-        optimizer_update(&c->options.matrix, step, (size_t)p.rows * (size_t)p.columns,
+    for (int i = 0; classic_dense(c->towers.options, i, &p); i++)
+        optimizer_update(&c->towers.options->matrix, step, (size_t)p.rows * (size_t)p.columns,
                          c->gradients + p.offset, dense + p.offset, slots + 2 * p.offset);
 }
 
-static void update(struct classic *c, struct tables *t, const struct step *s)
+static void update(struct towers *towers, struct step *s)
 {
-    const struct two_tower_options *o = &c->options;
-    struct model_state *state = column_edit(&t->state, 0);
+    struct classic *c = classic_of(towers);
+    struct tables *t = towers->tables;
+    const struct two_tower_options *o = towers->options;
+    const struct model_state *state = tables_state(t);
+    const uint64_t step = state->steps + 1;
+    const uint64_t seen = state->examples + (uint64_t)(s->fresh ? c->columns : 0);
     const float average = 1.0f / (float)t->item_state.n;
-    state->steps++;
-    state->examples += (uint64_t)s->n;
-    rows_update(o, state->steps, &t->item_vector, &t->item_slots, s->items, c->items, c->ditems);
-    rows_update(o, state->steps, &t->user_vector, &t->user_slots, s->users, c->users, c->dusers);
-    for (int u = 0; u < s->unique; u++) {
+    rows_update(o, step, &t->item_vector, &t->item_slots, c->rows, c->items, c->ditems);
+    rows_update(o, step, &t->user_vector, &t->user_slots, c->users, c->user_rows, c->dusers);
+    for (int u = 0; u < s->C; u++) {
         struct item_state *item = column_edit(&t->item_state, c->items[u]);
-        optimizer_update(&o->table, state->steps, 1, &c->db[u], &item->bias, item->bias_slots);
-        if (o->logq)
+        optimizer_update(&o->table, step, 1, &c->db[u], &item->bias, item->bias_slots);
+        if (o->logq && s->fresh)
             frequency_sight(column_edit(&t->item_frequency, c->items[u]), FREQUENCY_RATE, average,
-                            state->examples);
+                            seen);
     }
-    dense_update(c, t, state->steps);
+    dense_update(c, t, step);
 }
 
-struct step_report classic_learn(struct classic *c, struct tables *t, int n,
-                                 const struct example *examples, const float *features)
-{
-    const size_t width = (size_t)c->options.dim + 1;
-    struct step s = {.n = n};
-    assert(n > 0 && n <= c->options.batch_max && !features == !c->options.user_features);
-    columns_order(c, &s, examples);
-    if (s.positives == 0)
-        return (struct step_report){.examples = n};
-    marks_clear(&c->item_of);
-    marks_clear(&c->user_of);
-
-    // Everything is read as it was before the step.
-    items_forward(c, t, &s, examples);
-    queries_forward(c, t, &s, examples, features);
-    const struct retrieval_batch batch = {.queries = s.positives,
-                                          .candidates = n,
-                                          .D = (int)width,
-                                          .Q = c->Q,
-                                          .C = c->C,
-                                          .sampling = c->options.logq ? c->probability : NULL,
-                                          .ids = c->ids};
-    retrieval_loss_forward(&c->loss, &batch, NULL);
-
-    memset(c->gradients, 0, c->parameters * sizeof(float));
-    memset(c->dQ, 0, (size_t)s.positives * width * sizeof(float));
-    memset(c->dC, 0, (size_t)n * width * sizeof(float));
-    retrieval_loss_backward(&c->loss, &batch, c->dQ, c->dC);
-    items_backward(c, &s);
-    queries_backward(c, &s, examples);
-
-    struct step_report report = {.examples = n, .candidates = n, .loss = c->loss.loss};
-    report.skipped = !gradients_finite(c, &s);
-    if (report.skipped)
-        ((struct model_state *)column_edit(&t->state, 0))->skipped++;
-    else
-        update(c, t, &s);
-    return report;
-}
+const struct towers_kind classic_kind = {
+    .dense_size = classic_dense_size,
+    .dense = classic_dense,
+    .open = classic_open,
+    .close = classic_close,
+    .begin = begin,
+    .item = item_add,
+    .candidates = candidates_choose,
+    .forward = forward,
+    .softmax = softmax,
+    .backward = backward,
+    .update = update,
+    .items = items_view,
+    .query = query_view,
+    .bonuses = bonuses_view,
+};

@@ -24,34 +24,12 @@
 // logQ: each item keeps one cell of model/frequency.h, whose clock is model_state.examples; the
 // batch's own occurrences count from the next step on. An item never seen before is taken to be an
 // average one. Counts and priors of the recipe are not kept.
-//
-// One thread learns; the pure functions on a view may run on any.
 #pragma once
 
 #include "model/tables.h"
-
-struct classic;
 
 // The dense parameters: the weight and the bias of each linear layer there is. Each begins on a
 // multiple of 16 floats. What their optimisers keep lies behind all of them: that of the parameter
 // at offset p at dense_size + 2 p.
 size_t classic_dense_size(const struct two_tower_options *o); // floats
 bool classic_dense(const struct two_tower_options *o, int i, struct dense_parameter *p);
-
-// Writes the initial dense parameters into the tables' dense column. Scratch memory is taken, and
-// touched, for batch_max examples: batch_max^2 floats for the scores, and with attention about
-// 10 batch_max * history * dim. NULL when memory is short.
-struct classic *classic_open(const struct two_tower_options *o, struct tables *t, size_t items_max,
-                             size_t users_max);
-void classic_close(struct classic *c); // c may be NULL
-// features (n, user_features), NULL when the width is 0.
-struct step_report classic_learn(struct classic *c, struct tables *t, int n,
-                                 const struct example *examples, const float *features);
-
-// As view_items and view_query, for this kind. They keep their scratch on the stack: 256 KiB, more
-// only for the widest hidden layers and histories (1.3 MiB at dim 1024 with 64 events). features
-// NULL stands for zeros, user NULL for a row of zeros.
-void classic_items(const struct view *v, int n, const float *vectors,
-                   const struct item_state *states, const float *features, float *V);
-void classic_query(const struct view *v, int m, const float *const *history, const float *user,
-                   const float *features, float *q);

@@ -11,6 +11,7 @@
 #include "model/marks.h"
 #include "model/optimizer.h"
 #include "model/rng.h"
+#include "model/towers.h"
 
 enum { CACHE_LINE = 64, ROWS_AHEAD = 16 };
 
@@ -27,7 +28,8 @@ struct recipe_dense recipe_dense_at(const float *dense, int d)
     return (struct recipe_dense){.A = dense, .rho = rho, .pa = rho + RECIPE_BUCKETS};
 }
 
-void recipe_dense_init(const struct two_tower_options *o, float *dense, size_t size)
+// The parameters' start, and behind their size floats what their optimisers keep.
+static void dense_init(const struct two_tower_options *o, float *dense, size_t size)
 {
     const size_t d = (size_t)o->dim, A = 3 * d * d;
     memset(dense, 0, A * sizeof *dense);
@@ -132,26 +134,91 @@ int recipe_bonuses(const struct recipe_dense *p, int m, const uint32_t *history,
     return n;
 }
 
-struct recipe_scratch {
+// ---- The pure functions behind a view.
+
+static void items_view(const struct view *v, int n, const float *vectors,
+                       const struct item_state *states, const float *features, float *V)
+{
+    const struct recipe_dense p = recipe_dense_at(v->dense, v->options->dim);
+    const size_t d = (size_t)v->options->dim;
+    (void)features;
+    for (int i = 0; i < n; i++) {
+        memcpy(V + (size_t)i * (d + 1), vectors + (size_t)i * d, d * sizeof *V);
+        V[(size_t)i * (d + 1) + d] =
+            recipe_extra(v->options, &p, v->state, &states[i], (double)v->items_known);
+    }
+}
+
+static void query_view(const struct view *v, const struct recent *recent, const float *user,
+                       const float *features, float *q)
+{
+    const struct recipe_dense p = recipe_dense_at(v->dense, v->options->dim);
+    struct recent pooled = *recent;
+    (void)features;
+    if (pooled.n > v->options->history)
+        pooled.n = v->options->history;
+    recipe_query(v->options->dim, &p, &pooled, user, q);
+}
+
+static int bonuses_view(const struct view *v, int m, const uint32_t *history, struct bonus *bonuses)
+{
+    const struct recipe_dense p = recipe_dense_at(v->dense, v->options->dim);
+    return recipe_bonuses(&p, m < v->options->repeat ? m : v->options->repeat, history, bonuses);
+}
+
+static size_t dense_floats(const struct two_tower_options *o)
+{
+    return recipe_dense_size(o->dim);
+}
+
+static bool dense_parameter(const struct two_tower_options *o, int i, struct dense_parameter *p)
+{
+    const int d = o->dim;
+    const size_t dd = (size_t)d * (size_t)d;
+    const struct dense_parameter all[] = {
+        {"history_newest", d, d, 0},
+        {"history_decayed", d, d, dd},
+        {"history_mean", d, d, 2 * dd},
+        {"repeat", 1, RECIPE_BUCKETS, 3 * dd},
+        {"prior", 1, 2, 3 * dd + RECIPE_BUCKETS},
+    };
+    if (i >= (int)(sizeof all / sizeof *all))
+        return false;
+    *p = all[i];
+    return true;
+}
+
+// ---- Learning.
+
+struct recipe {
+    struct towers towers;
     struct marks candidate_of, pooled_of, user_of;
-    // Of the candidates, C <= batch_max + uniform_negatives
+    int pooled, users; // rows of this step's histories and queries
+    int repeats;
+    // Of the candidates, C <= towers.candidates_max
     uint32_t *candidates;
     float *hits;             // (C): occurrences as a target in this batch
     float (*prior)[2];       // (C, 2)
-    float *column;           // (C): bias + prior - correction
+    float *column;           // (C): bias + prior
+    float *corrected;        // (C): column - log chance of being a candidate
     float *V, *dV, *dcolumn; // (C, d), (C, d), (C)
     int *repeat_of;          // (C): its place in repeats, below the example's first if none
-    // Of the examples, B <= batch_max
-    uint32_t *target;       // (B): column
-    float *X, *dX;          // (B, 3d): pooled histories
-    float *Q, *dQ;          // (B, d)
-    float *L;               // (B, C): logits, then probabilities, then their gradient
-    struct repeat *repeats; // (B * repeat)
+    // Of the examples, B <= towers.queries_max
+    uint32_t *target;      // (B): column
+    float *X, *dX;         // (B, 3d): pooled histories
+    float *Q, *dQ;         // (B, d)
+    float *L;              // (B, C): logits, then probabilities, then their gradient
+    struct repeat *repeat; // (B * HISTORY_MAX)
     // Unique rows: the pooled history's and the users'
-    uint32_t *pooled, *users;
+    uint32_t *pooled_rows, *user_rows;
     float *dpooled, *dcontext, *dusers; // (B * history, d), (B, d)
     float *ddense;                      // recipe_dense_size
 };
+
+static struct recipe *recipe_of(struct towers *t)
+{
+    return (struct recipe *)t;
+}
 
 static void *take(size_t n, size_t size)
 {
@@ -159,19 +226,34 @@ static void *take(size_t n, size_t size)
     return calloc(n ? n : 1, size);
 }
 
-struct recipe_scratch *recipe_scratch_open(const struct two_tower_options *o, size_t items_max,
-                                           size_t users_max)
+static void recipe_close(struct towers *t)
 {
-    struct recipe_scratch *s = calloc(1, sizeof *s);
-    if (!s)
+    struct recipe *r = recipe_of(t);
+    marks_close(&r->candidate_of);
+    marks_close(&r->pooled_of);
+    marks_close(&r->user_of);
+    void **const first = (void **)&r->candidates, **const end = (void **)(r + 1);
+    for (void **p = first; p < end; p++)
+        free(*p);
+    free(r);
+}
+
+static struct towers *recipe_open(const struct towers *base, size_t items_max, size_t users_max)
+{
+    struct recipe *r = calloc(1, sizeof *r);
+    if (!r)
         return NULL;
-    const size_t B = (size_t)o->batch_max, C = B + (size_t)o->uniform_negatives;
+    const struct two_tower_options *o = base->options;
+    const size_t B = (size_t)base->queries_max, C = (size_t)base->candidates_max;
     const size_t d = (size_t)o->dim, H = (size_t)o->history;
-    *s = (struct recipe_scratch){
+    const size_t batch = (size_t)o->batch_max, L = batch * (batch + (size_t)o->uniform_negatives);
+    *r = (struct recipe){
+        .towers = *base,
         .candidates = take(C, sizeof(uint32_t)),
         .hits = take(C, sizeof(float)),
         .prior = take(C, sizeof(float[2])),
         .column = take(C, sizeof(float)),
+        .corrected = take(C, sizeof(float)),
         .V = take(C * d, sizeof(float)),
         .dV = take(C * d, sizeof(float)),
         .dcolumn = take(C, sizeof(float)),
@@ -181,42 +263,26 @@ struct recipe_scratch *recipe_scratch_open(const struct two_tower_options *o, si
         .dX = take(B * 3 * d, sizeof(float)),
         .Q = take(B * d, sizeof(float)),
         .dQ = take(B * d, sizeof(float)),
-        .L = take(B * C, sizeof(float)),
-        .repeats = take(B * HISTORY_MAX, sizeof(struct repeat)),
-        .pooled = take(B * H, sizeof(uint32_t)),
-        .users = take(B, sizeof(uint32_t)),
+        .L = take(L, sizeof(float)),
+        .repeat = take(B * HISTORY_MAX, sizeof(struct repeat)),
+        .pooled_rows = take(B * H, sizeof(uint32_t)),
+        .user_rows = take(B, sizeof(uint32_t)),
         .dpooled = take(B * H * d, sizeof(float)),
         .dcontext = take(B * H * d, sizeof(float)),
         .dusers = take(B * d, sizeof(float)),
         .ddense = take(recipe_dense_size(o->dim), sizeof(float)),
     };
-    bool complete = marks_open(&s->candidate_of, items_max) &&
-                    marks_open(&s->pooled_of, items_max) && marks_open(&s->user_of, users_max);
-    void **const first = (void **)&s->candidates, **const end = (void **)(s + 1);
+    bool complete = marks_open(&r->candidate_of, items_max) &&
+                    marks_open(&r->pooled_of, items_max) && marks_open(&r->user_of, users_max);
+    void **const first = (void **)&r->candidates, **const end = (void **)(r + 1);
     for (void **p = first; p < end; p++)
         complete = complete && *p;
-    if (complete)
-        return s;
-    recipe_scratch_close(s);
-    return NULL;
-}
-
-void recipe_scratch_close(struct recipe_scratch *s)
-{
-    if (!s)
-        return;
-    marks_close(&s->candidate_of);
-    marks_close(&s->pooled_of);
-    marks_close(&s->user_of);
-    void **const first = (void **)&s->candidates, **const end = (void **)(s + 1);
-    for (void **p = first; p < end; p++)
-        free(*p);
-    free(s);
-}
-
-static const float *item_vector(const struct tables *t, uint32_t row)
-{
-    return column_at(&t->item_vector, row);
+    if (!complete) {
+        recipe_close(&r->towers);
+        return NULL;
+    }
+    dense_init(o, tables_dense(base->tables), base->tables->dense_size);
+    return &r->towers;
 }
 
 static int pooled_length(const struct two_tower_options *o, const struct example *example)
@@ -243,199 +309,311 @@ static void example_prefetch(const struct tables *t, const struct two_tower_opti
     row_prefetch(&t->user_vector, example->user);
 }
 
-// The unique set of the batch's targets and of uniform draws over the known items.
-static int candidates_choose(const struct tables *t, const struct two_tower_options *o,
-                             const struct id_table *items, struct recipe_scratch *s, int n,
-                             const struct example *examples)
+static void begin(struct towers *t, struct step *s)
 {
-    int C = 0;
-    for (int i = 0; i < n; i++) {
-        s->target[i] = marks_slot(&s->candidate_of, examples[i].item, s->candidates, &C);
-        s->hits[s->target[i]] = 0;
-    }
-    for (int i = 0; i < n; i++)
-        s->hits[s->target[i]] += 1;
-    const uint64_t key = rng_key(o->seed, UINT64_C(0x756e69666f726d)); // "uniform"
-    struct rng rng = {rng_at(key, tables_state(t)->steps), 0};
-    for (int i = 0; i < o->uniform_negatives; i++) {
-        const uint32_t row = (uint32_t)rng_below(&rng, items->row.n);
-        if (!id_table_live(items, row))
-            continue; // a free row: one draw less, the same for every replay
-        const int before = C;
-        const uint32_t slot = marks_slot(&s->candidate_of, row, s->candidates, &C);
-        if (C > before)
-            s->hits[slot] = 0;
-    }
-    return C;
+    struct recipe *r = recipe_of(t);
+    assert(s->n > 0 && s->n <= t->queries_max);
+    marks_clear(&r->candidate_of);
+    marks_clear(&r->pooled_of);
+    marks_clear(&r->user_of);
+    r->pooled = r->users = r->repeats = 0;
+    s->C = 0;
+    s->rows = r->candidates;
+    s->Q = r->Q, s->dQ = r->dQ;
+    s->V = r->V, s->dV = r->dV;
+    s->column = r->column, s->dcolumn = r->dcolumn;
 }
 
-// column[c] = bias + prior - log chance of being a candidate; V gathers the vectors.
-static void candidates_prepare(const struct tables *t, const struct two_tower_options *o,
-                               const struct id_table *items, struct recipe_scratch *s, int n, int C,
-                               const struct recipe_dense *p, bool replay)
+static uint32_t candidate_add(struct towers *t, struct step *s, uint32_t row)
 {
-    const int d = o->dim;
+    struct recipe *r = recipe_of(t);
+    const int before = s->C;
+    const uint32_t slot = marks_slot(&r->candidate_of, row, r->candidates, &s->C);
+    if (s->C > before)
+        r->hits[slot] = 0;
+    return slot;
+}
+
+// The unique set of the batch's targets and of uniform draws over the known items.
+static void candidates_choose(struct towers *t, struct step *s)
+{
+    struct recipe *r = recipe_of(t);
+    const struct two_tower_options *o = t->options;
+    for (int i = 0; i < s->n; i++)
+        r->target[i] = candidate_add(t, s, s->examples[i].item);
+    for (int i = 0; i < s->n; i++)
+        r->hits[r->target[i]] += 1;
+    const uint64_t key = rng_key(o->seed, UINT64_C(0x756e69666f726d)); // "uniform"
+    struct rng rng = {rng_at(key, tables_state(t->tables)->steps), 0};
+    for (int i = 0; i < o->uniform_negatives; i++) {
+        const uint32_t row = (uint32_t)rng_below(&rng, t->items->row.n);
+        if (id_table_live(t->items, row)) // a free row: one draw less, the same for every replay
+            candidate_add(t, s, row);
+    }
+}
+
+// column[c] = bias + prior; V gathers the vectors.
+static void items_forward(struct recipe *r, const struct step *s, const struct recipe_dense *p)
+{
+    const struct tables *t = r->towers.tables;
+    const struct two_tower_options *o = r->towers.options;
+    const size_t d = (size_t)o->dim;
     const struct model_state *state = tables_state(t);
-    const double N = (double)id_table_state(items)->live;
-    const int fresh = replay ? 0 : n; // examples that the counts do not have yet
-    const double decay = exp2(-(double)fresh / (double)o->logq_half_life);
-    // The chance uses the counts with this batch in them, the prior those before it: with the
-    // batch's own counts the prior would predict what it was told (recall@100 falls by 0.017).
-    const double sum = state->count_sum[COUNT_LOGQ] * decay + fresh;
-    for (int c = 0; c < C; c++) {
-        if (c + ROWS_AHEAD < C) {
-            row_prefetch(&t->item_state, s->candidates[c + ROWS_AHEAD]);
-            row_prefetch(&t->item_vector, s->candidates[c + ROWS_AHEAD]);
+    const double N = (double)id_table_state(r->towers.items)->live;
+    for (int c = 0; c < s->C; c++) {
+        if (c + ROWS_AHEAD < s->C) {
+            row_prefetch(&t->item_state, r->candidates[c + ROWS_AHEAD]);
+            row_prefetch(&t->item_vector, r->candidates[c + ROWS_AHEAD]);
         }
-        const struct item_state *item = column_at(&t->item_state, s->candidates[c]);
+        const struct item_state *item = column_at(&t->item_state, r->candidates[c]);
+        prior_of(o, state, item, N, r->prior[c]);
+        r->column[c] = item->bias + p->pa[0] * r->prior[c][0] + p->pa[1] * r->prior[c][1];
+        memcpy(r->V + (size_t)c * d, column_at(&t->item_vector, r->candidates[c]),
+               d * sizeof(float));
+    }
+}
+
+static void queries_forward(struct recipe *r, const struct step *s, const struct recipe_dense *p)
+{
+    const struct tables *t = r->towers.tables;
+    const struct two_tower_options *o = r->towers.options;
+    const int d = o->dim;
+    for (int i = 0; i < s->n; i++) {
+        const struct example *example = &s->examples[i];
+        const float *vectors[HISTORY_MAX], *contexts[HISTORY_MAX];
+        if (i + 1 < s->n)
+            example_prefetch(t, o, example + 1);
+        const struct recent recent = recent_of(t, pooled_length(o, example), example->n_newest,
+                                               example->history, vectors, contexts);
+        float *q = r->Q + (size_t)i * d;
+        recipe_pool(d, &recent, r->X + (size_t)i * 3 * d, q);
+        kernels->axpy((size_t)d, 1, column_at(&t->user_vector, example->user), q);
+    }
+    gemm_nn(s->n, d, 3 * d, r->X, p->A, r->Q); // Q = context + Uid + X A
+}
+
+static void forward(struct towers *t, struct step *s)
+{
+    struct recipe *r = recipe_of(t);
+    const size_t d = (size_t)t->options->dim;
+    const struct recipe_dense p = recipe_dense_at(tables_dense(t->tables), t->options->dim);
+    items_forward(r, s, &p);
+    queries_forward(r, s, &p);
+    memset(r->dV, 0, (size_t)s->C * d * sizeof(float));
+    memset(r->dcolumn, 0, (size_t)s->C * sizeof(float));
+    memset(r->dQ, 0, (size_t)s->n * d * sizeof(float));
+    memset(r->ddense, 0, recipe_dense_size(t->options->dim) * sizeof(float));
+}
+
+// corrected = column - log chance of being a candidate. The chance uses the counts with this batch
+// in them, the prior those before it: with the batch's own counts the prior would predict what it
+// was told (recall@100 falls by 0.017).
+static void candidates_correct(struct recipe *r, const struct step *s)
+{
+    const struct two_tower_options *o = r->towers.options;
+    const struct model_state *state = tables_state(r->towers.tables);
+    const double N = (double)id_table_state(r->towers.items)->live;
+    const int fresh = s->fresh ? s->n : 0; // examples that the counts do not have yet
+    const double decay = exp2(-(double)fresh / (double)o->logq_half_life);
+    const double sum = state->count_sum[COUNT_LOGQ] * decay + fresh;
+    for (int c = 0; c < s->C; c++) {
+        const struct item_state *item = column_at(&r->towers.tables->item_state, r->candidates[c]);
         const double count =
             (double)item->count[COUNT_LOGQ] *
                 (double)count_decay(item, state->examples + (uint64_t)fresh, o->logq_half_life) +
-            (replay ? 0 : (double)s->hits[c]);
+            (s->fresh ? (double)r->hits[c] : 0);
         const double P = (count + 0.5) / (sum + 0.5 * N);
-        const double rate = n * P + o->uniform_negatives / N;
-        prior_of(o, state, item, N, s->prior[c]);
-        s->column[c] = item->bias + p->pa[0] * s->prior[c][0] + p->pa[1] * s->prior[c][1] -
-                       (float)log(-expm1(-rate));
-        memcpy(s->V + (size_t)c * d, item_vector(t, s->candidates[c]), (size_t)d * sizeof(float));
+        const double rate = s->n * P + o->uniform_negatives / N;
+        r->corrected[c] = r->column[c] - (float)log(-expm1(-rate));
     }
 }
 
-static void queries_forward(const struct tables *t, const struct two_tower_options *o,
-                            struct recipe_scratch *s, int n, const struct example *examples,
-                            const struct recipe_dense *p)
+// L = Q V^T + corrected + rep.
+static void logits_forward(struct recipe *r, const struct step *s)
 {
-    const int d = o->dim;
-    for (int i = 0; i < n; i++) {
-        const float *vectors[HISTORY_MAX], *contexts[HISTORY_MAX];
-        if (i + 1 < n)
-            example_prefetch(t, o, &examples[i + 1]);
-        const struct recent recent =
-            recent_of(t, pooled_length(o, &examples[i]), examples[i].n_newest, examples[i].history,
-                      vectors, contexts);
-        float *q = s->Q + (size_t)i * d;
-        recipe_pool(d, &recent, s->X + (size_t)i * 3 * d, q);
-        kernels->axpy((size_t)d, 1, column_at(&t->user_vector, examples[i].user), q);
-    }
-    gemm_nn(n, d, 3 * d, s->X, p->A, s->Q); // Q = context + Uid + X A
-}
-
-// L = Q V^T + column + rep; returns the number of repeats found.
-static int logits_forward(const struct two_tower_options *o, struct recipe_scratch *s, int n, int C,
-                          const struct example *examples, const struct recipe_dense *p)
-{
-    int repeats = 0;
-    memset(s->repeat_of, 0xff, (size_t)C * sizeof *s->repeat_of);
-    for (int i = 0; i < n; i++)
-        memcpy(s->L + (size_t)i * C, s->column, (size_t)C * sizeof(float));
-    gemm_nt(n, C, o->dim, s->Q, s->V, s->L);
-    for (int i = 0; i < n; i++) {
-        const int first = repeats;
-        const int m = examples[i].n_history < o->repeat ? examples[i].n_history : o->repeat;
-        if (i + 1 < n)
-            marks_prefetch(&s->candidate_of, examples[i + 1].n_history, examples[i + 1].history);
+    const struct two_tower_options *o = r->towers.options;
+    const struct recipe_dense p = recipe_dense_at(tables_dense(r->towers.tables), o->dim);
+    memset(r->repeat_of, 0xff, (size_t)s->C * sizeof *r->repeat_of);
+    for (int i = 0; i < s->n; i++)
+        memcpy(r->L + (size_t)i * s->C, r->corrected, (size_t)s->C * sizeof(float));
+    gemm_nt(s->n, s->C, o->dim, r->Q, r->V, r->L);
+    for (int i = 0; i < s->n; i++) {
+        const struct example *example = &s->examples[i];
+        const int first = r->repeats;
+        const int m = example->n_history < o->repeat ? example->n_history : o->repeat;
+        if (i + 1 < s->n)
+            marks_prefetch(&r->candidate_of, example[1].n_history, example[1].history);
         for (int k = 0; k < m; k++) {
-            const int64_t column = marks_find(&s->candidate_of, examples[i].history[k]);
+            const int64_t column = marks_find(&r->candidate_of, example->history[k]);
             if (column == MARKS_NONE)
                 continue;
             // What an earlier example left there is below first.
-            if (s->repeat_of[column] < first) {
-                s->repeat_of[column] = repeats;
-                s->repeats[repeats++] =
+            if (r->repeat_of[column] < first) {
+                r->repeat_of[column] = r->repeats;
+                r->repeat[r->repeats++] =
                     (struct repeat){(uint32_t)i, (uint32_t)column, (uint16_t)bucket_of(k), 0};
             }
-            s->repeats[s->repeat_of[column]].times++;
+            r->repeat[r->repeat_of[column]].times++;
         }
-        for (int r = first; r < repeats; r++)
-            s->L[(size_t)i * C + s->repeats[r].column] += repeat_score(p, &s->repeats[r]);
+        for (int k = first; k < r->repeats; k++)
+            r->L[(size_t)i * s->C + r->repeat[k].column] += repeat_score(&p, &r->repeat[k]);
     }
-    return repeats;
 }
 
-// Turns L into its gradient, P - y, with dcolumn, the sum of its rows, and returns the loss,
+// Turns L into its gradient, P - y, adds the sum of its rows to dcolumn, and returns the loss,
 // sum_i lse(L_i) - L_i,target.
-static double softmax_backward(struct recipe_scratch *s, int n, int C)
+static double softmax_backward(struct recipe *r, const struct step *s)
 {
+    const size_t C = (size_t)s->C;
     double loss = 0;
-    memset(s->dcolumn, 0, (size_t)C * sizeof(float));
-    for (int i = 0; i < n; i++) {
-        float *L = s->L + (size_t)i * C;
-        float *target = &L[s->target[i]], *dtarget = &s->dcolumn[s->target[i]];
-        const float shift = kernels->max((size_t)C, L), score = *target, before = *dtarget;
-        const float sum = kernels->exp_shifted((size_t)C, shift, L);
+    for (int i = 0; i < s->n; i++) {
+        float *L = r->L + (size_t)i * C;
+        float *target = &L[r->target[i]], *dtarget = &r->dcolumn[r->target[i]];
+        const float shift = kernels->max(C, L), score = *target, before = *dtarget;
+        const float sum = kernels->exp_shifted(C, shift, L);
         loss += log((double)sum) + (double)shift - (double)score;
-        kernels->scale_add((size_t)C, 1 / sum, L, s->dcolumn);
+        kernels->scale_add(C, 1 / sum, L, r->dcolumn);
         *target -= 1;
         *dtarget = before + *target;
     }
     return loss;
 }
 
-// dV, dQ, ddense and dX from the gradient in L and dcolumn.
-static void backward(const struct two_tower_options *o, struct recipe_scratch *s, int n, int C,
-                     int repeats, const struct recipe_dense *p, bool replay)
+static void repeat_learn(struct recipe *r, const struct repeat *repeat, float dscore)
 {
-    const int d = o->dim;
-    memset(s->dV, 0, (size_t)C * d * sizeof(float));
-    memset(s->dQ, 0, (size_t)n * d * sizeof(float));
-    memset(s->dX, 0, (size_t)n * 3 * d * sizeof(float));
-    memset(s->ddense, 0, recipe_dense_size(d) * sizeof(float));
-    gemm_nn(n, d, C, s->L, s->V, s->dQ);          // dQ = dL V
-    gemm_tn(C, d, n, s->L, s->Q, s->dV);          // dV = dL^T Q
-    gemm_tn(3 * d, d, n, s->X, s->dQ, s->ddense); // dA = X^T dQ
-    gemm_nt(n, 3 * d, d, s->dQ, p->A, s->dX);     // dX = dQ A^T
-    float *drho = s->ddense + 3 * (size_t)d * d, *dpa = drho + RECIPE_BUCKETS;
-    for (int r = 0; r < repeats; r++) {
-        const struct repeat *repeat = &s->repeats[r];
-        const float dL = s->L[(size_t)repeat->example * C + repeat->column];
-        drho[repeat->bucket] += dL;
-        drho[RECIPE_BUCKETS - 1] += dL * repeat_log(repeat);
+    const size_t d = (size_t)r->towers.options->dim;
+    float *drho = r->ddense + 3 * d * d;
+    drho[repeat->bucket] += dscore;
+    drho[RECIPE_BUCKETS - 1] += dscore * repeat_log(repeat);
+}
+
+static void softmax(struct towers *t, struct step *s)
+{
+    struct recipe *r = recipe_of(t);
+    const int d = t->options->dim;
+    candidates_correct(r, s);
+    logits_forward(r, s);
+    s->loss += softmax_backward(r, s);
+    gemm_nn(s->n, d, s->C, r->L, r->V, r->dQ); // dQ = dL V
+    gemm_tn(s->C, d, s->n, r->L, r->Q, r->dV); // dV = dL^T Q
+    for (int k = 0; k < r->repeats; k++)
+        repeat_learn(r, &r->repeat[k],
+                     r->L[(size_t)r->repeat[k].example * s->C + r->repeat[k].column]);
+}
+
+// The repeats of query i among m items; place[k] is the item of repeats[k]. Returns how many.
+static int repeats_of(const struct recipe *r, const struct step *s, int i, int m,
+                      const uint32_t *slots, struct repeat repeats[HISTORY_MAX],
+                      int place[HISTORY_MAX])
+{
+    const struct example *example = &s->examples[i];
+    const int repeat = r->towers.options->repeat;
+    const int length = example->n_history < repeat ? example->n_history : repeat;
+    int n = 0;
+    for (int k = 0; k < length; k++) {
+        const int64_t column = marks_find(&r->candidate_of, example->history[k]);
+        int j = 0, known = 0;
+        while (column != MARKS_NONE && j < m && slots[j] != (uint32_t)column)
+            j++;
+        if (column == MARKS_NONE || j == m)
+            continue;
+        while (known < n && place[known] != j)
+            known++;
+        if (known == n) {
+            place[n] = j;
+            repeats[n++] =
+                (struct repeat){(uint32_t)i, (uint32_t)column, (uint16_t)bucket_of(k), 0};
+        }
+        repeats[known].times++;
     }
-    for (int c = 0; c < C && !replay; c++) {
-        dpa[0] += s->dcolumn[c] * s->prior[c][0];
-        dpa[1] += s->dcolumn[c] * s->prior[c][1];
-    }
+    return n;
+}
+
+static void repeat_forward(struct towers *t, const struct step *s, int i, int m,
+                           const uint32_t *slots, float *scores)
+{
+    const struct recipe_dense p = recipe_dense_at(tables_dense(t->tables), t->options->dim);
+    struct repeat repeats[HISTORY_MAX];
+    int place[HISTORY_MAX];
+    const int n = repeats_of(recipe_of(t), s, i, m, slots, repeats, place);
+    for (int k = 0; k < n; k++)
+        scores[place[k]] += repeat_score(&p, &repeats[k]);
+}
+
+static void repeat_backward(struct towers *t, const struct step *s, int i, int m,
+                            const uint32_t *slots, const float *dscores)
+{
+    struct repeat repeats[HISTORY_MAX];
+    int place[HISTORY_MAX];
+    const int n = repeats_of(recipe_of(t), s, i, m, slots, repeats, place);
+    for (int k = 0; k < n; k++)
+        repeat_learn(recipe_of(t), &repeats[k], dscores[place[k]]);
 }
 
 // Sums dX over the rows of the pooled histories and dQ over the users.
-static void gradients_scatter(const struct two_tower_options *o, struct recipe_scratch *s, int n,
-                              const struct example *examples, int *pooled, int *users)
+static void gradients_scatter(struct recipe *r, const struct step *s)
 {
+    const struct two_tower_options *o = r->towers.options;
     const int d = o->dim;
-    *pooled = *users = 0;
-    for (int i = 0; i < n; i++) {
-        const float *dQ = s->dQ + (size_t)i * d;
-        const int m = pooled_length(o, &examples[i]);
+    for (int i = 0; i < s->n; i++) {
+        const struct example *example = &s->examples[i];
+        const float *dQ = r->dQ + (size_t)i * d;
+        const int m = pooled_length(o, example);
         float w[HISTORY_MAX], *dvectors[HISTORY_MAX], *dcontexts[HISTORY_MAX];
-        if (i + 1 < n)
-            marks_prefetch(&s->pooled_of, examples[i + 1].n_history, examples[i + 1].history);
+        if (i + 1 < s->n)
+            marks_prefetch(&r->pooled_of, example[1].n_history, example[1].history);
         decay_weights(m, w);
         for (int k = 0; k < m; k++) {
-            const int before = *pooled;
-            const size_t slot =
-                (size_t)d * marks_slot(&s->pooled_of, examples[i].history[k], s->pooled, pooled);
-            dvectors[k] = s->dpooled + slot;
-            dcontexts[k] = s->dcontext + slot;
-            if (*pooled > before) {
+            const int before = r->pooled;
+            const size_t slot = (size_t)d * marks_slot(&r->pooled_of, example->history[k],
+                                                       r->pooled_rows, &r->pooled);
+            dvectors[k] = r->dpooled + slot;
+            dcontexts[k] = r->dcontext + slot;
+            if (r->pooled > before) {
                 memset(dvectors[k], 0, (size_t)d * sizeof(float));
                 memset(dcontexts[k], 0, (size_t)d * sizeof(float));
             }
         }
         if (m > 0)
-            kernels->unpool((size_t)d, m, group_of(m, examples[i].n_newest), w,
-                            s->dX + (size_t)i * 3 * d, dQ, dvectors, dcontexts);
-        const int before = *users;
+            kernels->unpool((size_t)d, m, group_of(m, example->n_newest), w,
+                            r->dX + (size_t)i * 3 * d, dQ, dvectors, dcontexts);
+        const int before = r->users;
         float *sum =
-            s->dusers + (size_t)d * marks_slot(&s->user_of, examples[i].user, s->users, users);
-        if (*users > before)
+            r->dusers + (size_t)d * marks_slot(&r->user_of, example->user, r->user_rows, &r->users);
+        if (r->users > before)
             memset(sum, 0, (size_t)d * sizeof(float));
         kernels->axpy((size_t)d, 1, dQ, sum);
     }
 }
 
-static void rows_update(const struct two_tower_options *o, uint64_t step, struct column *vector,
+static bool finite_sum(size_t n, const float *x)
+{
+    return isfinite(kernels->dot(n, x, x));
+}
+
+static bool backward(struct towers *t, struct step *s)
+{
+    struct recipe *r = recipe_of(t);
+    const int d = t->options->dim;
+    const struct recipe_dense p = recipe_dense_at(tables_dense(t->tables), d);
+    float *dpa = r->ddense + 3 * (size_t)d * d + RECIPE_BUCKETS;
+    memset(r->dX, 0, (size_t)s->n * 3 * d * sizeof(float));
+    gemm_tn(3 * d, d, s->n, r->X, r->dQ, r->ddense); // dA = X^T dQ
+    gemm_nt(s->n, 3 * d, d, r->dQ, p.A, r->dX);      // dX = dQ A^T
+    // The prior's weights hear each engagement once.
+    for (int c = 0; c < s->C && s->fresh; c++) {
+        dpa[0] += r->dcolumn[c] * r->prior[c][0];
+        dpa[1] += r->dcolumn[c] * r->prior[c][1];
+    }
+    gradients_scatter(r, s);
+    return finite_sum((size_t)s->C * d, r->dV) && finite_sum((size_t)s->n * 3 * d, r->dX) &&
+           finite_sum(recipe_dense_size(d), r->ddense);
+}
+
+static void rows_update(const struct recipe *r, uint64_t step, struct column *vector,
                         struct column *slots, int n, const uint32_t *rows, const float *gradients)
 {
+    const struct two_tower_options *o = r->towers.options;
     for (int i = 0; i < n; i++) {
         if (i + ROWS_AHEAD < n) {
             row_prefetch(vector, rows[i + ROWS_AHEAD]);
@@ -446,87 +624,70 @@ static void rows_update(const struct two_tower_options *o, uint64_t step, struct
     }
 }
 
-static void candidates_update(struct tables *t, const struct two_tower_options *o,
-                              struct recipe_scratch *s, int n, int C, bool replay)
+static void candidates_update(struct recipe *r, const struct step *s, uint64_t step)
 {
-    const uint64_t at = tables_state(t)->examples + (uint64_t)n;
-    const uint64_t step = tables_state(t)->steps + 1;
-    rows_update(o, step, &t->item_vector, &t->item_slots, C, s->candidates, s->dV);
-    for (int c = 0; c < C; c++) {
-        struct item_state *item = column_edit(&t->item_state, s->candidates[c]);
-        optimizer_update(&o->table, step, 1, &s->dcolumn[c], &item->bias, item->bias_slots);
-        if (replay || s->hits[c] == 0)
+    struct tables *t = r->towers.tables;
+    const struct two_tower_options *o = r->towers.options;
+    const uint64_t at = tables_state(t)->examples + (uint64_t)s->n;
+    rows_update(r, step, &t->item_vector, &t->item_slots, s->C, r->candidates, r->dV);
+    for (int c = 0; c < s->C; c++) {
+        struct item_state *item = column_edit(&t->item_state, r->candidates[c]);
+        optimizer_update(&o->table, step, 1, &r->dcolumn[c], &item->bias, item->bias_slots);
+        if (!s->fresh || r->hits[c] == 0)
             continue;
         for (int k = 0; k < COUNTS; k++) {
             item->count[k] =
-                item->count[k] * count_decay(item, at, count_half_life(o, k)) + s->hits[c];
+                item->count[k] * count_decay(item, at, count_half_life(o, k)) + r->hits[c];
         }
         item->counted_at = at;
     }
     struct model_state *state = column_edit(&t->state, 0);
-    for (int k = 0; k < COUNTS && !replay; k++)
-        state->count_sum[k] = state->count_sum[k] * exp2(-n / (double)count_half_life(o, k)) + n;
+    for (int k = 0; k < COUNTS && s->fresh; k++)
+        state->count_sum[k] =
+            state->count_sum[k] * exp2(-s->n / (double)count_half_life(o, k)) + s->n;
 }
 
-static void dense_update(struct tables *t, const struct two_tower_options *o,
-                         const struct recipe_scratch *s)
+static void dense_update(struct recipe *r, uint64_t step)
 {
+    struct tables *t = r->towers.tables;
+    const struct two_tower_options *o = r->towers.options;
     for (size_t i = 0; i < t->dense.n; i++)
         column_edit(&t->dense, i);
     float *w = tables_dense(t), *slots = w + t->dense_size;
     const size_t A = 3 * (size_t)o->dim * o->dim;
-    const uint64_t step = tables_state(t)->steps + 1;
-    optimizer_update(&o->matrix, step, A, s->ddense, w, slots);
-    optimizer_update(&o->scalar, step, RECIPE_BUCKETS + 2, s->ddense + A, w + A, slots + 2 * A);
+    optimizer_update(&o->matrix, step, A, r->ddense, w, slots);
+    optimizer_update(&o->scalar, step, RECIPE_BUCKETS + 2, r->ddense + A, w + A, slots + 2 * A);
 }
 
-static bool finite_sum(size_t n, const float *x)
+// History rows and candidate rows are two updates of one table and one accumulator.
+static void update(struct towers *towers, struct step *s)
 {
-    return isfinite(kernels->dot(n, x, x));
-}
-
-struct step_report recipe_learn(struct tables *t, const struct two_tower_options *o,
-                                const struct id_table *items, struct recipe_scratch *s, int n,
-                                const struct example *examples, bool replay)
-{
-    const int d = o->dim;
-    const struct recipe_dense p = recipe_dense_at(tables_dense(t), d);
-    assert(n > 0 && n <= o->batch_max);
-    marks_clear(&s->candidate_of);
-    marks_clear(&s->pooled_of);
-    marks_clear(&s->user_of);
-
-    // Forward: everything is read as it was before the step.
-    const int C = candidates_choose(t, o, items, s, n, examples);
-    candidates_prepare(t, o, items, s, n, C, &p, replay);
-    queries_forward(t, o, s, n, examples, &p);
-    const int repeats = logits_forward(o, s, n, C, examples, &p);
-
-    // Backward.
-    int pooled, users;
-    const double loss = softmax_backward(s, n, C);
-    backward(o, s, n, C, repeats, &p, replay);
-    gradients_scatter(o, s, n, examples, &pooled, &users);
-
-    struct model_state *state = column_edit(&t->state, 0);
-    struct step_report report = {.examples = n, .candidates = C, .loss = loss, .replayed = replay};
-    report.skipped = !isfinite(loss) || !finite_sum((size_t)C * d, s->dV) ||
-                     !finite_sum((size_t)n * 3 * d, s->dX) ||
-                     !finite_sum(recipe_dense_size(d), s->ddense);
-    if (report.skipped) {
-        state->skipped++;
-        return report;
-    }
-
-    // Update. History rows and candidate rows are two steps of one table and one accumulator.
+    struct recipe *r = recipe_of(towers);
+    struct tables *t = towers->tables;
     const uint64_t step = tables_state(t)->steps + 1;
-    rows_update(o, step, &t->item_vector, &t->item_slots, pooled, s->pooled, s->dpooled);
-    rows_update(o, step, &t->item_context, &t->item_context_slots, pooled, s->pooled, s->dcontext);
-    candidates_update(t, o, s, n, C, replay);
-    rows_update(o, step, &t->user_vector, &t->user_slots, users, s->users, s->dusers);
-    dense_update(t, o, s);
-    state->steps++;
-    if (!replay)
-        state->examples += (uint64_t)n;
-    return report;
+    rows_update(r, step, &t->item_vector, &t->item_slots, r->pooled, r->pooled_rows, r->dpooled);
+    rows_update(r, step, &t->item_context, &t->item_context_slots, r->pooled, r->pooled_rows,
+                r->dcontext);
+    candidates_update(r, s, step);
+    rows_update(r, step, &t->user_vector, &t->user_slots, r->users, r->user_rows, r->dusers);
+    dense_update(r, step);
 }
+
+const struct towers_kind recipe_kind = {
+    .dense_size = dense_floats,
+    .dense = dense_parameter,
+    .open = recipe_open,
+    .close = recipe_close,
+    .begin = begin,
+    .item = candidate_add,
+    .candidates = candidates_choose,
+    .forward = forward,
+    .softmax = softmax,
+    .repeat = repeat_forward,
+    .repeat_backward = repeat_backward,
+    .backward = backward,
+    .update = update,
+    .items = items_view,
+    .query = query_view,
+    .bonuses = bonuses_view,
+};

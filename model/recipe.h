@@ -48,16 +48,3 @@ float recipe_extra(const struct two_tower_options *o, const struct recipe_dense 
 // The repeat term for a history of m rows, newest first: at most one entry per distinct row.
 int recipe_bonuses(const struct recipe_dense *p, int m, const uint32_t *history,
                    struct bonus *bonuses);
-
-// What two_tower.c calls. The scratch memory is the caller's to keep and to free.
-struct recipe_scratch;
-struct recipe_scratch *recipe_scratch_open(const struct two_tower_options *o, size_t items_max,
-                                           size_t users_max);
-void recipe_scratch_close(struct recipe_scratch *s);
-// The parameters' start, and behind their size floats what their optimisers keep.
-void recipe_dense_init(const struct two_tower_options *o, float *dense, size_t size);
-// replay: the examples have been learned before. Counts stay as they are and the prior's weights
-// learn nothing from them: they would hear the same vote twice.
-struct step_report recipe_learn(struct tables *t, const struct two_tower_options *o,
-                                const struct id_table *items, struct recipe_scratch *s, int n,
-                                const struct example *examples, bool replay);

@@ -7,19 +7,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/classic.h"
 #include "model/frequency.h"
-#include "model/recipe.h"
 #include "model/rng.h"
-#include "model/tables.h"
+#include "model/towers.h"
 
 struct two_tower {
     struct two_tower_options options;
     const struct id_table *items, *users;
     struct tables tables;
-    struct recipe_scratch *recipe; // one of the two
-    struct classic *classic;
+    struct towers *towers;
 };
+
+static const struct towers_kind *const kinds[] = {
+    [MODEL_RECIPE] = &recipe_kind, [MODEL_TWO_TOWER] = &classic_kind};
 
 float count_decay(const struct item_state *item, uint64_t at, float half_life)
 {
@@ -43,7 +43,7 @@ void prior_of(const struct two_tower_options *o, const struct model_state *state
 
 static size_t dense_size(const struct two_tower_options *o)
 {
-    const size_t n = o->kind == MODEL_RECIPE ? recipe_dense_size(o->dim) : classic_dense_size(o);
+    const size_t n = kinds[o->kind]->dense_size(o);
     return (n + (size_t)o->dim - 1) / (size_t)o->dim * (size_t)o->dim;
 }
 
@@ -106,13 +106,15 @@ int two_tower_open(struct two_tower **m_out, struct columns *s, const struct id_
     m->items = items;
     m->users = users;
     int rc = columns_add(m, s);
-    if (rc == 0 && o->kind == MODEL_RECIPE) {
-        recipe_dense_init(o, tables_dense(&m->tables), m->tables.dense_size);
-        m->recipe = recipe_scratch_open(o, items->row.n_max, users->row.n_max);
-        rc = m->recipe ? 0 : -ENOMEM;
-    } else if (rc == 0) {
-        m->classic = classic_open(o, &m->tables, items->row.n_max, users->row.n_max);
-        rc = m->classic ? 0 : -ENOMEM;
+    if (rc == 0) {
+        const struct towers base = {.kind = kinds[o->kind],
+                                    .options = &m->options,
+                                    .tables = &m->tables,
+                                    .items = items,
+                                    .queries_max = o->batch_max,
+                                    .candidates_max = o->batch_max + o->uniform_negatives};
+        m->towers = base.kind->open(&base, items->row.n_max, users->row.n_max);
+        rc = m->towers ? 0 : -ENOMEM;
     }
     if (rc < 0) {
         two_tower_close(m);
@@ -126,8 +128,8 @@ void two_tower_close(struct two_tower *m)
 {
     if (!m)
         return;
-    recipe_scratch_close(m->recipe);
-    classic_close(m->classic);
+    if (m->towers)
+        m->towers->kind->close(m->towers);
     free(m);
 }
 
@@ -184,19 +186,51 @@ void two_tower_item_features(struct two_tower *m, uint32_t row, int n, const flo
     memcpy(x, features, (size_t)(n < width ? n : width) * sizeof *x);
 }
 
-// How a batch becomes a loss is one page of recipe.c, or of classic.c.
+// How a batch becomes a loss, and the loss an update.
+static struct step_report batch_learn(struct two_tower *m, int n, const struct example *examples,
+                                      const float *features, bool fresh)
+{
+    struct towers *towers = m->towers;
+    const struct towers_kind *kind = towers->kind;
+    struct step s = {.n = n, .examples = examples, .features = features, .fresh = fresh};
+    assert(n > 0 && n <= m->options.batch_max);
+
+    // Forward: everything is read as it was before the step.
+    kind->begin(towers, &s);
+    kind->candidates(towers, &s);
+    struct step_report report = {.examples = n, .replayed = !fresh};
+    if (s.n == 0)
+        return report; // nothing but negatives
+    report.candidates = s.C;
+    kind->forward(towers, &s);
+
+    // Backward.
+    kind->softmax(towers, &s);
+    report.loss = s.loss;
+    report.skipped = !kind->backward(towers, &s) || !isfinite(s.loss);
+
+    struct model_state *state = column_edit(&m->tables.state, 0);
+    if (report.skipped) {
+        state->skipped++;
+        return report;
+    }
+    kind->update(towers, &s);
+    state->steps++;
+    if (fresh)
+        state->examples += (uint64_t)n;
+    return report;
+}
+
 struct step_report two_tower_learn(struct two_tower *m, int n, const struct example *examples,
                                    const float *features)
 {
-    if (m->recipe)
-        return recipe_learn(&m->tables, &m->options, m->items, m->recipe, n, examples, false);
-    return classic_learn(m->classic, &m->tables, n, examples, features);
+    return batch_learn(m, n, examples, features, true);
 }
 
 struct step_report two_tower_replay(struct two_tower *m, int n, const struct example *examples)
 {
-    assert(m->recipe);
-    return recipe_learn(&m->tables, &m->options, m->items, m->recipe, n, examples, true);
+    assert(m->options.kind == MODEL_RECIPE);
+    return batch_learn(m, n, examples, NULL, false);
 }
 
 struct view two_tower_view(const struct two_tower *m)
@@ -210,40 +244,18 @@ struct view two_tower_view(const struct two_tower *m)
 void view_items(const struct view *v, int n, const float *vectors, const struct item_state *states,
                 const float *features, float *V)
 {
-    const struct two_tower_options *o = v->options;
-    const size_t d = (size_t)o->dim;
-    if (o->kind == MODEL_TWO_TOWER) {
-        classic_items(v, n, vectors, states, features, V);
-        return;
-    }
-    const struct recipe_dense p = recipe_dense_at(v->dense, o->dim);
-    for (int i = 0; i < n; i++) {
-        memcpy(V + (size_t)i * (d + 1), vectors + (size_t)i * d, d * sizeof *V);
-        V[(size_t)i * (d + 1) + d] =
-            recipe_extra(o, &p, v->state, &states[i], (double)v->items_known);
-    }
+    kinds[v->options->kind]->items(v, n, vectors, states, features, V);
 }
 
 void view_query(const struct view *v, const struct recent *recent, const float *user,
                 const float *features, float *q)
 {
-    if (v->options->kind == MODEL_TWO_TOWER) {
-        classic_query(v, recent->n, recent->vectors, user, features, q);
-        return;
-    }
-    const struct recipe_dense p = recipe_dense_at(v->dense, v->options->dim);
-    struct recent pooled = *recent;
-    if (pooled.n > v->options->history)
-        pooled.n = v->options->history;
-    recipe_query(v->options->dim, &p, &pooled, user, q);
+    kinds[v->options->kind]->query(v, recent, user, features, q);
 }
 
 int view_bonuses(const struct view *v, int m, const uint32_t *history, struct bonus *bonuses)
 {
-    if (v->options->kind == MODEL_TWO_TOWER)
-        return 0;
-    const struct recipe_dense p = recipe_dense_at(v->dense, v->options->dim);
-    return recipe_bonuses(&p, m < v->options->repeat ? m : v->options->repeat, history, bonuses);
+    return kinds[v->options->kind]->bonuses(v, m, history, bonuses);
 }
 
 struct recent recent_of(const struct tables *t, int n, int newest, const uint32_t *rows,
@@ -302,21 +314,7 @@ int two_tower_bonuses(const struct two_tower *m, const struct example *example,
 
 bool view_dense(const struct two_tower_options *o, int i, struct dense_parameter *p)
 {
-    if (o->kind == MODEL_TWO_TOWER)
-        return classic_dense(o, i, p);
-    const int d = o->dim;
-    const size_t dd = (size_t)d * (size_t)d;
-    const struct dense_parameter all[] = {
-        {"history_newest", d, d, 0},
-        {"history_decayed", d, d, dd},
-        {"history_mean", d, d, 2 * dd},
-        {"repeat", 1, RECIPE_BUCKETS, 3 * dd},
-        {"prior", 1, 2, 3 * dd + RECIPE_BUCKETS},
-    };
-    if (i >= (int)(sizeof all / sizeof *all))
-        return false;
-    *p = all[i];
-    return true;
+    return kinds[o->kind]->dense(o, i, p);
 }
 
 const struct two_tower_options *two_tower_options(const struct two_tower *m)

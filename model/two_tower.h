@@ -67,10 +67,10 @@ struct two_tower;
 
 // What one step did.
 struct step_report {
-    int examples, candidates;
-    double loss;   // sum over the examples
-    bool replayed; // the examples had been learned before
-    bool skipped;  // a loss or gradient was not finite: nothing was changed
+    int examples, candidates; // candidates: items, each once
+    double loss;              // sum over the examples
+    bool replayed;            // the examples had been learned before
+    bool skipped;             // a loss or gradient was not finite: nothing was changed
 };
 
 // items and users are the tables whose rows the model's columns follow; both must outlive it.

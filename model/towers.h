@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Between the towers and the objectives. A kind of model (recipe.c, classic.c) turns rows into
+// vectors and gradients of vectors into updates of rows; an objective (two_tower.c) turns vectors
+// into a loss and its gradient, and knows neither rows nor layers. One step:
+//
+//     begin        no items yet
+//     candidates   or item, one by one: which items take part, each once
+//     forward      Q, V, column; dQ, dV, dcolumn are zero then
+//     ...          objectives add to the gradients, in terms of the score
+//                      s(i, c) = Q_i . V_c + column_c + repeat(i, c)
+//     backward     the gradients of all parameters; false when one is not finite
+//     update       the parameters
+//
+// Everything up to update reads the parameters as they were before the step. A step without update
+// has changed nothing. Within model/ only; the rest of the program uses two_tower.h.
+#pragma once
+
+#include "model/tables.h"
+
+struct step {
+    int n;                          // queries
+    const struct example *examples; // (n): whose; target, value and label are for objectives
+    const float *features;          // (n, user_features), NULL when the width is 0
+    bool fresh; // examples of engagements that have not been learned before: they are counted
+    int C;      // items
+    const uint32_t *rows;    // (C)
+    float *Q, *dQ;           // (n, d)
+    float *V, *dV;           // (C, d)
+    float *column, *dcolumn; // (C): bias and prior
+    const float *weight;     // (n) of the examples in the softmax; NULL: all 1
+    double loss;
+};
+
+struct towers;
+
+struct towers_kind {
+    // Of the dense parameters: how many floats, and their names.
+    size_t (*dense_size)(const struct two_tower_options *o);
+    bool (*dense)(const struct two_tower_options *o, int i, struct dense_parameter *p);
+    // Writes the parameters' start, and what their optimisers keep, into the dense column. NULL
+    // when memory is short. items_max, users_max: rows of the tables.
+    struct towers *(*open)(const struct towers *base, size_t items_max, size_t users_max);
+    void (*close)(struct towers *t);
+
+    void (*begin)(struct towers *t, struct step *s);
+    uint32_t (*item)(struct towers *t, struct step *s, uint32_t row);
+    // The items of a batch of examples, for softmax.
+    void (*candidates)(struct towers *t, struct step *s);
+    void (*forward)(struct towers *t, struct step *s);
+    // Softmax of each example's item over the candidates, by its weight: adds to the gradients.
+    void (*softmax)(struct towers *t, struct step *s);
+    // The repeat term of query i for m items (slots), and its gradient; NULL without such a term.
+    void (*repeat)(struct towers *t, const struct step *s, int i, int m, const uint32_t *slots,
+                   float *scores);
+    void (*repeat_backward)(struct towers *t, const struct step *s, int i, int m,
+                            const uint32_t *slots, const float *dscores);
+    bool (*backward)(struct towers *t, struct step *s);
+    void (*update)(struct towers *t, struct step *s);
+
+    // The pure functions behind view_items, view_query and view_bonuses.
+    void (*items)(const struct view *v, int n, const float *vectors,
+                  const struct item_state *states, const float *features, float *V);
+    void (*query)(const struct view *v, const struct recent *recent, const float *user,
+                  const float *features, float *q);
+    int (*bonuses)(const struct view *v, int m, const uint32_t *history, struct bonus *bonuses);
+};
+
+extern const struct towers_kind recipe_kind, classic_kind;
+
+// What every kind begins with.
+struct towers {
+    const struct towers_kind *kind;
+    const struct two_tower_options *options;
+    struct tables *tables;
+    const struct id_table *items;
+    int queries_max, candidates_max; // the largest n and C of a step
+};
