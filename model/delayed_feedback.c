@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <math.h>
+#include <stdbool.h>
 
 #include "model/logistic.h"
 
@@ -162,19 +163,22 @@ static bool speaks_of(enum delayed_feedback_mode mode, const struct slate *s, in
 void delayed_feedback_slate(enum delayed_feedback_mode mode, const struct late_arrivals *a, int T,
                             const struct slate *s, const float *z, float *label, float *weight)
 {
+    const size_t tasks = (size_t)T;
+    float late[SLATE_TASKS_MAX];
     assert(T > 0 && T <= SLATE_TASKS_MAX);
-    float late[SLATE_TASKS_MAX], p[SLATE_TASKS_MAX];
     for (int t = 0; t < T; t++)
         late[t] = late_arrivals_share(a, t);
+    float *p = weight; // until each is replaced by what follows from it
+    logistic(s->n_items * tasks, z, p);
     for (int i = 0; i < s->n_items; i++) {
-        logistic((size_t)T, z + (size_t)i * (size_t)T, p);
         for (int t = 0; t < T; t++) {
+            const size_t at = (size_t)i * tasks + (size_t)t;
             const bool positive = s->items[i].labels >> t & 1;
             const struct target target = speaks_of(mode, s, i, t)
-                                             ? targets[mode](s->kind, positive, p[t], late[t])
+                                             ? targets[mode](s->kind, positive, p[at], late[t])
                                              : NOTHING;
-            label[(size_t)i * (size_t)T + (size_t)t] = target.label;
-            weight[(size_t)i * (size_t)T + (size_t)t] = target.weight;
+            label[at] = target.label;
+            weight[at] = target.weight;
         }
     }
 }

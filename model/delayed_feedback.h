@@ -48,7 +48,8 @@ enum delayed_feedback_mode {
 void delayed_feedback_fnw(size_t n, const float *p, const float *label, float *weight);
 void delayed_feedback_es_dfm(size_t n, const float *label, const float *p_dp, const float *p_rn,
                              float *weight);
-// p = b / (1 - b) of what fnc has learned. b is held below 1/2, from where on it has no meaning.
+// p = b / (1 - b) of what fnc has learned; p may be biased itself. b is held below 1/2, from where
+// on it has no meaning.
 void delayed_feedback_fnc(size_t n, const float *biased, float *p);
 
 // The delay as part of the model (Chapelle 2014): exponential with this rate, converted or not.

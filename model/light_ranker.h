@@ -122,7 +122,7 @@ enum light_ranker_value {
 };
 
 // value (n) of the items V (n, D) for the user vector q (D). value_weight (T), any sign.
-// Needs neither BLAS nor memory but the stack's: 24 kilobytes at the maxima.
+// Needs neither BLAS nor memory but the stack's: 84 kilobytes at the most.
 void light_ranker_score(const struct light_ranker_parameters *p, const struct light_ranker_shape *s,
                         const float *q, int n, const float *V, const float *value_weight,
                         enum light_ranker_value form, float *value);

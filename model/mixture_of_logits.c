@@ -2,17 +2,29 @@
 #include "model/mixture_of_logits.h"
 
 #include <assert.h>
-#include <string.h>
+#include <stddef.h>
 
 #include "model/kernels.h"
 
-void mixture_of_logits_gate(int P, const float *gate, float *pi)
+void mixture_of_logits_gate(int n, int P, float *x)
 {
-    const size_t n = (size_t)P;
-    assert(P > 0);
-    memcpy(pi, gate, n * sizeof *pi);
-    const float sum = kernels->exp_shifted(n, kernels->max(n, gate), pi);
-    kernels->scale(n, 1 / sum, pi);
+    const size_t width = (size_t)P, all = (size_t)n * width;
+    assert(n >= 0 && P > 0);
+    for (float *row = x; row < x + all; row += width) {
+        float largest = row[0];
+        for (size_t p = 1; p < width; p++)
+            largest = row[p] > largest ? row[p] : largest;
+        for (size_t p = 0; p < width; p++)
+            row[p] -= largest;
+    }
+    kernels->exp_shifted(all, 0, x);
+    for (float *row = x; row < x + all; row += width) {
+        float sum = 0;
+        for (size_t p = 0; p < width; p++)
+            sum += row[p];
+        for (size_t p = 0; p < width; p++)
+            row[p] /= sum;
+    }
 }
 
 float mixture_of_logits_forward(int P, const float *pi, const float *dot)

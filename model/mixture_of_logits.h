@@ -9,7 +9,8 @@
 // All arrays (P). Forward overwrites, backward adds.
 #pragma once
 
-void mixture_of_logits_gate(int P, const float *gate, float *pi);
+// x (n, P): the gates of n pairs become their pi. Many at once, for exponentials come by the block.
+void mixture_of_logits_gate(int n, int P, float *x);
 float mixture_of_logits_forward(int P, const float *pi, const float *dot);
 // ddot may be NULL: then the gate alone learns.
 void mixture_of_logits_backward(int P, const float *pi, const float *dot, float dscore,
