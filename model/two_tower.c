@@ -8,6 +8,8 @@
 #include <string.h>
 
 #include "model/frequency.h"
+#include "model/kernels.h"
+#include "model/reference.h"
 #include "model/rng.h"
 #include "model/towers.h"
 
@@ -16,6 +18,15 @@ struct two_tower {
     const struct id_table *items, *users;
     struct tables tables;
     struct towers *towers;
+    // With objectives.slates only.
+    struct objectives *objectives;
+    struct reference reference;
+    bool referenced;
+    // A step of slates: (slates) queries, (slates + 1) and (slates * SLATE_ITEMS_MAX) rows.
+    struct example *contexts;
+    int *first;
+    uint32_t *slot;
+    float *s, *ref, *ds;
 };
 
 static const struct towers_kind *const kinds[] = {
@@ -93,6 +104,30 @@ static int columns_add(struct two_tower *m, struct columns *s)
     return rc;
 }
 
+static int slates_open(struct two_tower *m, struct columns *s)
+{
+    const struct objective_options *o = &m->options.objectives;
+    const size_t n = (size_t)o->slates, rows = n * SLATE_ITEMS_MAX;
+    assert(o->slates <= SLATES_MAX && o->tasks > 0 && o->tasks <= SLATE_TASKS_MAX);
+    m->contexts = calloc(n, sizeof *m->contexts);
+    m->first = calloc(n + 1, sizeof *m->first);
+    m->slot = calloc(rows, sizeof *m->slot);
+    m->s = calloc(rows, sizeof *m->s);
+    m->ref = calloc(rows, sizeof *m->ref);
+    m->ds = calloc(rows, sizeof *m->ds);
+    if (!m->contexts || !m->first || !m->slot || !m->s || !m->ref || !m->ds)
+        return -ENOMEM;
+    int rc = objectives_open(&m->objectives, s, o, m->options.dim, m->options.seed);
+    m->referenced = objectives_need_reference(o);
+    if (rc == 0 && m->referenced) {
+        rc = reference_open(&m->reference, s, &m->tables, &m->options, m->items->row.n_max,
+                            m->users->row.n_max);
+        if (rc == 0)
+            two_tower_published(m);
+    }
+    return rc;
+}
+
 int two_tower_open(struct two_tower **m_out, struct columns *s, const struct id_table *items,
                    const struct id_table *users, const struct two_tower_options *options)
 {
@@ -106,16 +141,20 @@ int two_tower_open(struct two_tower **m_out, struct columns *s, const struct id_
     m->items = items;
     m->users = users;
     int rc = columns_add(m, s);
+    const int slates = o->objectives.slates, shown = slates * SLATE_ITEMS_MAX;
+    const int columns = o->batch_max + o->uniform_negatives;
     if (rc == 0) {
         const struct towers base = {.kind = kinds[o->kind],
                                     .options = &m->options,
                                     .tables = &m->tables,
                                     .items = items,
-                                    .queries_max = o->batch_max,
-                                    .candidates_max = o->batch_max + o->uniform_negatives};
+                                    .queries_max = o->batch_max > slates ? o->batch_max : slates,
+                                    .candidates_max = columns > shown ? columns : shown};
         m->towers = base.kind->open(&base, items->row.n_max, users->row.n_max);
         rc = m->towers ? 0 : -ENOMEM;
     }
+    if (rc == 0 && slates > 0)
+        rc = slates_open(m, s);
     if (rc < 0) {
         two_tower_close(m);
         return rc;
@@ -130,6 +169,13 @@ void two_tower_close(struct two_tower *m)
         return;
     if (m->towers)
         m->towers->kind->close(m->towers);
+    objectives_close(m->objectives);
+    free(m->contexts);
+    free(m->first);
+    free(m->slot);
+    free(m->s);
+    free(m->ref);
+    free(m->ds);
     free(m);
 }
 
@@ -166,6 +212,8 @@ void two_tower_item_created(struct two_tower *m, uint32_t row)
         memset(row_edit(&t->item_features, row), 0, t->item_features.unit);
     if (frequency_kept(o))
         memset(row_edit(&t->item_frequency, row), 0, t->item_frequency.unit);
+    if (m->referenced)
+        reference_item_created(&m->reference, row);
 }
 
 void two_tower_user_created(struct two_tower *m, uint32_t row)
@@ -174,6 +222,8 @@ void two_tower_user_created(struct two_tower *m, uint32_t row)
     row_init(&m->options, PURPOSE_USER, id_table_row(m->users, row)->hash,
              row_edit(&t->user_vector, row));
     optimizer_start(&m->options.table, (size_t)m->options.dim, row_edit(&t->user_slots, row));
+    if (m->referenced)
+        reference_user_created(&m->reference, row);
 }
 
 void two_tower_item_features(struct two_tower *m, uint32_t row, int n, const float *features)
@@ -186,38 +236,63 @@ void two_tower_item_features(struct two_tower *m, uint32_t row, int n, const flo
     memcpy(x, features, (size_t)(n < width ? n : width) * sizeof *x);
 }
 
-// How a batch becomes a loss, and the loss an update.
+void two_tower_published(struct two_tower *m)
+{
+    if (m->referenced)
+        reference_begin(&m->reference, id_table_state(m->items)->live);
+}
+
+// Every row that the step may change is kept as the fleets have it.
+static void rows_save(struct two_tower *m, const struct step *s)
+{
+    for (int c = 0; c < s->C; c++)
+        reference_save_item(&m->reference, s->rows[c]);
+    for (int i = 0; i < s->n; i++) {
+        for (int k = 0; k < s->examples[i].n_history; k++)
+            reference_save_item(&m->reference, s->examples[i].history[k]);
+        reference_save_user(&m->reference, s->examples[i].user);
+    }
+}
+
+// The end of a step: what the objectives found goes back through the towers. False when it was not
+// finite: then nothing has changed but the count of such steps.
+static bool step_finish(struct two_tower *m, struct step *s)
+{
+    struct model_state *state = column_edit(&m->tables.state, 0);
+    if (!m->towers->kind->backward(m->towers, s) || !isfinite(s->loss)) {
+        state->skipped++;
+        return false;
+    }
+    if (m->referenced)
+        rows_save(m, s);
+    m->towers->kind->update(m->towers, s);
+    state->steps++;
+    return true;
+}
+
+// How a batch of engagements becomes a loss, and the loss an update.
 static struct step_report batch_learn(struct two_tower *m, int n, const struct example *examples,
                                       const float *features, bool fresh)
 {
     struct towers *towers = m->towers;
     const struct towers_kind *kind = towers->kind;
     struct step s = {.n = n, .examples = examples, .features = features, .fresh = fresh};
+    struct step_report report = {.examples = n, .replayed = !fresh};
     assert(n > 0 && n <= m->options.batch_max);
 
-    // Forward: everything is read as it was before the step.
+    // Everything is read as it was before the step.
     kind->begin(towers, &s);
     kind->candidates(towers, &s);
-    struct step_report report = {.examples = n, .replayed = !fresh};
     if (s.n == 0)
         return report; // nothing but negatives
-    report.candidates = s.C;
     kind->forward(towers, &s);
-
-    // Backward.
     kind->softmax(towers, &s);
-    report.loss = s.loss;
-    report.skipped = !kind->backward(towers, &s) || !isfinite(s.loss);
 
-    struct model_state *state = column_edit(&m->tables.state, 0);
-    if (report.skipped) {
-        state->skipped++;
-        return report;
-    }
-    kind->update(towers, &s);
-    state->steps++;
-    if (fresh)
-        state->examples += (uint64_t)n;
+    report.candidates = s.C;
+    report.loss = s.loss;
+    report.skipped = !step_finish(m, &s);
+    if (fresh && !report.skipped)
+        ((struct model_state *)column_edit(&m->tables.state, 0))->examples += (uint64_t)n;
     return report;
 }
 
@@ -231,6 +306,128 @@ struct step_report two_tower_replay(struct two_tower *m, int n, const struct exa
 {
     assert(m->options.kind == MODEL_RECIPE);
     return batch_learn(m, n, examples, NULL, false);
+}
+
+// s = q . v + column + repeat, row by row.
+static void slates_score(struct two_tower *m, const struct step *s, const struct slate_batch *b)
+{
+    const size_t d = (size_t)m->options.dim;
+    for (int i = 0; i < b->n; i++) {
+        const int at = b->first[i], n = b->first[i + 1] - at;
+        for (int k = at; k < at + n; k++)
+            m->s[k] = kernels->dot(d, s->Q + (size_t)i * d, s->V + b->slot[k] * d) +
+                      s->column[b->slot[k]];
+        if (m->towers->kind->repeat)
+            m->towers->kind->repeat(m->towers, s, i, n, b->slot + at, m->s + at);
+    }
+}
+
+// The same by the model that the fleets have.
+static void slates_score_published(struct two_tower *m, const struct step *s,
+                                   const struct slate_batch *b)
+{
+    const struct view v = reference_view(&m->reference);
+    const size_t d = (size_t)m->options.dim;
+    for (int i = 0; i < b->n; i++) {
+        const struct example *context = &s->examples[i];
+        const float *vectors[HISTORY_MAX], *contexts[HISTORY_MAX];
+        struct bonus bonuses[HISTORY_MAX];
+        float q[d + 1], item[d + 1];
+        for (int k = 0; k < context->n_history; k++) {
+            vectors[k] = reference_item_vector(&m->reference, context->history[k]);
+            contexts[k] = m->tables.item_context.base
+                              ? reference_item_context(&m->reference, context->history[k])
+                              : NULL;
+        }
+        const struct recent recent = {context->n_history, context->n_newest, vectors,
+                                      m->tables.item_context.base ? contexts : NULL};
+        view_query(&v, &recent, reference_user_vector(&m->reference, context->user),
+                   s->features ? s->features + (size_t)i * m->options.user_features : NULL, q);
+        const int n_bonuses = view_bonuses(&v, context->n_history, context->history, bonuses);
+        for (int k = b->first[i]; k < b->first[i + 1]; k++) {
+            const uint32_t row = s->rows[b->slot[k]];
+            view_items(&v, 1, reference_item_vector(&m->reference, row),
+                       reference_item_state(&m->reference, row),
+                       m->options.item_features ? column_at(&m->tables.item_features, row) : NULL,
+                       item);
+            m->ref[k] = kernels->dot(d + 1, q, item);
+            for (int j = 0; j < n_bonuses; j++)
+                m->ref[k] += bonuses[j].row == row ? bonuses[j].score : 0;
+        }
+    }
+}
+
+// From the gradient of the scores to that of vectors and columns.
+static void slates_backward(struct two_tower *m, struct step *s, const struct slate_batch *b)
+{
+    const size_t d = (size_t)m->options.dim;
+    for (int i = 0; i < b->n; i++) {
+        const int at = b->first[i], n = b->first[i + 1] - at;
+        for (int k = at; k < at + n; k++) {
+            kernels->axpy(d, b->ds[k], s->V + b->slot[k] * d, s->dQ + (size_t)i * d);
+            kernels->axpy(d, b->ds[k], s->Q + (size_t)i * d, s->dV + b->slot[k] * d);
+            s->dcolumn[b->slot[k]] += b->ds[k];
+        }
+        if (m->towers->kind->repeat_backward)
+            m->towers->kind->repeat_backward(m->towers, s, i, n, b->slot + at, b->ds + at);
+    }
+}
+
+// Whether the objectives want anything of the towers. A gradient that is not finite is one, too.
+static bool gradient_left(const struct step *s, int d)
+{
+    const size_t Q = (size_t)s->n * (size_t)d, V = (size_t)s->C * (size_t)d;
+    return kernels->dot(Q, s->dQ, s->dQ) != 0 || kernels->dot(V, s->dV, s->dV) != 0 ||
+           kernels->dot((size_t)s->C, s->dcolumn, s->dcolumn) != 0;
+}
+
+// How slates become losses, and the losses an update.
+struct slate_report two_tower_learn_slates(struct two_tower *m, int n, const struct slate *slates,
+                                           const float *scores, const float *features)
+{
+    struct towers *towers = m->towers;
+    struct step s = {.n = n, .examples = m->contexts, .features = features};
+    struct slate_batch b = {.n = n,
+                            .slates = slates,
+                            .scores = scores,
+                            .first = m->first,
+                            .slot = m->slot,
+                            .s = m->s,
+                            .ref = m->referenced ? m->ref : NULL,
+                            .ds = m->ds};
+    struct slate_report report = {.slates = n};
+    assert(n > 0 && n <= m->options.objectives.slates);
+
+    // Everything is read as it was before the step.
+    towers->kind->begin(towers, &s);
+    for (int i = 0; i < n; i++) {
+        m->contexts[i] = (struct example){.user = slates[i].user,
+                                          .ts_ms = slates[i].ts_ms,
+                                          .n_history = slates[i].n_history,
+                                          .n_newest = slates[i].n_newest};
+        memcpy(m->contexts[i].history, slates[i].history, sizeof slates[i].history);
+        m->first[i] = b.rows;
+        for (int k = 0; k < slates[i].n_items; k++)
+            m->slot[b.rows++] = towers->kind->item(towers, &s, slates[i].items[k].item);
+    }
+    m->first[n] = b.rows;
+    towers->kind->forward(towers, &s);
+    slates_score(m, &s, &b);
+    if (m->referenced)
+        slates_score_published(m, &s, &b);
+
+    memset(m->ds, 0, (size_t)b.rows * sizeof *m->ds);
+    const bool finite = objectives_learn(m->objectives, &s, &b, &report);
+    for (int t = 0; t < OBJECTIVES; t++)
+        s.loss += report.term[t].loss;
+    slates_backward(m, &s, &b);
+    // Without a gradient the rows are not touched: even L2 would move them.
+    if (!finite)
+        ((struct model_state *)column_edit(&m->tables.state, 0))->skipped++;
+    report.skipped = !finite || (gradient_left(&s, m->options.dim) && !step_finish(m, &s));
+    if (!report.skipped)
+        objectives_update(m->objectives, &b);
+    return report;
 }
 
 struct view two_tower_view(const struct two_tower *m)

@@ -19,6 +19,7 @@
 
 #include "model/history.h"
 #include "model/id_table.h"
+#include "model/objectives.h"
 #include "model/optimizer.h"
 
 enum model_kind { MODEL_RECIPE, MODEL_TWO_TOWER };
@@ -41,6 +42,7 @@ struct two_tower_options {
     float temperature;
     bool logq, accidental_hits, attention;
     int hard_negatives;
+    struct objective_options objectives;
 };
 
 // How much of a user's history the model reads at the most.
@@ -90,6 +92,13 @@ struct step_report two_tower_learn(struct two_tower *m, int n, const struct exam
                                    const float *features);
 // Another step on examples that were learned before, with their histories as of then. recipe only.
 struct step_report two_tower_replay(struct two_tower *m, int n, const struct example *examples);
+
+// One step on n <= objectives.slates slates: the terms of model/objectives.h. scores
+// (n, SLATE_ITEMS_MAX, tasks), features as above.
+struct slate_report two_tower_learn_slates(struct two_tower *m, int n, const struct slate *slates,
+                                           const float *scores, const float *features);
+// The model as it is now is what the fleets have from now on: the reference of the trust region.
+void two_tower_published(struct two_tower *m);
 
 // Q (n, dim + 1): the users' vectors as of the examples' histories.
 void two_tower_queries(struct two_tower *m, int n, const struct example *examples,
