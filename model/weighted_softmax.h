@@ -14,28 +14,13 @@
 //
 // The seed form trains a batch without any positive as if every row were one, and one outlier
 // shrinks all the others. The fixed form leaves such a batch without loss and without gradient,
-// and is scaled by a running figure (struct value_scale) that no single row decides.
+// and is scaled by a running figure (struct value_scale) that no single row decides. Values and
+// weights are those of model/value.h.
 // The weights are constants to backward.
 #pragma once
 
 #include "model/retrieval_loss.h"
-
-enum value_form { VALUE_FIXED, VALUE_SEED };
-
-// net (B) is overwritten.
-void value_net(int B, int T, const float *labels, const float *value_weight, float *net);
-// weight (B) is overwritten. scale is read by the fixed form alone, and must be above 0.
-void value_weights(enum value_form form, int B, const float *net, float scale, float *weight);
-
-// The running scale: the 99th percentile of the positive values of each batch, averaged with
-// exponential forgetting. The first batch with a positive sets it.
-struct value_scale {
-    float rate;  // of forgetting, for each batch; about 0.01
-    float scale; // 0 before the first positive
-};
-
-// sorted (B) is scratch.
-void value_scale_update(struct value_scale *s, int B, const float *net, float *sorted);
+#include "model/value.h"
 
 struct weighted_softmax {
     enum value_form form;
