@@ -17,16 +17,19 @@ enum {
     SLATE_TASKS_MAX = 8,
     SLATE_ITEMS_MAX = 64, // of one request; what goes beyond is counted and left out
     SURFACES_MAX = 8,     // surface 0 stands for none and for those beyond the first seven
+    TASK_NONE = 255,      // where one task is named by its number
 };
 
 // What a slate says and when it is emitted.
 enum slate_kind {
-    // The last window has closed: labels are final. Exactly one for each request shown.
+    // The last window has closed: labels are final. Exactly one for each request shown, and one
+    // more for each further ranker version.
     SLATE_CLOSED,
     // Labels as of `feedback delay` after the impression; what is not engaged yet may be later.
-    // Only when that delay is shorter than the windows.
+    // Only when that delay is shorter than the windows; then exactly one, before the closed one.
+    // Shown items only, and no scores: those come once, with the closed slate.
     SLATE_EARLY,
-    // One item, one task: an engagement after the early slate had called it a negative.
+    // One item, one task: an engagement after the early slate had called it a negative. No scores.
     SLATE_LATE_POSITIVE,
 };
 
@@ -54,5 +57,8 @@ struct slate {
     struct slate_item items[SLATE_ITEMS_MAX];
 };
 
-// Scores lie beside the slates, (n_items, tasks) for each, task by task: NAN where the ranker gave
+// Items lie in the order of their positions, those without one after them as they came, then what
+// was only scored. An item shown at two places is there twice, with one label.
+//
+// Scores lie beside the slates, (n_items, tasks) for each, item by item: NAN where the ranker gave
 // none for this item and task.

@@ -62,6 +62,8 @@ struct example {
     uint8_t positive;
     uint8_t n_history;
     uint8_t n_newest;              // of the history's first: those that share the newest time
+    uint8_t surface;               // where it was shown: as in struct slate
+    uint8_t task;                  // of the action; TASK_NONE for a negative and for none
     uint32_t history[HISTORY_MAX]; // item rows, newest first
 };
 

@@ -3,12 +3,38 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <math.h>
 #include <string.h>
 
 const char *const outcome_names[OUTCOMES] = {"joined",    "expired", "late",
                                              "duplicate", "orphan",  "rejected"};
 const char *const refusal_names[REFUSALS] = {"join_full", "request_full", "actions_full",
                                              "unknown_user", "unknown_item"};
+const char *const slate_count_names[SLATE_COUNTS] = {
+    [SLATES_CLOSED] = "slates_closed",
+    [SLATES_SPLIT] = "slates_split",
+    [SLATES_UNTAUGHT] = "slates_untaught",
+    [SLATES_EXPIRED] = "slates_expired",
+    [SLATES_EARLY] = "slates_early",
+    [SLATES_LATE_POSITIVE] = "slates_late_positive",
+    [SLATE_ITEMS] = "slate_items",
+    [SLATE_ITEMS_CUT] = "slate_items_cut",
+    [SLATE_ITEMS_SCORED] = "slate_items_scored",
+    [SLATE_LABELS] = "slate_labels",
+    [SCORES_KEPT] = "scores_kept",
+    [SCORES_DUPLICATE] = "duplicate_scores",
+    [SCORES_UNKNOWN_ITEM] = "scores_unknown_item",
+    [SCORES_UNKNOWN_RANKER] = "scores_unknown_ranker",
+    [SCORES_STALE] = "scores_stale",
+    [SCORES_LATE] = "scores_late",
+    [SCORES_FULL] = "scores_full",
+    [SCORES_WITHOUT_TASK] = "scores_without_task",
+    [SCORES_SAME_TASK] = "scores_same_task",
+    [ENGAGEMENTS_WITHOUT_TASK] = "engagements_without_task",
+    [SURFACES_UNNUMBERED] = "surfaces_unnumbered",
+};
+
+static const char *const task_of_all[] = {"*"};
 
 // One open request. Lists are by number + 1, 0 ends them.
 struct session {
@@ -22,7 +48,14 @@ struct session {
     uint32_t user_older, user_newer;
     uint16_t n_items, capacity, n_waiting;
     uint8_t stage;
-    uint8_t reserved;
+    uint8_t surface; // its number
+};
+
+// What a request keeps for its slates, by the same row.
+struct pending_slate {
+    struct scored_list scores;
+    uint8_t early_left; // the slate as of the feedback delay has been emitted
+    uint8_t reserved[3];
 };
 
 enum stage {
@@ -59,7 +92,8 @@ struct bucket {
     uint32_t head, tail;
 };
 
-struct action_name {
+// A name that has a number.
+struct name {
     uint16_t size;
     char bytes[ACTION_BYTES_MAX];
 };
@@ -81,6 +115,16 @@ static const struct join_scalars *scalars_at(const struct join *j)
     return column_at(&j->scalars, 0);
 }
 
+static void slate_count(struct join *j, enum slate_count count, uint64_t n)
+{
+    ((uint64_t *)column_edit(&j->slate_counts, 0))[count] += n;
+}
+
+static struct pending_slate *pending_edit(struct join *j, uint32_t request)
+{
+    return column_edit(&j->pending, request);
+}
+
 static struct session *session_edit(struct join *j, uint32_t request)
 {
     return column_edit(&j->session, request);
@@ -91,6 +135,82 @@ static const struct session *session_at(const struct join *j, uint32_t request)
     return column_at(&j->session, request);
 }
 
+// Names.
+
+static bool name_is(const struct name *name, struct text text)
+{
+    return name->size == text.size &&
+           (text.size == 0 || !memcmp(name->bytes, text.bytes, text.size));
+}
+
+static void name_set(struct name *name, struct text text)
+{
+    name->size = (uint16_t)text.size;
+    if (text.size > 0)
+        memcpy(name->bytes, text.bytes, text.size);
+}
+
+static struct text text_of(const char *string)
+{
+    return (struct text){string, (uint32_t)strlen(string)};
+}
+
+// The place of the text among the first n names; -1 when it is not there.
+static int name_find(const struct column *names, size_t n, struct text text)
+{
+    for (size_t i = 0; i < n; i++)
+        if (name_is(column_at(names, i), text))
+            return (int)i;
+    return -1;
+}
+
+// The number of a name from 1 on, a new one if need be; 0 when there are too many.
+static int name_number(struct column *names, struct text text)
+{
+    const int known = name_find(names, names->n, text);
+    if (known >= 0)
+        return known + 1;
+    if (names->n == names->n_max || text.size > ACTION_BYTES_MAX)
+        return 0;
+    column_grow(names, 1);
+    name_set(column_edit(names, names->n - 1), text);
+    return (int)names->n;
+}
+
+// The columns that only slates need.
+static int slates_open(struct join *j, struct columns *s, size_t requests)
+{
+    int rc = column_open(&j->pending, s, "join.slate", sizeof(struct pending_slate), requests);
+    if (rc == 0)
+        rc = column_open(&j->task, s, "join.task", sizeof(struct name), SLATE_TASKS_MAX);
+    if (rc == 0)
+        rc = column_open(&j->ranker, s, "join.ranker", sizeof(struct name), RANKERS_MAX);
+    if (rc == 0)
+        rc = column_open(&j->surface, s, "join.surface", sizeof(struct name), SURFACES_MAX - 1);
+    if (rc == 0)
+        rc = column_open(&j->slate_counts, s, "join.slate_counts", SLATE_COUNTS * sizeof(uint64_t),
+                         1);
+    if (rc < 0)
+        return rc;
+    column_grow(&j->slate_counts, 1);
+    column_grow(&j->task, (size_t)j->options.n_tasks);
+    for (int i = 0; i < j->options.n_tasks; i++)
+        name_set(column_edit(&j->task, (size_t)i), text_of(j->options.tasks[i]));
+    return 0;
+}
+
+// Lists of scores and labels that wait were made of the tasks of then.
+static int slates_rebuild(const struct join *j)
+{
+    if (j->task.n != (size_t)j->options.n_tasks || j->pending.n != j->session.n ||
+        j->slate_counts.n != 1)
+        return -EINVAL;
+    for (int i = 0; i < j->options.n_tasks; i++)
+        if (!name_is(column_at(&j->task, (size_t)i), text_of(j->options.tasks[i])))
+            return -EINVAL;
+    return 0;
+}
+
 int join_open(struct join *j, struct columns *s, const struct join_options *options,
               struct rows *rows, join_emit_fn emit, void *emit_arg)
 {
@@ -99,8 +219,19 @@ int join_open(struct join *j, struct columns *s, const struct join_options *opti
     for (int i = 0; i < options->n_windows; i++)
         if (options->windows[i].window_ms > j->window_max_ms)
             j->window_max_ms = options->windows[i].window_ms;
-    for (int i = 0; i < JOIN_ACTIONS_MAX; i++)
+    for (int i = 0; i < JOIN_ACTIONS_MAX; i++) {
         j->action_window_ms[i] = options->window_ms;
+        j->action_task[i] = TASK_NONE;
+    }
+    if (options->feedback_delay_ms < j->window_max_ms && options->slates)
+        j->feedback_delay_ms = options->feedback_delay_ms;
+    if (options->n_tasks == 0) {
+        j->options.tasks = task_of_all;
+        j->options.n_tasks = 1;
+    }
+    assert(j->options.n_tasks <= SLATE_TASKS_MAX);
+    for (int i = 0; i < j->options.n_tasks; i++)
+        assert(strlen(j->options.tasks[i]) <= ACTION_BYTES_MAX);
 
     // The wheel reaches over window, memory of the closed, and what lies ahead of the watermark.
     const int64_t horizon = 2 * j->window_max_ms + options->lateness_ms + 3600000;
@@ -131,14 +262,15 @@ int join_open(struct join *j, struct columns *s, const struct join_options *opti
     if (rc == 0)
         rc = column_open(&j->waiting, s, "join.waiting", sizeof(struct waiting), requests);
     if (rc == 0)
-        rc =
-            column_open(&j->action, s, "join.action", sizeof(struct action_name), JOIN_ACTIONS_MAX);
+        rc = column_open(&j->action, s, "join.action", sizeof(struct name), JOIN_ACTIONS_MAX);
     if (rc == 0)
         rc = column_open(&j->counts, s, "join.counts", sizeof(struct join_counts), 1);
     if (rc == 0)
         rc = column_open(&j->scalars, s, "join.scalars", sizeof(struct join_scalars), 1);
     if (rc == 0)
         rc = heap_open(&j->items, s, "join.items", "join.items_free", granules);
+    if (rc == 0 && options->slates)
+        rc = slates_open(j, s, requests);
     if (rc < 0) {
         join_close(j);
         return rc;
@@ -156,23 +288,37 @@ void join_close(struct join *j)
     id_table_close(&j->request);
 }
 
-static void action_windows(struct join *j)
+// The task of an action or of a score's name.
+static uint8_t task_of(const struct join *j, struct text name)
+{
+    uint8_t rest = TASK_NONE;
+    for (int t = 0; t < j->options.n_tasks; t++) {
+        const struct text task = text_of(j->options.tasks[t]);
+        if (task.size == name.size && !memcmp(task.bytes, name.bytes, name.size))
+            return (uint8_t)t;
+        if (task.size == 1 && *task.bytes == '*')
+            rest = (uint8_t)t;
+    }
+    return rest;
+}
+
+// What the options say about the actions that have a number.
+static void actions_map(struct join *j)
 {
     for (uint32_t i = 0; i < scalars_at(j)->actions; i++) {
-        const struct action_name *name = column_at(&j->action, i);
-        for (int w = 0; w < j->options.n_windows; w++) {
-            const struct join_window *window = &j->options.windows[w];
-            if (strlen(window->action) == name->size &&
-                !memcmp(window->action, name->bytes, name->size))
-                j->action_window_ms[i] = window->window_ms;
-        }
+        const struct name *name = column_at(&j->action, i);
+        j->action_task[i] = task_of(j, (struct text){name->bytes, name->size});
+        for (int w = 0; w < j->options.n_windows; w++)
+            if (name_is(name, text_of(j->options.windows[w].action)))
+                j->action_window_ms[i] = j->options.windows[w].window_ms;
     }
 }
 
 int join_rebuild(struct join *j)
 {
-    action_windows(j);
-    return id_table_rebuild(&j->request);
+    actions_map(j);
+    const int rc = j->options.slates ? slates_rebuild(j) : 0;
+    return rc < 0 ? rc : id_table_rebuild(&j->request);
 }
 
 int64_t join_watermark(const struct join *j)
@@ -184,7 +330,7 @@ struct text join_action(const struct join *j, int i)
 {
     if (i >= (int)scalars_at(j)->actions)
         return (struct text){0};
-    const struct action_name *name = column_at(&j->action, (size_t)i);
+    const struct name *name = column_at(&j->action, (size_t)i);
     return (struct text){name->bytes, name->size};
 }
 
@@ -192,18 +338,14 @@ struct text join_action(const struct join *j, int i)
 static int action_number(struct join *j, struct text name)
 {
     const uint32_t n = scalars_at(j)->actions;
-    for (uint32_t i = 0; i < n; i++) {
-        const struct action_name *known = column_at(&j->action, i);
-        if (known->size == name.size && !memcmp(known->bytes, name.bytes, name.size))
-            return (int)i;
-    }
+    const int known = name_find(&j->action, n, name);
+    if (known >= 0)
+        return known;
     if (n == JOIN_ACTIONS_MAX || name.size > ACTION_BYTES_MAX)
         return -1;
-    struct action_name *added = column_edit(&j->action, n);
-    added->size = (uint16_t)name.size;
-    memcpy(added->bytes, name.bytes, name.size);
+    name_set(column_edit(&j->action, n), name);
     scalars(j)->actions++;
-    action_windows(j);
+    actions_map(j);
     return (int)n;
 }
 
@@ -308,8 +450,11 @@ static int64_t request_of(struct join *j, const struct id *id, int64_t ts_ms, in
     const int64_t request = id_table_admit(&j->request, id, ts_ms, &created);
     if (!created)
         return request;
-    if (request >= (int64_t)j->session.n)
+    if (request >= (int64_t)j->session.n) {
+        if (j->options.slates)
+            column_grow(&j->pending, (size_t)request + 1 - j->session.n);
         column_grow(&j->session, (size_t)request + 1 - j->session.n);
+    }
     *session_edit(j, (uint32_t)request) = (struct session){.ts_ms = ts_ms, .stage = STAGE_EARLY};
     wheel_add(j, (uint32_t)request, ts_ms + wait_ms);
     return request;
@@ -361,9 +506,245 @@ static void emit(struct join *j, const struct session *session, const struct sho
         .position = shown->position,
         .action = action,
         .positive = positive,
+        .surface = session->surface,
+        .task = positive ? j->action_task[action] : TASK_NONE,
         .user_features = session->features ? heap_at(&j->items, session->features) : NULL,
     };
     j->emit(j->emit_arg, &labelled);
+}
+
+// Slates.
+
+static uint32_t labels_of(const struct join *j, uint32_t actions)
+{
+    uint32_t labels = 0;
+    for (; actions; actions &= actions - 1) {
+        const uint8_t task = j->action_task[__builtin_ctz(actions)];
+        if (task != TASK_NONE)
+            labels |= 1u << task;
+    }
+    return labels;
+}
+
+// A slate while it is put together.
+struct draft {
+    struct slate slate;
+    float scores[SLATE_ITEMS_MAX * SLATE_TASKS_MAX]; // (n_items, tasks)
+    uint64_t cut;
+};
+
+static struct slate_item *draft_add(const struct join *j, struct draft *d, struct slate_item item)
+{
+    float *scores = d->scores + d->slate.n_items * j->options.n_tasks;
+    for (int t = 0; t < j->options.n_tasks; t++)
+        scores[t] = NAN;
+    d->slate.items[d->slate.n_items] = item;
+    return &d->slate.items[d->slate.n_items++];
+}
+
+static void draft_add_shown(const struct join *j, struct draft *d, const struct shown *shown)
+{
+    draft_add(j, d,
+              (struct slate_item){.item = shown->item,
+                                  .propensity = shown->propensity,
+                                  .position = shown->position,
+                                  .shown = 1,
+                                  .labels = labels_of(j, shown->actions)});
+}
+
+// The request's impressions in the order of their positions, those without one last; ties as they
+// came. Returns how many have their rows still, with their places in the list.
+static int shown_in_order(const struct join *j, const struct session *session,
+                          const struct shown *list, uint16_t *places)
+{
+    int n = 0;
+    for (uint16_t i = 0; i < session->n_items; i++) {
+        if (!rows_valid(&j->rows->items, (struct row_ref){list[i].item, list[i].generation}))
+            continue;
+        // They come in order or nearly so: insertion looks at each once.
+        const uint16_t position = (uint16_t)list[i].position; // -1 is the largest
+        int at = n++;
+        for (; at > 0 && (uint16_t)list[places[at - 1]].position > position; at--)
+            places[at] = places[at - 1];
+        places[at] = i;
+    }
+    return n;
+}
+
+// Of more than a slate takes, those with labels stay first, then the first in order.
+static int shown_cut(const struct join *j, const struct shown *list, uint16_t *places, int n)
+{
+    int labelled = 0, kept = 0;
+    for (int i = 0; i < n; i++)
+        labelled += labels_of(j, list[places[i]].actions) != 0;
+    if (labelled > SLATE_ITEMS_MAX)
+        labelled = SLATE_ITEMS_MAX;
+    int others = SLATE_ITEMS_MAX - labelled;
+    for (int i = 0; i < n; i++) {
+        int *left = labels_of(j, list[places[i]].actions) ? &labelled : &others;
+        if (*left == 0)
+            continue;
+        --*left;
+        places[kept++] = places[i];
+    }
+    return kept;
+}
+
+static bool draft_begin(const struct join *j, struct draft *d, const struct session *session,
+                        enum slate_kind kind)
+{
+    if (!rows_valid(&j->rows->users, session->user))
+        return false;
+    d->cut = 0;
+    d->slate = (struct slate){.user = session->user.row,
+                              .kind = (uint8_t)kind,
+                              .surface = session->surface,
+                              .ts_ms = session->ts_ms};
+    return true;
+}
+
+static void draft_shown(const struct join *j, struct draft *d, const struct session *session)
+{
+    uint16_t places[REQUEST_IMPRESSIONS_MAX];
+    const struct shown *list = heap_at(&j->items, session->items);
+    const int n = shown_in_order(j, session, list, places);
+    const int kept = n > SLATE_ITEMS_MAX ? shown_cut(j, list, places, n) : n;
+    for (int i = 0; i < kept; i++)
+        draft_add_shown(j, d, &list[places[i]]);
+    d->cut += (uint64_t)(n - kept);
+}
+
+static bool was_shown(const struct join *j, const struct session *session,
+                      const struct scored_item *s)
+{
+    const struct shown *list = heap_at(&j->items, session->items);
+    for (int i = 0; i < session->n_items; i++)
+        if (list[i].item == s->item && list[i].generation == s->generation)
+            return true;
+    return false;
+}
+
+// Adds the scores of one version, and the items that it alone brings. Returns how many items of the
+// slate have one.
+static int draft_score(const struct join *j, struct draft *d, const struct session *session,
+                       const struct scored_list *scores, uint8_t ranker)
+{
+    const int tasks = j->options.n_tasks, shown = d->slate.n_items;
+    const size_t bytes = (size_t)tasks * sizeof(float);
+    int n = 0;
+    d->slate.ranker = ranker;
+    for (int i = 0; i < scores->n; i++) {
+        const struct scored_item *s = scored_at(&j->items, scores, tasks, i);
+        if (s->ranker != ranker ||
+            !rows_valid(&j->rows->items, (struct row_ref){s->item, s->generation}))
+            continue;
+        if (was_shown(j, session, s)) {
+            for (int k = 0; k < shown; k++)
+                if (d->slate.items[k].item == s->item) {
+                    memcpy(d->scores + k * tasks, s->score, bytes);
+                    n++;
+                }
+        } else if (d->slate.n_items < SLATE_ITEMS_MAX) {
+            draft_add(j, d, (struct slate_item){.item = s->item, .position = -1});
+            memcpy(d->scores + (d->slate.n_items - 1) * tasks, s->score, bytes);
+            n++;
+        } else {
+            d->cut++;
+        }
+    }
+    return n;
+}
+
+// The next version after entry *at that has a score of an item that is still there, and had none
+// before; 0 at the end.
+static uint8_t next_ranker(const struct join *j, const struct scored_list *scores, int *at,
+                           bool seen[RANKERS_MAX + 1])
+{
+    for (; *at < scores->n; ++*at) {
+        const struct scored_item *s = scored_at(&j->items, scores, j->options.n_tasks, *at);
+        if (seen[s->ranker] ||
+            !rows_valid(&j->rows->items, (struct row_ref){s->item, s->generation}))
+            continue;
+        seen[s->ranker] = true;
+        return s->ranker;
+    }
+    return 0;
+}
+
+static uint64_t labels_in(const struct slate *slate)
+{
+    uint64_t n = 0;
+    for (int i = 0; i < slate->n_items; i++)
+        n += (uint64_t)__builtin_popcount(slate->items[i].labels);
+    return n;
+}
+
+// The request's windows have closed: one slate, and one more for each further ranker version.
+static void slates_close(struct join *j, uint32_t request)
+{
+    const struct session *session = session_at(j, request);
+    const struct scored_list *scores =
+        &((const struct pending_slate *)column_at(&j->pending, request))->scores;
+    bool seen[RANKERS_MAX + 1] = {false};
+    struct draft d;
+    int at = 0;
+    uint8_t ranker = next_ranker(j, scores, &at, seen);
+    bool repeated = false;
+    if (session->n_items == 0)
+        return;
+    do {
+        if (!draft_begin(j, &d, session, SLATE_CLOSED)) {
+            slate_count(j, SLATES_EXPIRED, !repeated);
+            return;
+        }
+        draft_shown(j, &d, session);
+        if (ranker)
+            slate_count(j, SLATE_ITEMS_SCORED,
+                        (uint64_t)draft_score(j, &d, session, scores, ranker));
+        if (d.slate.n_items == 0) {
+            slate_count(j, SLATES_EXPIRED, 1);
+            return;
+        }
+        d.slate.repeated = repeated;
+        slate_count(j, repeated ? SLATES_SPLIT : SLATES_CLOSED, 1);
+        if (!repeated) {
+            slate_count(j, SLATES_UNTAUGHT, ranker == 0);
+            slate_count(j, SLATE_ITEMS, d.slate.n_items);
+            slate_count(j, SLATE_ITEMS_CUT, d.cut);
+            slate_count(j, SLATE_LABELS, labels_in(&d.slate));
+        }
+        j->slate(j->emit_arg, &d.slate, d.scores);
+        repeated = true;
+    } while (ranker && (ranker = next_ranker(j, scores, &at, seen)));
+}
+
+// The feedback delay is over.
+static void slate_early(struct join *j, uint32_t request)
+{
+    const struct session *session = session_at(j, request);
+    struct draft d;
+    pending_edit(j, request)->early_left = 1;
+    if (session->n_items == 0 || !draft_begin(j, &d, session, SLATE_EARLY))
+        return;
+    draft_shown(j, &d, session);
+    if (d.slate.n_items == 0)
+        return;
+    slate_count(j, SLATES_EARLY, 1);
+    j->slate(j->emit_arg, &d.slate, d.scores);
+}
+
+// An engagement has given these labels to an impression that an early slate showed without them.
+static void slate_late_positive(struct join *j, const struct session *session,
+                                const struct shown *shown, uint32_t labels)
+{
+    struct draft d;
+    if (!labels || !draft_begin(j, &d, session, SLATE_LATE_POSITIVE) ||
+        !rows_valid(&j->rows->items, (struct row_ref){shown->item, shown->generation}))
+        return;
+    draft_add_shown(j, &d, shown);
+    d.slate.items[0].labels = labels;
+    slate_count(j, SLATES_LATE_POSITIVE, 1);
+    j->slate(j->emit_arg, &d.slate, d.scores);
 }
 
 // The outcome of an engagement with item on an open request, ORPHAN when the item was not shown.
@@ -384,10 +765,17 @@ static enum outcome engage(struct join *j, uint32_t request, const struct waitin
         if (session->stage == STAGE_CLOSED)
             return LATE;
         struct shown *shown = heap_edit(&j->items, session->items, (size_t)i, 1);
+        const uint32_t before = labels_of(j, shown->actions);
         if (!shown->actions)
             settle_pending(j, TOPIC_IMPRESSIONS, JOINED, 1);
         shown->actions |= 1u << w->action;
         emit(j, session, shown, true, w->action, w->value, w->ts_ms);
+        if (j->options.slates) {
+            slate_count(j, ENGAGEMENTS_WITHOUT_TASK, j->action_task[w->action] == TASK_NONE);
+            const struct pending_slate *pending = column_at(&j->pending, request);
+            if (pending->early_left)
+                slate_late_positive(j, session, shown, labels_of(j, shown->actions) & ~before);
+        }
         return JOINED;
     }
     return ORPHAN;
@@ -475,6 +863,10 @@ static void request_close(struct join *j, uint32_t request)
         settle_pending(j, TOPIC_IMPRESSIONS, EXPIRED, 1);
         emit(j, session, &list[i], false, 0, 0, session->ts_ms);
     }
+    if (j->options.slates) {
+        slates_close(j, request);
+        scored_free(&j->items, &pending_edit(j, request)->scores);
+    }
     waiting_orphan(j, request);
     user_unlink(j, request);
     if (session->features)
@@ -489,6 +881,11 @@ static void request_forget(struct join *j, uint32_t request)
     if (session->items)
         heap_give(&j->items, session->items, session->capacity);
     *session = (struct session){0};
+    if (j->options.slates) {
+        struct pending_slate *pending = pending_edit(j, request);
+        scored_free(&j->items, &pending->scores);
+        *pending = (struct pending_slate){0};
+    }
     id_table_remove(&j->request, request);
 }
 
@@ -527,6 +924,28 @@ static void loose_settle(struct join *j, uint32_t request)
     }
 }
 
+// How long after its impression a request is looked at first.
+static int64_t first_look_ms(const struct join *j)
+{
+    return j->feedback_delay_ms > 0 ? j->feedback_delay_ms : j->window_max_ms;
+}
+
+// The feedback delay of the request is over, and perhaps its windows too: true when they are not,
+// and it is looked at again.
+static bool request_goes_on(struct join *j, uint32_t request)
+{
+    const struct session *session = session_at(j, request);
+    const struct pending_slate *pending = column_at(&j->pending, request);
+    const int64_t end_ms = session->ts_ms + j->window_max_ms;
+    if (pending->early_left)
+        return false;
+    slate_early(j, request);
+    if (end_ms / j->bucket_ms < scalars_at(j)->wheel_at)
+        return false; // its last bucket has been emptied
+    wheel_add(j, request, end_ms);
+    return true;
+}
+
 static void request_expire(struct join *j, uint32_t request)
 {
     const struct session *session = session_at(j, request);
@@ -536,8 +955,10 @@ static void request_expire(struct join *j, uint32_t request)
     }
     switch ((enum stage)session->stage) {
     case STAGE_OPEN:
+        if (j->feedback_delay_ms > 0 && request_goes_on(j, request))
+            break;
         request_close(j, request);
-        wheel_add(j, request, session->deadline_ms + j->window_max_ms);
+        wheel_add(j, request, session->ts_ms + 2 * j->window_max_ms);
         break;
     case STAGE_EARLY:
         waiting_orphan(j, request);
@@ -584,6 +1005,103 @@ void join_advance(struct join *j, int64_t watermark_ms)
 
 // Events.
 
+// Keeps the user's features with the request; without room for them it goes on without.
+static void features_keep(struct join *j, struct session *session, const struct event *e)
+{
+    const int width = j->options.user_features;
+    if (e->n_features == 0 || width == 0)
+        return;
+    session->features = heap_take(&j->items, feature_granules(j));
+    if (!session->features)
+        return;
+    float *x = heap_edit(&j->items, session->features, 0, feature_granules(j));
+    memset(x, 0, feature_granules(j) * HEAP_GRANULE);
+    memcpy(x, e->features, (size_t)(e->n_features < width ? e->n_features : width) * sizeof *x);
+}
+
+static uint8_t surface_number(struct join *j, struct text name)
+{
+    if (name.size == 0)
+        return 0;
+    const int number = name_number(&j->surface, name);
+    slate_count(j, SURFACES_UNNUMBERED, number == 0);
+    return (uint8_t)number;
+}
+
+// The first impression has come: the request is this user's, and its time is this record's.
+static void request_show(struct join *j, uint32_t request, const struct event *e,
+                         struct row_ref user)
+{
+    struct session *session = session_edit(j, request);
+    if (j->options.slates) {
+        // What was scored ahead is as old as the impression says.
+        const int gone =
+            scored_shift(&j->items, &pending_edit(j, request)->scores, j->options.n_tasks,
+                         e->ts_ms - session->ts_ms, j->options.score_max_age_ms);
+        slate_count(j, SCORES_STALE, (uint64_t)gone);
+        session->surface = surface_number(j, e->surface);
+    }
+    session->stage = STAGE_OPEN;
+    session->ts_ms = e->ts_ms;
+    session->deadline_ms = e->ts_ms + first_look_ms(j);
+    session->user = user;
+    user_link(j, request);
+    features_keep(j, session, e);
+}
+
+static bool shown_before(const struct join *j, const struct session *session,
+                         const struct shown *shown)
+{
+    const struct shown *list = session->n_items ? heap_at(&j->items, session->items) : NULL;
+    for (int i = 0; i < session->n_items; i++)
+        if (list[i].item == shown->item && list[i].generation == shown->generation &&
+            (list[i].position == shown->position || shown->position < 0))
+            return true;
+    return false;
+}
+
+// Room for one more impression, and for what its record still brings, so that a slate is one block.
+static bool list_reserve(struct join *j, struct session *session, int more)
+{
+    if (session->n_items < session->capacity)
+        return true;
+    size_t want = (size_t)session->n_items + (size_t)more;
+    if (want > REQUEST_IMPRESSIONS_MAX)
+        want = REQUEST_IMPRESSIONS_MAX;
+    return list_grow(j, session, want);
+}
+
+// Item i of the record joins the open request.
+static void impression_add(struct join *j, struct session *session, const struct event *e, int i)
+{
+    const struct event_item *item = &e->items[i];
+    const int64_t row = rows_item(j->rows, &item->item, e->ts_ms);
+    if (row < 0) {
+        refuse(j, TOPIC_IMPRESSIONS, REFUSED_UNKNOWN_ITEM, 1);
+        return;
+    }
+    if (item->n_features > 0)
+        two_tower_item_features(j->rows->model, (uint32_t)row, item->n_features, item->features);
+    const struct row_ref ref = rows_item_ref(j->rows, (uint32_t)row);
+    const struct shown shown = {
+        .item = ref.row,
+        .generation = ref.generation,
+        .position = (int16_t)(item->position > INT16_MAX ? INT16_MAX : item->position),
+        .propensity = item->propensity,
+    };
+    if (shown_before(j, session, &shown)) {
+        settle(j, TOPIC_IMPRESSIONS, DUPLICATE, 1);
+    } else if (session->n_items == REQUEST_IMPRESSIONS_MAX) {
+        refuse(j, TOPIC_IMPRESSIONS, REFUSED_REQUEST_FULL, 1);
+    } else if (!list_reserve(j, session, e->n_items - i)) {
+        refuse(j, TOPIC_IMPRESSIONS, REFUSED_JOIN_FULL, 1);
+    } else {
+        *(struct shown *)heap_edit(&j->items, session->items, session->n_items, 1) = shown;
+        session->n_items++;
+        counts(j)->pending[TOPIC_IMPRESSIONS]++;
+    }
+}
+
 static void push_impressions(struct join *j, const struct event *e)
 {
     const uint64_t n = (uint64_t)e->n_items;
@@ -596,7 +1114,7 @@ static void push_impressions(struct join *j, const struct event *e)
         refuse(j, TOPIC_IMPRESSIONS, REFUSED_UNKNOWN_USER, n);
         return;
     }
-    const int64_t found = request_of(j, &e->request, e->ts_ms, j->window_max_ms);
+    const int64_t found = request_of(j, &e->request, e->ts_ms, first_look_ms(j));
     if (found < 0) {
         refuse(j, TOPIC_IMPRESSIONS, REFUSED_JOIN_FULL, n);
         return;
@@ -609,70 +1127,14 @@ static void push_impressions(struct join *j, const struct event *e)
     }
     const struct row_ref ref = rows_user_ref(j->rows, (uint32_t)user);
     if (session->stage == STAGE_EARLY) {
-        session->stage = STAGE_OPEN;
-        session->ts_ms = e->ts_ms;
-        session->deadline_ms = e->ts_ms + j->window_max_ms;
-        session->user = ref;
-        user_link(j, request);
-        if (e->n_features > 0 && j->options.user_features > 0) {
-            session->features = heap_take(&j->items, feature_granules(j));
-            if (session->features) {
-                const int width = j->options.user_features;
-                float *x = heap_edit(&j->items, session->features, 0, feature_granules(j));
-                memset(x, 0, feature_granules(j) * HEAP_GRANULE);
-                memcpy(x, e->features,
-                       (size_t)(e->n_features < width ? e->n_features : width) * sizeof *x);
-            }
-        }
+        request_show(j, request, e, ref);
     } else if (session->user.row != ref.row || session->user.generation != ref.generation) {
         // Two users under one request: the second would take the first one's clicks.
         settle(j, TOPIC_IMPRESSIONS, DUPLICATE, n);
         return;
     }
-
-    for (int i = 0; i < e->n_items; i++) {
-        const struct event_item *item = &e->items[i];
-        const int64_t row = rows_item(j->rows, &item->item, e->ts_ms);
-        if (row < 0) {
-            refuse(j, TOPIC_IMPRESSIONS, REFUSED_UNKNOWN_ITEM, 1);
-            continue;
-        }
-        if (item->n_features > 0)
-            two_tower_item_features(j->rows->model, (uint32_t)row, item->n_features,
-                                    item->features);
-        const struct row_ref item_ref = rows_item_ref(j->rows, (uint32_t)row);
-        const int16_t position = (int16_t)(item->position > INT16_MAX ? INT16_MAX : item->position);
-        const struct shown *list = session->n_items ? heap_at(&j->items, session->items) : NULL;
-        bool known = false;
-        for (int k = 0; k < session->n_items && !known; k++)
-            known = list[k].item == item_ref.row && list[k].generation == item_ref.generation &&
-                    (list[k].position == position || position < 0);
-        if (known) {
-            settle(j, TOPIC_IMPRESSIONS, DUPLICATE, 1);
-            continue;
-        }
-        if (session->n_items == REQUEST_IMPRESSIONS_MAX) {
-            refuse(j, TOPIC_IMPRESSIONS, REFUSED_REQUEST_FULL, 1);
-            continue;
-        }
-        if (session->n_items == session->capacity) {
-            // Take what this record still brings, so that a slate is one block.
-            size_t want = (size_t)session->n_items + (size_t)(e->n_items - i);
-            if (want > REQUEST_IMPRESSIONS_MAX)
-                want = REQUEST_IMPRESSIONS_MAX;
-            if (!list_grow(j, session, want)) {
-                refuse(j, TOPIC_IMPRESSIONS, REFUSED_JOIN_FULL, 1);
-                continue;
-            }
-        }
-        *(struct shown *)heap_edit(&j->items, session->items, session->n_items, 1) =
-            (struct shown){.item = item_ref.row,
-                           .generation = item_ref.generation,
-                           .position = position,
-                           .propensity = item->propensity};
-        session->n_items++;
-        counts(j)->pending[TOPIC_IMPRESSIONS]++;
-    }
+    for (int i = 0; i < e->n_items; i++)
+        impression_add(j, session, e, i);
     if (session->n_waiting)
         waiting_retry(j, request);
 }
@@ -734,6 +1196,68 @@ static void push_engagement(struct join *j, const struct event *e)
         refuse(j, TOPIC_ENGAGEMENTS, REFUSED_REQUEST_FULL, 1);
 }
 
+// The scores of one item by task; false when no task names any of them.
+static bool item_scores(struct join *j, const struct event_item *item,
+                        float scores[SLATE_TASKS_MAX])
+{
+    bool any = false;
+    for (int t = 0; t < j->options.n_tasks; t++)
+        scores[t] = NAN;
+    for (int i = 0; i < item->n_scores; i++) {
+        const uint8_t task = task_of(j, item->scores[i].task);
+        if (task == TASK_NONE) {
+            slate_count(j, SCORES_WITHOUT_TASK, 1);
+        } else if (!isnan(scores[task])) {
+            slate_count(j, SCORES_SAME_TASK, 1); // the first is the one the ranker leads with
+        } else {
+            scores[task] = item->scores[i].score;
+            any = true;
+        }
+    }
+    return any;
+}
+
+// Keeps the record's scores with the request. While that waits for its impression its time is that
+// of its first record; request_show puts the ages right.
+static void scores_keep(struct join *j, uint32_t request, const struct event *e)
+{
+    const struct session *session = session_at(j, request);
+    struct scored_list *list = &pending_edit(j, request)->scores;
+    const int64_t age_ms = session->ts_ms - e->ts_ms;
+    if (session->stage == STAGE_OPEN && j->options.score_max_age_ms > 0 &&
+        age_ms > j->options.score_max_age_ms) {
+        slate_count(j, SCORES_STALE, (uint64_t)e->n_items);
+        return;
+    }
+    const int ranker = name_number(&j->ranker, e->ranker);
+    if (ranker == 0) {
+        slate_count(j, SCORES_UNKNOWN_RANKER, (uint64_t)e->n_items);
+        return;
+    }
+    static const enum slate_count kept_as[] = {[SCORED_ADDED] = SCORES_KEPT,
+                                               [SCORED_AGAIN] = SCORES_DUPLICATE,
+                                               [SCORED_FULL] = SCORES_FULL};
+    for (int i = 0; i < e->n_items; i++) {
+        const int64_t row = id_table_find(&j->rows->items, &e->items[i].item);
+        float scores[SLATE_TASKS_MAX];
+        if (row < 0) {
+            slate_count(j, SCORES_UNKNOWN_ITEM, 1);
+            continue;
+        }
+        if (!item_scores(j, &e->items[i], scores))
+            continue;
+        const struct scored_item entry = {.item = (uint32_t)row,
+                                          .generation =
+                                              rows_item_ref(j->rows, (uint32_t)row).generation,
+                                          .ranker = (uint8_t)ranker,
+                                          .age_ms = scored_age(age_ms)};
+        slate_count(j,
+                    kept_as[scored_put(&j->items, list, j->options.n_tasks, &entry, scores,
+                                       e->n_items - i)],
+                    1);
+    }
+}
+
 static void push_scores(struct join *j, const struct event *e)
 {
     const int64_t request = request_of(j, &e->request, e->ts_ms, j->options.lateness_ms);
@@ -741,14 +1265,22 @@ static void push_scores(struct join *j, const struct event *e)
         refuse(j, TOPIC_SCORES, REFUSED_JOIN_FULL, 1);
         return;
     }
-    const struct session *session = session_at(j, (uint32_t)request);
-    if (session->stage == STAGE_OPEN)
-        settle(j, TOPIC_SCORES, JOINED, 1);
-    else if (session->stage == STAGE_CLOSED)
+    const uint8_t stage = session_at(j, (uint32_t)request)->stage;
+    if (stage == STAGE_CLOSED) {
         settle(j, TOPIC_SCORES, LATE, 1);
-    else if (!wait_for_impression(j, (uint32_t)request,
-                                  &(struct waiting){.ts_ms = e->ts_ms, .topic = TOPIC_SCORES}))
+        if (j->options.slates)
+            slate_count(j, SCORES_LATE, (uint64_t)e->n_items);
+        return;
+    }
+    if (stage == STAGE_OPEN) {
+        settle(j, TOPIC_SCORES, JOINED, 1);
+    } else if (!wait_for_impression(j, (uint32_t)request,
+                                    &(struct waiting){.ts_ms = e->ts_ms, .topic = TOPIC_SCORES})) {
         refuse(j, TOPIC_SCORES, REFUSED_REQUEST_FULL, 1);
+        return;
+    }
+    if (j->options.slates)
+        scores_keep(j, (uint32_t)request, e);
 }
 
 void join_push(struct join *j, const struct event *e)

@@ -12,6 +12,12 @@
 // closed request is remembered, so that what comes too late is told from what has no impression at
 // all.
 //
+// With options.slates a request also leaves as a whole, when its window closes, with what rankers
+// said about its items (model/slate.h). A ranker's scores are kept with the request, also while it
+// waits for its impression; scoring an item does not admit it. With feedback_delay_ms the labels so
+// far leave early, then every label that comes later, each once for an impression and task. Scores
+// that cannot be used are masked and counted; the outcome of their record is not theirs.
+//
 // Every impression (one item shown), engagement, score record and catalogue record ends as exactly
 // one of joined, expired, late, duplicate, orphan, rejected; until then it is pending:
 //     in = joined + expired + late + duplicate + orphan + rejected + pending
@@ -20,12 +26,15 @@
 // columns; the request index is rebuilt.
 #pragma once
 
+#include "model/slate.h"
 #include "pipeline/rows.h"
+#include "pipeline/scored.h"
 #include "pipeline/slice.h"
 
 enum { JOIN_ACTIONS_MAX = 32, ACTION_BYTES_MAX = 62 };
 enum { REQUEST_IMPRESSIONS_MAX = 1000, REQUEST_WAITING_MAX = 256 };
 enum { LAST_TOUCH_REQUESTS_MAX = 1024 };
+enum { RANKERS_MAX = 255 }; // versions; their names, those of tasks and surfaces: as of actions
 
 struct join_window {
     const char *action;
@@ -39,6 +48,13 @@ struct join_options {
     int64_t lateness_ms;
     size_t bytes_max;
     int user_features; // floats kept of an impression's user features
+    // Actions and the names of scores that mean one task carry its name; the task "*" takes all
+    // that no other task names. None: one task "*". Names of up to ACTION_BYTES_MAX bytes.
+    const char *const *tasks;
+    int n_tasks; // <= SLATE_TASKS_MAX
+    bool slates; // emit them, by join.slate; otherwise scores and surfaces are not kept
+    int64_t score_max_age_ms;  // before the impression; 0: any
+    int64_t feedback_delay_ms; // 0, or not shorter than the longest window: off
 };
 
 enum outcome { JOINED, EXPIRED, LATE, DUPLICATE, ORPHAN, REJECTED, OUTCOMES };
@@ -68,6 +84,34 @@ struct join_counts {
     uint64_t tombstones;                // ignored, of topics without a meaning for them
 };
 
+// What became of scores and slates, beside the outcomes of their records. Scores are counted by
+// item: one item in one record.
+enum slate_count {
+    SLATES_CLOSED,        // without those of further ranker versions
+    SLATES_SPLIT,         // emitted once more, for a further ranker version
+    SLATES_UNTAUGHT,      // closed slates without a score of any ranker
+    SLATES_EXPIRED,       // not emitted: the user's row had left, or that of every item
+    SLATES_EARLY,         // feedback delay is over
+    SLATES_LATE_POSITIVE, // labels after that
+    SLATE_ITEMS,          // of closed slates
+    SLATE_ITEMS_CUT,      // left out of closed slates of more than SLATE_ITEMS_MAX
+    SLATE_ITEMS_SCORED,   // of closed slates, split ones included: with a score
+    SLATE_LABELS,         // (item, task) pairs of closed slates
+    SCORES_KEPT,
+    SCORES_DUPLICATE,      // the item had a score of this version: the later one counts
+    SCORES_UNKNOWN_ITEM,   // masked: the item has no row
+    SCORES_UNKNOWN_RANKER, // masked: over 255 versions, or a name over 62 bytes
+    SCORES_STALE,          // masked: older than score_max_age_ms
+    SCORES_LATE,           // masked: the request had closed
+    SCORES_FULL,           // masked: no room in the join, or in the request's list
+    SCORES_WITHOUT_TASK,   // single scores that no task names
+    SCORES_SAME_TASK,      // single scores of a task that the item had one for in the same record
+    ENGAGEMENTS_WITHOUT_TASK,
+    SURFACES_UNNUMBERED, // requests on a surface beyond the first seven, or of too long a name
+    SLATE_COUNTS
+};
+extern const char *const slate_count_names[SLATE_COUNTS];
+
 // What leaves: an impression with its label.
 struct labelled {
     uint32_t user, item; // rows
@@ -77,10 +121,14 @@ struct labelled {
     int32_t position;
     uint16_t action;
     bool positive;
+    uint8_t surface;            // as in struct slate; 0 without options.slates
+    uint8_t task;               // of the action; TASK_NONE for a negative and when no task names it
     const float *user_features; // options.user_features floats, or NULL
 };
 
 typedef void (*join_emit_fn)(void *arg, const struct labelled *labelled);
+// A slate without its history: n_history and n_newest are 0. scores (n_items, tasks).
+typedef void (*join_slate_fn)(void *arg, const struct slate *slate, const float *scores);
 
 // One unit of a column.
 struct join_scalars {
@@ -96,6 +144,7 @@ struct join {
     struct join_options options;
     struct rows *rows;
     join_emit_fn emit;
+    join_slate_fn slate; // with options.slates set after join_open; called with emit_arg
     void *emit_arg;
     struct id_table request; // ids of requests; rows are numbers of open ones
     struct column session;   // struct session by request row
@@ -105,16 +154,25 @@ struct join {
     struct column action;    // names
     struct column counts;    // one struct join_counts
     struct column scalars;   // one struct join_scalars
-    struct heap items;       // lists of impressions, user features
+    struct heap items;       // lists of impressions and of scores, user features
+    // Opened with options.slates only:
+    struct column pending;      // struct pending_slate by request row
+    struct column task;         // names of the tasks that lists of scores and labels are made of
+    struct column ranker;       // names of versions: number - 1
+    struct column surface;      // names: number - 1
+    struct column slate_counts; // one uint64_t[SLATE_COUNTS]
     int64_t window_max_ms, bucket_ms;
+    int64_t feedback_delay_ms; // 0: off
     int64_t action_window_ms[JOIN_ACTIONS_MAX];
+    uint8_t action_task[JOIN_ACTIONS_MAX];
 };
 
-// rows and windows must outlive the join. 0 or -ENOMEM.
+// rows, windows and tasks must outlive the join. 0 or -ENOMEM.
 int join_open(struct join *j, struct columns *s, const struct join_options *options,
               struct rows *rows, join_emit_fn emit, void *emit_arg);
 void join_close(struct join *j);
-// After the columns were restored: 0, -ENOMEM or -EINVAL.
+// After the columns were restored: 0, -ENOMEM, or -EINVAL, also when slates were made of other
+// tasks.
 int join_rebuild(struct join *j);
 
 void join_push(struct join *j, const struct event *event);
@@ -128,6 +186,12 @@ void join_rejected(struct join *j, enum topic topic, enum reject reason, uint64_
 static inline const struct join_counts *join_counts(const struct join *j)
 {
     return column_at(&j->counts, 0);
+}
+
+// SLATE_COUNTS numbers; NULL without options.slates.
+static inline const uint64_t *join_slate_counts(const struct join *j)
+{
+    return j->options.slates ? column_at(&j->slate_counts, 0) : NULL;
 }
 
 // True when the identity of the header holds for every topic.
