@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,16 +61,9 @@ static void replay(struct trainer *t)
         t->step(t->arg, &report);
 }
 
-// Scores the waiting examples, learns them batch by batch, and keeps nothing.
-static void learn(struct trainer *t)
+static void learn_examples(struct trainer *t, int n, const struct example *examples,
+                           const float *features)
 {
-    const int n = (int)trainer_state(t)->remainder;
-    const struct example *examples = column_at(&t->remainder, 0);
-    const float *features = t->options.model.user_features > 0 ? column_at(&t->features, 0) : NULL;
-    if (n == 0)
-        return;
-    if (t->score)
-        t->score(t->arg, n, examples, features);
     for (int from = 0; from < n; from += t->options.batch) {
         const int size = n - from < t->options.batch ? n - from : t->options.batch;
         const struct step_report report = two_tower_learn(
@@ -82,7 +76,38 @@ static void learn(struct trainer *t)
             replay(t);
         }
     }
+}
+
+static void learn_slates(struct trainer *t, int n, const struct slate *slates, const float *scores)
+{
+    const size_t width = t->slate_score.unit / sizeof *scores;
+    for (int from = 0; from < n; from += t->options.slate_batch) {
+        const int size = n - from < t->options.slate_batch ? n - from : t->options.slate_batch;
+        const struct slate_report report = two_tower_learn_slates(
+            t->rows.model, size, slates + from, scores + (size_t)from * width);
+        if (t->slate_step)
+            t->slate_step(t->arg, &report);
+    }
+}
+
+// Scores what waits, learns it batch by batch, examples first, and keeps nothing.
+static void learn(struct trainer *t)
+{
+    const int n = (int)trainer_state(t)->remainder, n_slates = (int)trainer_state(t)->slates;
+    const struct example *examples = column_at(&t->remainder, 0);
+    const float *features = t->options.model.user_features > 0 ? column_at(&t->features, 0) : NULL;
+    const struct slate *slates = n_slates > 0 ? column_at(&t->slate, 0) : NULL;
+    const float *scores = n_slates > 0 ? column_at(&t->slate_score, 0) : NULL;
+    if (n == 0 && n_slates == 0)
+        return;
+    if (t->score && n > 0)
+        t->score(t->arg, n, examples, features);
+    if (t->score_slates && n_slates > 0)
+        t->score_slates(t->arg, n_slates, slates, scores);
+    learn_examples(t, n, examples, features);
+    learn_slates(t, n_slates, slates, scores);
     state_edit(t)->remainder = 0;
+    state_edit(t)->slates = 0;
     // Nothing waits now, so rows may leave.
     rows_expire(&t->rows, trainer_state(t)->event_time_ms);
 }
@@ -104,6 +129,8 @@ static void example_take(void *arg, const struct labelled *l)
             .position = l->position,
             .action = l->action,
             .positive = l->positive,
+            .surface = l->surface,
+            .task = l->task,
         };
         example->n_history = (uint8_t)history_before(&rows->history, l->user, l->ts_ms,
                                                      &rows->items, length, example->history);
@@ -131,17 +158,57 @@ static void example_take(void *arg, const struct labelled *l)
         learn(t);
 }
 
+static void slate_take(void *arg, const struct slate *slate, const float *scores)
+{
+    struct trainer *t = arg;
+    const struct rows *rows = &t->rows;
+    const int length = two_tower_history(&t->options.model);
+    const size_t tasks = (size_t)t->join.options.n_tasks, width = SLATE_ITEMS_MAX * tasks;
+    struct trainer_state *state = state_edit(t);
+    struct slate *kept = column_edit(&t->slate, state->slates);
+    float *kept_scores = column_edit(&t->slate_score, state->slates);
+    *kept = *slate;
+    kept->n_history = (uint8_t)history_before(&rows->history, slate->user, slate->ts_ms,
+                                              &rows->items, length, kept->history);
+    kept->n_newest =
+        (uint8_t)history_newest(&rows->history, slate->user, slate->ts_ms, &rows->items, length);
+    for (size_t i = slate->n_items * tasks; i < width; i++)
+        kept_scores[i] = NAN;
+    memcpy(kept_scores, scores, slate->n_items * tasks * sizeof *scores);
+    state->slates++;
+    if (state->slates == (uint32_t)t->options.slates)
+        learn(t);
+}
+
+static int slates_open(struct trainer *t)
+{
+    const size_t n = (size_t)t->options.slates;
+    const size_t width = SLATE_ITEMS_MAX * (size_t)t->join.options.n_tasks;
+    assert(t->options.slate_batch > 0);
+    int rc = column_open(&t->slate, &t->columns, "trainer.slate", sizeof(struct slate), n);
+    if (rc == 0)
+        rc = column_open(&t->slate_score, &t->columns, "trainer.slate_score", width * sizeof(float),
+                         n);
+    if (rc < 0)
+        return rc;
+    column_grow(&t->slate, n);
+    column_grow(&t->slate_score, n);
+    t->join.slate = slate_take;
+    return 0;
+}
+
 int trainer_open(struct trainer *t, const struct trainer_options *options)
 {
     *t = (struct trainer){.options = *options,
                           .chunk = options->chunk > 0 ? options->chunk : options->batch};
     assert(options->batch > 0 && options->batch <= options->model.batch_max);
     const int width = options->model.user_features;
+    t->options.join.slates = options->slates > 0;
     int rc = columns_open(&t->columns, options->undo_bytes);
     if (rc == 0)
         rc = rows_open(&t->rows, &t->columns, &options->rows, &options->model);
     if (rc == 0)
-        rc = join_open(&t->join, &t->columns, &options->join, &t->rows, example_take, t);
+        rc = join_open(&t->join, &t->columns, &t->options.join, &t->rows, example_take, t);
     if (rc == 0)
         rc = column_open(&t->state, &t->columns, "trainer.state", sizeof(struct trainer_state), 1);
     if (rc == 0)
@@ -162,6 +229,8 @@ int trainer_open(struct trainer *t, const struct trainer_options *options)
         if (rc == 0)
             column_grow(&t->replay, (size_t)options->replay_window);
     }
+    if (rc == 0 && options->slates > 0)
+        rc = slates_open(t);
     if (rc < 0) {
         trainer_close(t);
         return rc;
@@ -192,44 +261,93 @@ int trainer_rebuild(struct trainer *t)
     if (waiting > t->remainder.n || waiting >= chunk ||
         t->position.n != (size_t)t->options.partitions)
         return -EINVAL;
+    const size_t slates = (size_t)t->options.slates, slates_waiting = trainer_state(t)->slates;
+    if (slates_waiting > t->slate.n || (slates > 0 && slates_waiting >= slates) ||
+        t->slate.n != t->slate_score.n)
+        return -EINVAL;
     // The chunk may have been smaller then. Units beyond a column's end would be learned, but no
     // checkpoint would have them.
     column_grow(&t->remainder, chunk - t->remainder.n);
     if (t->options.model.user_features > 0)
         column_grow(&t->features, chunk - t->features.n);
+    if (slates > 0) {
+        column_grow(&t->slate, slates - t->slate.n);
+        column_grow(&t->slate_score, slates - t->slate_score.n);
+    }
     const int rc = rows_rebuild(&t->rows);
     return rc < 0 ? rc : join_rebuild(&t->join);
 }
 
-// The item leaves the catalogue. Examples that wait with it as their target go with it, and it is
-// taken out of the histories of the others: a row number must not outlive its owner.
-static void item_remove(struct trainer *t, const struct event *event)
+// Takes the item out of a list of history; returns how many are left.
+static uint8_t history_without(uint32_t row, uint32_t *history, uint8_t n, uint8_t *n_newest)
 {
-    const int64_t row = id_table_find(&t->rows.items, &event->items[0].item);
-    if (row < 0)
-        return;
+    uint8_t kept = 0, newest = *n_newest;
+    for (int k = 0; k < n; k++) {
+        if (history[k] != row)
+            history[kept++] = history[k];
+        else if (k < *n_newest)
+            newest--;
+    }
+    *n_newest = newest;
+    return kept;
+}
+
+static void examples_without(struct trainer *t, uint32_t row)
+{
     uint32_t kept = 0;
     for (uint32_t i = 0; i < trainer_state(t)->remainder; i++) {
         const struct example *from = column_at(&t->remainder, i);
-        if (from->item == (uint32_t)row)
+        if (from->item == row)
             continue;
         struct example *to = column_edit(&t->remainder, kept);
         const float *features = t->options.model.user_features ? column_at(&t->features, i) : NULL;
         *to = *from;
         if (features)
             memmove(column_edit(&t->features, kept), features, t->features.unit);
-        uint8_t n = 0, newest = to->n_newest;
-        for (int k = 0; k < to->n_history; k++) {
-            if (to->history[k] != (uint32_t)row)
-                to->history[n++] = to->history[k];
-            else if (k < to->n_newest)
-                newest--;
-        }
-        to->n_history = n;
-        to->n_newest = newest;
+        to->n_history = history_without(row, to->history, to->n_history, &to->n_newest);
         kept++;
     }
     state_edit(t)->remainder = kept;
+}
+
+// A slate without the item is as if the item had not been shown; one of nothing else goes.
+static void slates_without(struct trainer *t, uint32_t row)
+{
+    const int tasks = t->join.options.n_tasks;
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < trainer_state(t)->slates; i++) {
+        struct slate *to = column_edit(&t->slate, kept);
+        float *scores = column_edit(&t->slate_score, kept);
+        if (kept != i) {
+            memcpy(to, column_at(&t->slate, i), t->slate.unit);
+            memcpy(scores, column_at(&t->slate_score, i), t->slate_score.unit);
+        }
+        uint16_t n = 0;
+        for (int k = 0; k < to->n_items; k++) {
+            if (to->items[k].item == row)
+                continue;
+            to->items[n] = to->items[k];
+            memmove(scores + n * tasks, scores + k * tasks, (size_t)tasks * sizeof *scores);
+            n++;
+        }
+        for (int k = n * tasks; k < to->n_items * tasks; k++)
+            scores[k] = NAN;
+        to->n_items = n;
+        to->n_history = history_without(row, to->history, to->n_history, &to->n_newest);
+        kept += n > 0;
+    }
+    state_edit(t)->slates = kept;
+}
+
+// The item leaves the catalogue. Examples that wait with it as their target go with it, and it is
+// taken out of slates and of the histories of the others: a row number must not outlive its owner.
+static void item_remove(struct trainer *t, const struct event *event)
+{
+    const int64_t row = id_table_find(&t->rows.items, &event->items[0].item);
+    if (row < 0)
+        return;
+    examples_without(t, (uint32_t)row);
+    slates_without(t, (uint32_t)row);
     rows_remove_item(&t->rows, (uint32_t)row);
 }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The state machine: state' = F(state, slice). It owns every column: rows, histories, model, join,
-// the examples that do not fill a batch yet, positions and counters. trainer_apply reads no clock,
-// no queue and no unseeded random number, so live, recovery and replay run the same code and get
-// the same bytes.
+// the examples and slates that wait for the next step, positions and counters. trainer_apply reads
+// no clock, no queue and no unseeded random number, so live, recovery and replay run the same code
+// and get the same bytes.
 //
 // One thread. Scoring before learning happens through a hook and changes nothing.
 #pragma once
@@ -23,6 +23,10 @@ struct trainer_options {
     int partitions;
     size_t undo_bytes; // space for rows saved during a cut
     bool negatives;    // negatives take part in batches (the classic model's columns)
+    // Slates that wait for the next step. When so many do, it comes before the examples' chunk is
+    // full, whose last batch is smaller then. 0: the join emits none. join.slates follows from it.
+    int slates;
+    int slate_batch; // of them learned together, 1..slates
 };
 
 // The place in the streams, one unit of a column.
@@ -33,14 +37,18 @@ struct trainer_state {
     uint64_t examples;     // positives that have entered a batch
     uint64_t remembered;   // examples that have gone into the replay window
     uint32_t remainder;    // examples waiting for their batch to fill
-    uint32_t reserved;
+    uint32_t slates;       // waiting likewise
 };
 
 // Sees examples before they are learned. features (n, model.user_features) or NULL.
 typedef void (*trainer_score_fn)(void *arg, int n, const struct example *examples,
                                  const float *features);
+// Sees slates before they are learned. scores (n, SLATE_ITEMS_MAX, tasks), NAN beyond n_items.
+typedef void (*trainer_score_slates_fn)(void *arg, int n, const struct slate *slates,
+                                        const float *scores);
 // Sees what a step did.
 typedef void (*trainer_step_fn)(void *arg, const struct step_report *report);
+typedef void (*trainer_slate_step_fn)(void *arg, const struct slate_report *report);
 
 struct trainer {
     struct trainer_options options;
@@ -52,8 +60,12 @@ struct trainer {
     struct column remainder; // struct example
     struct column replay;   // struct remembered, a ring of replay_window; not opened without replay
     struct column features; // user features of the remainder; not opened when the width is 0
-    trainer_score_fn score; // may be NULL
-    trainer_step_fn step;   // may be NULL
+    struct column slate;    // struct slate; these two are opened with options.slates only
+    struct column slate_score;            // float[SLATE_ITEMS_MAX][tasks] of each
+    trainer_score_fn score;               // may be NULL, like those below
+    trainer_score_slates_fn score_slates; // after the examples, before any of both is learned
+    trainer_step_fn step;
+    trainer_slate_step_fn slate_step;
     void *arg;
     int chunk;                 // options.chunk, or the batch
     struct example *replaying; // scratch: options.replay examples; NULL without replay
