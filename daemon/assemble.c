@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "daemon/log.h"
+#include "model/value.h"
 
 static const char *table_optimizer(enum config_optimizer o)
 {
@@ -15,10 +16,52 @@ static const char *table_optimizer(enum config_optimizer o)
     return names[o];
 }
 
+enum { SLATES_PER_EXAMPLE = 8 };
+
 static struct optimizer optimizer_with(const char *name, double rate)
 {
     struct optimizer o = *optimizer_find(name);
     o.rate = (float)rate;
+    return o;
+}
+
+static struct objective_options assemble_objectives(const struct config *c)
+{
+    struct value_tasks tasks;
+    struct objective_options o = {
+        .distill = {.weight = (float)c->distill_weight,
+                    .temperature = (float)c->distill_temperature,
+                    .form = (enum distill_form)c->distill_form,
+                    .top = c->distill_top},
+        .align = {.weight = (float)c->align_weight,
+                  .temperature = (float)c->align_temperature,
+                  .student_temperature = (float)c->align_student_temperature,
+                  .form = (enum align_form)c->align_form,
+                  .teacher = (enum align_teacher)c->align_teacher,
+                  .beta = (float)c->align_beta,
+                  .trust = (float)c->align_trust,
+                  .ratio_cap = (float)c->align_ratio_cap,
+                  .top_k = c->align_top_k,
+                  .guard = c->align_guard},
+        .preference = {.weight = (float)c->preference_weight,
+                       .beta = (float)c->preference_beta,
+                       .form = (enum preference_form)c->preference_form},
+        .ranker = {.weight = (float)c->ranker_weight,
+                   .distill = (float)c->ranker_distill,
+                   .heads = c->ranker_heads,
+                   .stop_gradient = c->ranker_stop_gradient,
+                   .scale = (enum ranker_scale)c->ranker_scores},
+        .head = optimizer_with("adam", c->ranker_rate),
+        .guard = {.half_life = (float)c->align_guard_half_life,
+                  .confidence = (float)c->align_guard_confidence,
+                  .weight_max = 10},
+    };
+    value_tasks_parse(&tasks, c->value_tasks, NULL, 0); // config_check has seen that it can be read
+    o.tasks = tasks.n;
+    memcpy(o.value, tasks.weight, sizeof o.value);
+    if (o.distill.weight > 0 || o.align.weight > 0 || o.align.trust > 0 ||
+        o.preference.weight > 0 || o.ranker.weight > 0)
+        o.slates = c->slates_batch;
     return o;
 }
 
@@ -47,6 +90,7 @@ struct two_tower_options assemble_model(const struct config *c)
         .accidental_hits = c->model_accidental_hits,
         .attention = c->model_history_encoder == CONFIG_ENCODER_ATTENTION,
         .hard_negatives = c->model_hard_negatives,
+        .objectives = assemble_objectives(c),
     };
     o.table.l2 = (float)c->model_l2;
     o.table.start = (float)c->model_accumulator;
@@ -58,7 +102,7 @@ struct trainer_options assemble_trainer(const struct config *c, int partitions,
 {
     for (int i = 0; i < c->join_actions.n; i++)
         windows[i] = (struct join_window){c->join_actions.list[i].name, c->join_actions.list[i].ms};
-    return (struct trainer_options){
+    struct trainer_options options = {
         .rows = {.items_max = (size_t)c->tables_items_max,
                  .users_max = (size_t)c->tables_users_max,
                  .admit_items = c->tables_admit_items,
@@ -71,7 +115,9 @@ struct trainer_options assemble_trainer(const struct config *c, int partitions,
                  .n_windows = c->join_actions.n,
                  .lateness_ms = c->join_lateness_ms,
                  .bytes_max = (size_t)c->join_max_bytes,
-                 .user_features = c->model_user_features},
+                 .user_features = c->model_user_features,
+                 .score_max_age_ms = c->slates_score_max_age_ms,
+                 .feedback_delay_ms = c->ranker_feedback_delay_ms},
         .batch = c->model_batch,
         .chunk = c->eval_chunk,
         .replay = c->model_replay,
@@ -82,6 +128,12 @@ struct trainer_options assemble_trainer(const struct config *c, int partitions,
         .undo_bytes = (size_t)1 << 30,
         .negatives = c->model_type == CONFIG_MODEL_TWO_TOWER,
     };
+    // Many slates may close for one engagement; beyond these the chunk of examples ends early.
+    const int chunk = options.chunk > 0 ? options.chunk : options.batch;
+    options.slate_batch = options.model.objectives.slates;
+    options.slates = options.slate_batch > 0 ? SLATES_PER_EXAMPLE * chunk : 0;
+    value_tasks_parse(&options.tasks, c->value_tasks, NULL, 0);
+    return options;
 }
 
 struct cutter_options assemble_cutter(const struct config *c, enum slice_order order)

@@ -37,6 +37,9 @@ struct evaluating {
     double loss;
     uint64_t steps, skipped;
     double examples;
+    struct objective_report terms[OBJECTIVES]; // sums over the steps
+    double slates, guard;
+    uint64_t slate_steps;
     struct evaluation half; // as of half of the stream's engagements
     uint64_t half_at;
 };
@@ -48,6 +51,31 @@ static void score(void *arg, int n, const struct example *examples, const float 
     if (e->half.n == 0 && trainer_state(&e->trainer)->examples >= e->half_at)
         e->half = evaluator_total(e->evaluator);
     e->marked = clock_s(CLOCK_THREAD_CPUTIME_ID);
+}
+
+static void score_slates(void *arg, int n, const struct slate *slates, const float *scores)
+{
+    struct evaluating *e = arg;
+    evaluator_score_slates(e->evaluator, n, slates, scores);
+    e->marked = clock_s(CLOCK_THREAD_CPUTIME_ID);
+}
+
+static void slate_step(void *arg, const struct slate_report *report)
+{
+    struct evaluating *e = arg;
+    const double now = clock_s(CLOCK_THREAD_CPUTIME_ID);
+    e->train += now - e->marked;
+    e->marked = now;
+    e->skipped += report->skipped;
+    e->slates += report->slates;
+    e->guard += report->guard * report->slates;
+    for (int t = 0; t < OBJECTIVES && !report->skipped; t++) {
+        e->terms[t].loss += report->term[t].loss;
+        e->terms[t].n += report->term[t].n;
+        e->terms[t].query_norm += report->term[t].query_norm;
+        e->terms[t].item_norm += report->term[t].item_norm;
+    }
+    e->slate_steps++;
 }
 
 static void step(void *arg, const struct step_report *report)
@@ -163,6 +191,17 @@ struct figure {
     double value;
 };
 
+static void figure_print(const struct figure *f, bool json)
+{
+    if (json)
+        printf(", \"%s\": ", f->name);
+    else
+        printf("%-24s ", f->name);
+    printf(f->format, f->value);
+    if (!json)
+        putchar('\n');
+}
+
 static void report(const struct config *c, const struct evaluating *e, double total, bool json)
 {
     const struct evaluation all = evaluator_total(e->evaluator), *half = &e->half;
@@ -185,6 +224,11 @@ static void report(const struct config *c, const struct evaluating *e, double to
         {"second_half_recall@10", "%.4f", share(all.recall_10 - half->recall_10, all.n - half->n)},
         {"second_half_recall@100", "%.4f",
          share(all.recall_100 - half->recall_100, all.n - half->n)},
+        {"recall@1", "%.4f", share(all.recall_1, all.n)},
+        {"recall@5", "%.4f", share(all.recall_5, all.n)},
+        {"recall@50", "%.4f", share(all.recall_50, all.n)},
+        {"tail_recall@100", "%.4f", share(all.tail_recall_100, all.tail_n)},
+        {"tail_share", "%.4f", share(all.tail_n, all.n)},
         {"training_loss", "%.4f", share(e->loss, e->examples)},
         {"steps", "%.0f", (double)e->steps},
         {"steps_skipped", "%.0f", (double)e->skipped},
@@ -198,19 +242,36 @@ static void report(const struct config *c, const struct evaluating *e, double to
         {"items", "%.0f", (double)id_table_state(&e->trainer.rows.items)->live},
         {"users", "%.0f", (double)id_table_state(&e->trainer.rows.users)->live},
     };
-    const size_t n = sizeof figures / sizeof *figures;
+    // Only where slates were read.
+    const struct figure slates[] = {
+        {"slates", "%.0f", e->slates},
+        {"overlap@5", "%.4f", share(all.overlap_5, all.overlap_5_n)},
+        {"overlap@10", "%.4f", share(all.overlap_10, all.overlap_10_n)},
+        {"corpus_overlap@10", "%.4f", share(all.corpus_overlap_10, all.corpus_overlap_10_n)},
+        {"rank_correlation", "%.4f", share(all.rank_correlation, all.rank_correlation_n)},
+        {"guard", "%.4f", share(e->guard, e->slates)},
+    };
     if (json)
         printf("{\"model\": \"%s\", \"dim\": %d, \"batch\": %d, \"kernels\": \"%s\"",
                config_word("model.type", c->model_type), c->model_dim, c->model_batch,
                kernels->name);
-    for (size_t i = 0; i < n; i++) {
-        if (json)
-            printf(", \"%s\": ", figures[i].name);
-        else
-            printf("%-24s ", figures[i].name);
-        printf(figures[i].format, figures[i].value);
-        if (!json)
-            putchar('\n');
+    for (size_t i = 0; i < sizeof figures / sizeof *figures; i++)
+        figure_print(&figures[i], json);
+    for (size_t i = 0; i < sizeof slates / sizeof *slates && e->slates > 0; i++)
+        figure_print(&slates[i], json);
+    for (int t = 0; t < OBJECTIVES && e->slates > 0; t++) {
+        const struct objective_report *term = &e->terms[t];
+        char names[3][64];
+        snprintf(names[0], sizeof names[0], "%s_loss", objective_names[t]);
+        snprintf(names[1], sizeof names[1], "%s_query_norm", objective_names[t]);
+        snprintf(names[2], sizeof names[2], "%s_item_norm", objective_names[t]);
+        const struct figure of_term[] = {
+            {names[0], "%.4f", share(term->loss, term->n)},
+            {names[1], "%.4f", share(term->query_norm, (double)e->slate_steps)},
+            {names[2], "%.4f", share(term->item_norm, (double)e->slate_steps)},
+        };
+        for (int i = 0; i < 3 && term->n > 0; i++)
+            figure_print(&of_term[i], json);
     }
     if (json)
         outcomes_print(counts);
@@ -264,6 +325,8 @@ int cmd_eval(const struct config *config, const struct command_line *line)
     if (rc == 0) {
         e.trainer.score = score;
         e.trainer.step = step;
+        e.trainer.score_slates = score_slates;
+        e.trainer.slate_step = slate_step;
         e.trainer.arg = &e;
         e.half_at = corpus.engagements / 2;
         const double begun = clock_s(CLOCK_PROCESS_CPUTIME_ID);

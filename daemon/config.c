@@ -17,6 +17,7 @@
 #include "daemon/log.h"
 #include "daemon/suggest.h"
 #include "model/arena.h"
+#include "model/value.h"
 #include "pipeline/join.h"
 
 enum { FILE_BYTES_MAX = CONFIG_MEMORY / 2, WORD_MAX = 32, VALUE_TEXT_SIZE = 2048 };
@@ -157,6 +158,83 @@ static const struct config_row rows[] = {
     {"model.history_encoder", CONFIG_ENUM, AT(model_history_encoder), "none", "none|attention", "",
      SHAPES_MODEL, "two_tower: how the user tower reads the history."},
 
+    {"value.tasks", CONFIG_TEXT, AT(value_tasks), "*=1", "", "", SHAPES_MODEL,
+     "The kinds of engagement that count and what each is worth, of any sign: \"click=1, like=2, "
+     "hide=-1\"; * is every other action."},
+
+    {"slates.batch", CONFIG_INT, AT(slates_batch), "32", "1", "64", SHAPES_MODEL,
+     "Slates in one learning step."},
+    {"slates.score_max_age", CONFIG_DURATION, AT(slates_score_max_age_ms), "0s", "0s", "30d",
+     SHAPES_MODEL, "A ranker score older than this at its impression is not used; 0s: any age."},
+
+    {"distill.weight", CONFIG_FLOAT, AT(distill_weight), "0", "0", "1000", SHAPES_MODEL,
+     "Weight of a slate's loss against that of an engagement; 0: off."},
+    {"distill.form", CONFIG_ENUM, AT(distill_form), "listwise",
+     "listwise|plackett_luce|top_positives|soft_pair|margin", "", SHAPES_MODEL,
+     "What is taken over: probabilities inside the slate, the order of its top, or pairs; margin "
+     "wants scores on the model's own scale."},
+    {"distill.temperature", CONFIG_FLOAT, AT(distill_temperature), "1", "0.01", "100", SHAPES_MODEL,
+     "Higher: more of the order below the top; top_positives: how fast a rank's weight falls."},
+    {"distill.top", CONFIG_INT, AT(distill_top), "5", "1", "64", SHAPES_MODEL,
+     "Places of the ranker's order that plackett_luce and top_positives read."},
+
+    {"align.weight", CONFIG_FLOAT, AT(align_weight), "0", "0", "1000", SHAPES_MODEL,
+     "Weight of a slate's loss against that of an engagement; 0: off."},
+    {"align.form", CONFIG_ENUM, AT(align_form), "kl", "kl|policy|shaped|dpo|s_dpo", "",
+     SHAPES_MODEL,
+     "Divergence from the reward's softmax, policy gradient, policy gradient that pays for leaving "
+     "the published model, or pairs compared with the published model."},
+    {"align.teacher", CONFIG_ENUM, AT(align_teacher), "logged", "logged|proxy", "", SHAPES_MODEL,
+     "The reward: the ranker's logged scores, or a proxy that learns what engages."},
+    {"align.temperature", CONFIG_FLOAT, AT(align_temperature), "1", "0.01", "100", SHAPES_MODEL,
+     "kl: of the reward, which is standardised inside each slate."},
+    {"align.student_temperature", CONFIG_FLOAT, AT(align_student_temperature), "1", "0.01", "100",
+     SHAPES_MODEL, "kl: of the model's own scores."},
+    {"align.beta", CONFIG_FLOAT, AT(align_beta), "0.1", "0", "100", SHAPES_MODEL,
+     "shaped, dpo, s_dpo: how closely the published model is held."},
+    {"align.trust", CONFIG_FLOAT, AT(align_trust), "0", "0", "1000", SHAPES_MODEL,
+     "Weight of the divergence from the model as last published; 0: off."},
+    {"align.ratio_cap", CONFIG_FLOAT, AT(align_ratio_cap), "5", "0.01", "1e6", SHAPES_MODEL,
+     "policy: an item counts at most so often for having been shown rarely."},
+    {"align.top_k", CONFIG_INT, AT(align_top_k), "1", "1", "10000", SHAPES_MODEL,
+     "policy: how many items serving returns; 1: no correction."},
+    {"align.guard", CONFIG_BOOL, AT(align_guard), "true", "", "", SHAPES_MODEL,
+     "Scale distillation and alignment by how far the ranker's scores are proven to agree with "
+     "what people did."},
+    {"align.guard_half_life", CONFIG_FLOAT, AT(align_guard_half_life), "2000", "1", "1e9",
+     SHAPES_MODEL, "Slates after which an observation counts half."},
+    {"align.guard_confidence", CONFIG_FLOAT, AT(align_guard_confidence), "3", "0", "10",
+     SHAPES_MODEL, "Standard errors that the agreement must be above zero."},
+
+    {"preference.weight", CONFIG_FLOAT, AT(preference_weight), "0", "0", "1000", SHAPES_MODEL,
+     "Weight of a slate's loss from pairs, engaged over skipped; 0: off."},
+    {"preference.form", CONFIG_ENUM, AT(preference_form), "bpr", "bpr|dpo|s_dpo", "", SHAPES_MODEL,
+     "The order alone, or against the published model."},
+    {"preference.beta", CONFIG_FLOAT, AT(preference_beta), "1", "0", "100", SHAPES_MODEL,
+     "dpo, s_dpo: how closely the published model is held."},
+
+    {"ranker.weight", CONFIG_FLOAT, AT(ranker_weight), "0", "0", "1000", SHAPES_MODEL,
+     "Weight of the light ranker, a head that scores each task and is published with the "
+     "snapshot; 0: none."},
+    {"ranker.distill", CONFIG_FLOAT, AT(ranker_distill), "0", "0", "1000", SHAPES_MODEL,
+     "Weight of its auxiliary logits, which learn the main ranker's scores; 0: off."},
+    {"ranker.heads", CONFIG_INT, AT(ranker_heads), "2", "1", "8", SHAPES_MODEL,
+     "User vectors that it looks at an item with."},
+    {"ranker.stop_gradient", CONFIG_BOOL, AT(ranker_stop_gradient), "false", "", "", SHAPES_MODEL,
+     "The towers do not learn from it."},
+    {"ranker.scores", CONFIG_ENUM, AT(ranker_scores), "probability", "probability|logit", "",
+     SHAPES_MODEL,
+     "What the main ranker logs, for ranker.distill; a probability outside 0..1 is "
+     "not used."},
+    {"ranker.rate", CONFIG_FLOAT, AT(ranker_rate), "0.002", "0", "1", SHAPES_MODEL,
+     "Learning rate of the light ranker and of the proxy."},
+    {"ranker.feedback", CONFIG_ENUM, AT(ranker_feedback), "none", "none|fnw|fnc|es_dfm", "",
+     SHAPES_MODEL,
+     "How it learns before the windows close: not at all, or by one of three corrections for "
+     "engagements that are still to come."},
+    {"ranker.feedback_delay", CONFIG_DURATION, AT(ranker_feedback_delay_ms), "0s", "0s", "7d",
+     SHAPES_MODEL, "With ranker.feedback: after so long a slate is learned as it is."},
+
     {"tables.items_max", CONFIG_LONG, AT(tables_items_max), "1000000", "1", "1000000000",
      SHAPES_MODEL, "Rows of the item table; further items are refused and counted."},
     {"tables.users_max", CONFIG_LONG, AT(tables_users_max), "10000000", "1", "1000000000",
@@ -228,6 +306,13 @@ static const struct {
     {"model",
      "What is learned, and how. A change needs a new state.dir. What says recipe or two_tower is "
      "read by that model.type alone."},
+    {"value", "What an engagement is worth. A change needs a new state.dir."},
+    {"slates", "What was shown together, for the terms below. They are read, and cost, only where "
+               "one of them is on. A change needs a new state.dir."},
+    {"distill", "Retrieval learns the main ranker's order inside a slate."},
+    {"align", "Retrieval is rewarded for what the main ranker likes, within limits."},
+    {"preference", "Inside a slate, what was engaged with over what was not."},
+    {"ranker", "The light ranker: a second stage for the top of the list (topk --rerank)."},
     {"tables",
      "Rows for users and items. Memory for them is taken as they come, up to these. A change "
      "needs a new state.dir."},
@@ -940,6 +1025,15 @@ int config_check(const struct config *c, struct config_problems *problems)
             problem_add(problems, c->join_actions.origin[i],
                         "the name of an action has at most %d bytes, not '%.80s'", ACTION_BYTES_MAX,
                         c->join_actions.list[i].name);
+    struct value_tasks tasks;
+    char reason[160];
+    if (value_tasks_parse(&tasks, c->value_tasks, reason, sizeof reason) < 0)
+        problem_add(problems, key_origin(c, "value.tasks"), "'value.tasks': %s", reason);
+    if (c->ranker_feedback != CONFIG_FEEDBACK_NONE &&
+        (c->ranker_feedback_delay_ms == 0 || c->ranker_feedback_delay_ms >= c->join_window_ms))
+        problem_add(problems, key_origin(c, "ranker.feedback"),
+                    "'ranker.feedback' learns before the windows close: 'ranker.feedback_delay' "
+                    "must be above 0s and below 'join.window'");
     if (!*c->state_dir)
         problem_add(problems, key_origin(c, "state.dir"), "'state.dir' must not be empty");
     if (!*c->snapshot_dir)

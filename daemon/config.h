@@ -27,7 +27,7 @@
 struct arena;
 
 enum {
-    CONFIG_ROWS_MAX = 128,
+    CONFIG_ROWS_MAX = 192,
     CONFIG_ENTRIES_MAX = 64,  // of one open table: librdkafka properties, actions
     CONFIG_PROBLEMS_MAX = 64, // kept; further ones are only counted
     CONFIG_MEMORY = 1 << 20,  // what an arena for config_init should have
@@ -42,6 +42,29 @@ enum config_optimizer {
     CONFIG_OPTIMIZER_ROWWISE_ADAGRAD,
     CONFIG_OPTIMIZER_ADAGRAD,
     CONFIG_OPTIMIZER_ADAM
+};
+enum config_distill {
+    CONFIG_DISTILL_LISTWISE,
+    CONFIG_DISTILL_PLACKETT_LUCE,
+    CONFIG_DISTILL_TOP_POSITIVES,
+    CONFIG_DISTILL_SOFT_PAIR,
+    CONFIG_DISTILL_MARGIN
+};
+enum config_align {
+    CONFIG_ALIGN_KL,
+    CONFIG_ALIGN_POLICY,
+    CONFIG_ALIGN_SHAPED,
+    CONFIG_ALIGN_DPO,
+    CONFIG_ALIGN_S_DPO
+};
+enum config_teacher { CONFIG_TEACHER_LOGGED, CONFIG_TEACHER_PROXY };
+enum config_preference { CONFIG_PREFERENCE_BPR, CONFIG_PREFERENCE_DPO, CONFIG_PREFERENCE_S_DPO };
+enum config_scale { CONFIG_SCALE_PROBABILITY, CONFIG_SCALE_LOGIT };
+enum config_feedback {
+    CONFIG_FEEDBACK_NONE,
+    CONFIG_FEEDBACK_FNW,
+    CONFIG_FEEDBACK_FNC,
+    CONFIG_FEEDBACK_ES_DFM
 };
 enum config_encoder { CONFIG_ENCODER_NONE, CONFIG_ENCODER_ATTENTION };
 enum config_io { CONFIG_IO_AUTO, CONFIG_IO_URING, CONFIG_IO_PWRITE };
@@ -114,6 +137,33 @@ struct config {
     bool model_accidental_hits;
     int model_hard_negatives;
     enum config_encoder model_history_encoder;
+
+    const char *value_tasks;
+
+    int slates_batch;
+    int64_t slates_score_max_age_ms;
+
+    double distill_weight, distill_temperature;
+    enum config_distill distill_form;
+    int distill_top;
+
+    double align_weight, align_temperature, align_student_temperature;
+    enum config_align align_form;
+    enum config_teacher align_teacher;
+    double align_beta, align_trust, align_ratio_cap;
+    int align_top_k;
+    bool align_guard;
+    double align_guard_half_life, align_guard_confidence;
+
+    double preference_weight, preference_beta;
+    enum config_preference preference_form;
+
+    double ranker_weight, ranker_distill, ranker_rate;
+    int ranker_heads;
+    bool ranker_stop_gradient;
+    enum config_scale ranker_scores;
+    enum config_feedback ranker_feedback;
+    int64_t ranker_feedback_delay_ms;
 
     int64_t tables_items_max, tables_users_max;
     int tables_admit_items, tables_admit_users;

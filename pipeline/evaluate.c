@@ -9,10 +9,12 @@
 
 #include "model/gemm.h"
 #include "model/kernels.h"
+#include "model/slate_loss.h"
+#include "model/slate_metrics.h"
 
 // Scores are made in whole blocks of these sizes, the targets' too, so that equal vectors get equal
 // scores wherever they stand.
-enum { BLOCK_QUERIES = 64, BLOCK_ITEMS = 256 };
+enum { BLOCK_QUERIES = 64, BLOCK_ITEMS = 256, BEST = 10 };
 static const double WINDOW_HALF_LIFE = 5000;
 static const double LOG_LOSS_WORST = 1e6;
 
@@ -25,6 +27,7 @@ struct popularity {
 struct evaluator_state {
     uint64_t examples; // positives seen
     double due;        // share of examples to score that has not been scored yet
+    double slates_due; // of slates likewise
     struct evaluation total, window;
 };
 
@@ -34,6 +37,12 @@ struct contest {
     float score;
     double above, level; // of the others
     double shift, sum;   // of all: sum exp(score - shift)
+    // Of a slate, which has no target: the first of all.
+    int n_best;
+    struct best {
+        float score;
+        uint32_t competitor;
+    } best[BEST]; // descending
     int n_bonuses;
     struct bonus bonuses[HISTORY_MAX];
 };
@@ -250,10 +259,16 @@ static struct evaluation contest_end(const struct evaluator *e, const struct con
     // A model that overflows gives no number; once in a sum it would stay there, over restarts too,
     // and no snapshot's manifest could be written any more.
     const double loss = c->shift + log(c->sum) - (double)c->score;
+    const bool tail = mine <= e->ranking[e->n / 2];
     return (struct evaluation){
         .n = 1,
+        .recall_1 = rank < 1,
+        .recall_5 = rank < 5,
         .recall_10 = rank < 10,
+        .recall_50 = rank < 50,
         .recall_100 = rank < 100,
+        .tail_n = tail,
+        .tail_recall_100 = tail && rank < 100,
         .ndcg_10 = rank < 10 ? 1 / log2(rank + 2) : 0,
         .log_loss = isfinite(loss) ? loss : LOG_LOSS_WORST,
         .popularity_recall_10 = popular < 10,
@@ -271,13 +286,45 @@ static void bonuses_add(const struct evaluator *e, const struct contest *c, size
     }
 }
 
-static void sampled_score(struct evaluator *e, int n)
+// Shows every contest the scores of all items, block by block.
+static void corpus_scan(struct evaluator *e, int n,
+                        void (*see)(struct contest *c, size_t first, size_t n, float *scores))
+{
+    const size_t w = (size_t)e->width;
+    for (size_t first = 0; first < e->n; first += BLOCK_ITEMS) {
+        const size_t items = e->n - first < BLOCK_ITEMS ? e->n - first : BLOCK_ITEMS;
+        for (size_t k = 0; k < items; k++)
+            vector_of(e, &e->competitors[first + k], e->V + k * w);
+        for (int q = 0; q < n; q += BLOCK_QUERIES) {
+            block_score(e, q);
+            for (int i = 0; i < BLOCK_QUERIES && q + i < n; i++) {
+                float *scores = e->scores + (size_t)i * BLOCK_ITEMS;
+                bonuses_add(e, &e->contests[q + i], first, items, scores);
+                see(&e->contests[q + i], first, items, scores);
+            }
+        }
+    }
+}
+
+static void queries_make(struct evaluator *e, int n)
 {
     const size_t w = (size_t)e->width;
     const int blocks = (n + BLOCK_QUERIES - 1) / BLOCK_QUERIES;
     two_tower_queries(e->rows->model, n, e->sampled, e->features, e->Q);
     memset(e->Q + (size_t)n * w, 0,
            ((size_t)blocks * BLOCK_QUERIES - (size_t)n) * w * sizeof(float));
+}
+
+static void tally_one(struct evaluator *e, const struct evaluation *one)
+{
+    tally(&state_edit(e)->total, one, 1);
+    tally(&state_edit(e)->window, one, exp2(-1 / WINDOW_HALF_LIFE));
+}
+
+static void sampled_score(struct evaluator *e, int n)
+{
+    const size_t w = (size_t)e->width;
+    queries_make(e, n);
     // The targets first: their scores are what the others are compared with.
     for (int q = 0; q < n; q += BLOCK_QUERIES) {
         const int size = n - q < BLOCK_QUERIES ? n - q : BLOCK_QUERIES;
@@ -296,24 +343,10 @@ static void sampled_score(struct evaluator *e, int n)
             c->score = e->scores[(size_t)i * BLOCK_ITEMS + i];
         }
     }
-    for (size_t first = 0; first < e->n; first += BLOCK_ITEMS) {
-        const size_t items = e->n - first < BLOCK_ITEMS ? e->n - first : BLOCK_ITEMS;
-        for (size_t k = 0; k < items; k++)
-            vector_of(e, &e->competitors[first + k], e->V + k * w);
-        for (int q = 0; q < n; q += BLOCK_QUERIES) {
-            block_score(e, q);
-            for (int i = 0; i < BLOCK_QUERIES && q + i < n; i++) {
-                float *scores = e->scores + (size_t)i * BLOCK_ITEMS;
-                bonuses_add(e, &e->contests[q + i], first, items, scores);
-                contest_see(&e->contests[q + i], first, items, scores);
-            }
-        }
-    }
-    const double keep = exp2(-1 / WINDOW_HALF_LIFE);
+    corpus_scan(e, n, contest_see);
     for (int i = 0; i < n; i++) {
         const struct evaluation one = contest_end(e, &e->contests[i]);
-        tally(&state_edit(e)->total, &one, 1);
-        tally(&state_edit(e)->window, &one, keep);
+        tally_one(e, &one);
     }
 }
 
@@ -361,4 +394,126 @@ void evaluator_score(struct evaluator *e, int n, const struct example *examples,
         popularity_add(e, examples[i].item);
         state->examples++;
     }
+}
+
+// ---- Slates.
+
+// Keeps the first BEST of all items seen, of equal scores the one that came first.
+static void contest_best(struct contest *c, size_t first, size_t n, float *scores)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (c->n_best == BEST && !(scores[i] > c->best[BEST - 1].score))
+            continue;
+        int at = c->n_best < BEST ? c->n_best++ : BEST - 1;
+        for (; at > 0 && scores[i] > c->best[at - 1].score; at--)
+            c->best[at] = c->best[at - 1];
+        c->best[at] = (struct best){scores[i], (uint32_t)(first + i)};
+    }
+}
+
+// What the ranker gave each item: NAN unless it scored the item for every task.
+static void ranker_sums(const struct evaluator *e, const struct slate *slate, const float *scores,
+                        float *g)
+{
+    const struct objective_options *o = &two_tower_options(e->rows->model)->objectives;
+    for (int k = 0; k < slate->n_items; k++) {
+        g[k] = 0;
+        for (int t = 0; t < o->tasks; t++)
+            g[k] += o->value[t] * scores[k * o->tasks + t];
+    }
+}
+
+// The model's scores of the slate's items for query q.
+static void slate_scores(struct evaluator *e, const struct slate *slate, const struct contest *c,
+                         const float *q, float *s)
+{
+    float v[e->width];
+    for (int k = 0; k < slate->n_items; k++) {
+        const uint32_t row = slate->items[k].item;
+        two_tower_items(e->rows->model, 1, &row, v);
+        s[k] = kernels->dot((size_t)e->width, q, v);
+        for (int b = 0; b < c->n_bonuses; b++)
+            s[k] += c->bonuses[b].row == row ? c->bonuses[b].score : 0;
+    }
+}
+
+// The share of the ranker's first BEST items that the model, of all items, has among its own.
+static double corpus_overlap(const struct evaluator *e, const struct slate *slate,
+                             const struct contest *c, const float *g)
+{
+    int order[SLATE_ITEMS_MAX], found = 0;
+    const int scored = slate_order(slate->n_items, g, order), n = scored < BEST ? scored : BEST;
+    for (int k = 0; k < n; k++) {
+        const uint32_t place = e->place[slate->items[order[k]].item];
+        for (int b = 0; b < c->n_best; b++)
+            found += c->best[b].competitor + 1 == place;
+    }
+    return n > 0 ? (double)found / n : (double)NAN;
+}
+
+// Adds a figure to its sum unless it is NAN, and says that it did.
+static void figure_add(double x, double *sum, double *n)
+{
+    if (isnan(x))
+        return;
+    *sum += x;
+    *n += 1;
+}
+
+static void slates_compare(struct evaluator *e, int n, const int *number,
+                           const struct slate *slates, const float *scores)
+{
+    const size_t tasks = (size_t)two_tower_options(e->rows->model)->objectives.tasks;
+    queries_make(e, n);
+    for (int i = 0; i < n; i++) {
+        struct contest *c = &e->contests[i];
+        *c = (struct contest){0};
+        c->n_bonuses = two_tower_bonuses(e->rows->model, &e->sampled[i], c->bonuses);
+    }
+    corpus_scan(e, n, contest_best);
+    for (int i = 0; i < n; i++) {
+        const struct slate *slate = &slates[number[i]];
+        const size_t at = (size_t)number[i] * SLATE_ITEMS_MAX * tasks;
+        const struct contest *c = &e->contests[i];
+        float g[SLATE_ITEMS_MAX], s[SLATE_ITEMS_MAX];
+        struct evaluation one = {0};
+        ranker_sums(e, slate, scores + at, g);
+        slate_scores(e, slate, c, e->Q + (size_t)i * e->width, s);
+        figure_add(slate_overlap(slate->n_items, s, g, 5), &one.overlap_5, &one.overlap_5_n);
+        figure_add(slate_overlap(slate->n_items, s, g, 10), &one.overlap_10, &one.overlap_10_n);
+        figure_add(slate_spearman(slate->n_items, s, g), &one.rank_correlation,
+                   &one.rank_correlation_n);
+        figure_add(corpus_overlap(e, slate, c, g), &one.corpus_overlap_10,
+                   &one.corpus_overlap_10_n);
+        tally_one(e, &one);
+    }
+}
+
+void evaluator_score_slates(struct evaluator *e, int n, const struct slate *slates,
+                            const float *scores)
+{
+    int number[e->options.chunk_max], taken = 0;
+    struct evaluator_state *state = state_edit(e);
+    for (int i = 0; i < n && taken < e->options.chunk_max; i++) {
+        if (slates[i].kind != SLATE_CLOSED || slates[i].ranker == 0)
+            continue;
+        state->slates_due += e->options.sampling;
+        if (state->slates_due < 1)
+            continue;
+        state->slates_due -= 1;
+        number[taken] = i;
+        e->sampled[taken] = (struct example){.user = slates[i].user,
+                                             .ts_ms = slates[i].ts_ms,
+                                             .n_history = slates[i].n_history,
+                                             .n_newest = slates[i].n_newest};
+        memcpy(e->sampled[taken].history, slates[i].history, sizeof slates[i].history);
+        taken++;
+    }
+    if (taken == 0)
+        return;
+    competitors_collect(e);
+    memset(e->features, 0,
+           (size_t)taken * (size_t)two_tower_options(e->rows->model)->user_features *
+               sizeof *e->features);
+    slates_compare(e, taken, number, slates, scores);
 }

@@ -18,6 +18,12 @@
 //   - Decayed popularity is scored by the same protocol: engagements decayed with a half-life in
 //     examples, as of the start of the chunk.
 //
+//   - A slate that the ranker scored is compared with it before it is learned, a share of them as
+//   of
+//     the examples: overlap@k is how many of the ranker's first k are among the model's, inside the
+//     slate (NAN of model/slate_metrics.h left out) and over the whole corpus; rank correlation is
+//     Spearman's inside the slate.
+//
 // Scoring changes nothing that is learned. Popularity and the windows are columns, so a restart
 // goes on with them. One thread, the trainer's.
 #pragma once
@@ -38,8 +44,15 @@ struct evaluator_options {
 // Sums over what was scored.
 struct evaluation {
     double n;
-    double recall_10, recall_100, ndcg_10, log_loss;
+    double recall_1, recall_5, recall_10, recall_50, recall_100, ndcg_10, log_loss;
     double popularity_recall_10, popularity_recall_100;
+    // Of the less popular half of the items, as of the start of the chunk: how many examples have
+    // such a target, and how many of those are hits.
+    double tail_n, tail_recall_100;
+    // Agreement with the ranker: sums, each with how many slates had something to say.
+    double overlap_5, overlap_5_n, overlap_10, overlap_10_n; // inside slates
+    double corpus_overlap_10, corpus_overlap_10_n;
+    double rank_correlation, rank_correlation_n;
 };
 
 // corpus and rows must outlive it. 0 or -ENOMEM.
@@ -50,6 +63,10 @@ void evaluator_close(struct evaluator *e);
 // A chunk, before it is learned: see trainer_score_fn.
 void evaluator_score(struct evaluator *e, int n, const struct example *examples,
                      const float *features);
+
+// Slates, before they are learned: see trainer_score_slates_fn.
+void evaluator_score_slates(struct evaluator *e, int n, const struct slate *slates,
+                            const float *scores);
 
 struct evaluation evaluator_total(const struct evaluator *e); // since the state began
 // Decayed with a half-life of 5,000 scored examples: what the live gauges show.

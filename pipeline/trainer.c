@@ -84,7 +84,7 @@ static void learn_slates(struct trainer *t, int n, const struct slate *slates, c
     for (int from = 0; from < n; from += t->options.slate_batch) {
         const int size = n - from < t->options.slate_batch ? n - from : t->options.slate_batch;
         const struct slate_report report = two_tower_learn_slates(
-            t->rows.model, size, slates + from, scores + (size_t)from * width);
+            t->rows.model, size, slates + from, scores + (size_t)from * width, NULL);
         if (t->slate_step)
             t->slate_step(t->arg, &report);
     }
@@ -204,6 +204,12 @@ int trainer_open(struct trainer *t, const struct trainer_options *options)
     assert(options->batch > 0 && options->batch <= options->model.batch_max);
     const int width = options->model.user_features;
     t->options.join.slates = options->slates > 0;
+    for (int i = 0; i < options->tasks.n; i++)
+        t->task_names[i] = t->options.tasks.name[i];
+    if (options->tasks.n > 0) {
+        t->options.join.tasks = t->task_names;
+        t->options.join.n_tasks = options->tasks.n;
+    }
     int rc = columns_open(&t->columns, options->undo_bytes);
     if (rc == 0)
         rc = rows_open(&t->rows, &t->columns, &options->rows, &options->model);

@@ -8,6 +8,7 @@
 // One thread. Scoring before learning happens through a hook and changes nothing.
 #pragma once
 
+#include "model/value.h"
 #include "pipeline/join.h"
 #include "pipeline/slice.h"
 
@@ -26,7 +27,8 @@ struct trainer_options {
     // Slates that wait for the next step. When so many do, it comes before the examples' chunk is
     // full, whose last batch is smaller then. 0: the join emits none. join.slates follows from it.
     int slates;
-    int slate_batch; // of them learned together, 1..slates
+    int slate_batch;          // of them learned together, 1..slates
+    struct value_tasks tasks; // join.tasks follows from it
 };
 
 // The place in the streams, one unit of a column.
@@ -67,7 +69,8 @@ struct trainer {
     trainer_step_fn step;
     trainer_slate_step_fn slate_step;
     void *arg;
-    int chunk;                 // options.chunk, or the batch
+    int chunk; // options.chunk, or the batch
+    const char *task_names[SLATE_TASKS_MAX];
     struct example *replaying; // scratch: options.replay examples; NULL without replay
 };
 
