@@ -6,21 +6,17 @@
 
 #include "model/slate_loss.h"
 
-static bool is_probability(float q)
-{
-    return q >= 0 && q <= 1; // NAN is not
-}
-
 bool distill_pointwise(int n, const float *z, const float *q, float weight, double *loss, float *dz)
 {
-    int entries = 0;
+    const int entries = slate_unmasked(n, q);
     *loss = 0;
     for (int k = 0; k < n; k++)
-        entries += is_probability(q[k]);
+        if (q[k] < 0 || q[k] > 1)
+            return false;
     if (entries == 0)
         return false;
     for (int k = 0; k < n; k++) {
-        if (!is_probability(q[k]))
+        if (isnan(q[k]))
             continue;
         const double z_k = (double)z[k], q_k = (double)q[k];
         *loss += (slate_softplus(z_k) - z_k * q_k) / entries;

@@ -8,8 +8,10 @@
 // Pointwise: the mean of bce(z, q) = log(1 + e^z) - z q over the entries that have a teacher, one
 // being enough. For the hard labels and the ranking head q is 0 or 1; for the teacher's
 // probabilities z are the logits of the auxiliary head, which serving never reads, so that the
-// teacher's bias stays out of what is served. An entry whose q is no probability is masked: NAN,
-// the row was not ranked, and anything outside [0, 1], which would have no finite optimum.
+// teacher's bias stays out of what is served. q is NAN where there is no teacher: the entry is
+// masked and does not count as 0. A q outside [0, 1] is not a probability, and would have no finite
+// optimum: then nothing is learned from any of the n (false), because a scale that is not that of
+// probabilities is wrong inside [0, 1] too. Logits go through slate_sigmoid first.
 // n counts items times tasks, in any order that z and q share.
 //
 //     d/dz = (sigmoid(z) - q) / entries

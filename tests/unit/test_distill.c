@@ -52,16 +52,27 @@ static void every_term_has_the_gradient_of_its_loss_and_none_where_masked(void *
 
 static void a_missing_teacher_masks_its_entry_and_does_not_count_as_zero(void **state)
 {
-    // NAN: not ranked; 1.5 and -0.1: no probabilities.
-    const float z[] = {0, 3, 0, 1, 1}, q[] = {0.75f, NAN, 1, 1.5f, -0.1f};
-    float dz[5] = {0};
+    const float z[] = {0, 3, 0}, q[] = {0.75f, NAN, 1};
+    float dz[3] = {0};
     double loss;
     (void)state;
-    assert_true(distill_pointwise(5, z, q, 1, &loss, dz));
+    assert_true(distill_pointwise(3, z, q, 1, &loss, dz));
     assert_true(near(loss, log(2))); // two entries of z = 0
-    assert_true(near((double)dz[0], -0.125) && near((double)dz[2], -0.25));
-    assert_true(dz[1] == 0 && dz[3] == 0 && dz[4] == 0);
+    assert_true(near((double)dz[0], -0.125) && near((double)dz[2], -0.25) && dz[1] == 0);
     assert_false(distill_pointwise(1, z + 1, q + 1, 1, &loss, dz));
+}
+
+static void a_teacher_without_probabilities_teaches_nothing_pointwise(void **state)
+{
+    const float z[] = {0, 1, 2}, above[] = {0.5f, NAN, 1.25f}, below[] = {-0.25f, 0.5f, NAN};
+    const float bounds[] = {0, 1, NAN};
+    float dz[3] = {0};
+    double loss = 1;
+    (void)state;
+    assert_false(distill_pointwise(3, z, above, 1, &loss, dz));
+    assert_true(loss == 0 && dz[0] == 0 && dz[2] == 0);
+    assert_false(distill_pointwise(3, z, below, 1, &loss, dz));
+    assert_true(distill_pointwise(3, z, bounds, 1, &loss, dz));
 }
 
 static void temperature_keeps_the_size_of_the_gradient(void **state)
@@ -118,6 +129,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_term_has_the_gradient_of_its_loss_and_none_where_masked),
         cmocka_unit_test(a_missing_teacher_masks_its_entry_and_does_not_count_as_zero),
+        cmocka_unit_test(a_teacher_without_probabilities_teaches_nothing_pointwise),
         cmocka_unit_test(temperature_keeps_the_size_of_the_gradient),
         cmocka_unit_test(plackett_luce_is_the_numbers_worked_by_hand),
         cmocka_unit_test(rank_weights_fall_by_rank_and_sum_to_one),
