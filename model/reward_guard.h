@@ -39,9 +39,11 @@ struct reward_guard {
 };
 
 struct reward_guard_options {
-    float half_life;  // in slates, > 0; about 1000
-    float confidence; // standard errors below the estimate, one-sided, >= 0; about 3, because it is
-                      // looked at again and again
+    float half_life; // in slates, > 0; about 1000
+    // Standard errors below the estimate, one-sided, >= 0; about 3, because the scale is read again
+    // and again: with scores that are noise it was above 0 for 2.6 % of the time at 2, for 0.14 %
+    // at 3 (and then below 0.011), never at 4 (300 streams of 10,000 slates, half-life 1000).
+    float confidence;
     float weight_max; // a 1 / theta counts no more than this; about 10
 };
 

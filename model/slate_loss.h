@@ -52,7 +52,9 @@ int slate_unmasked(int n, const float *mask);
 int slate_order(int n, const float *g, int *order);
 
 // KL(softmax(g / tau_g) || softmax(s / tau_s)), the alignment of a slate with its ranker. For a
-// batch of all pairs it is called for each row, with a weight of 1 / rows.
+// batch of all pairs it is called for each row, with a weight of 1 / rows. The softmax takes g as
+// it is: probabilities of a few per cent make a flat target, so scores whose scale is not known go
+// through policy_advantage first.
 //
 //     d/ds_k = (q_k - p_k) / tau_s     p the teacher's, q the model's probabilities
 bool slate_align(int n, const float *s, float tau_s, const float *g, float tau_g, float weight,
