@@ -236,10 +236,21 @@ static void topk_offpolicy(struct test *t)
     expect(t, "dS", S.count, dS);
 }
 
-static double optimum_exponent(const struct tensor *S_ref, const struct tensor *reward, float beta,
-                               int k)
+// ref e^(r / beta) / Z, where the reward and the trust region balance.
+static void expect_optimum(struct test *t, const struct tensor *S_ref, const struct tensor *reward,
+                           double beta)
 {
-    return (double)S_ref->data[k] + (double)reward->data[k] / (double)beta;
+    const size_t n = S_ref->count;
+    double *p = arena_bytes(&t->scratch, n * sizeof *p), largest = -INFINITY, sum = 0;
+    for (size_t k = 0; k < n; k++) {
+        p[k] = (double)S_ref->data[k] + (double)reward->data[k] / beta;
+        largest = fmax(largest, p[k]);
+    }
+    for (size_t k = 0; k < n; k++)
+        sum += p[k] = exp(p[k] - largest);
+    for (size_t k = 0; k < n; k++)
+        p[k] /= sum;
+    expect_doubles(t, "optimal_policy", n, p);
 }
 
 static void kl_shaped(struct test *t)
@@ -251,8 +262,8 @@ static void kl_shaped(struct test *t)
     const double model = slate_log_sum(n, S.data, S.data, 1);
     const double published = slate_log_sum(n, S_ref.data, S_ref.data, 1);
     float *pi = floats(t, S.count), *shaped = floats(t, S.count), *dS = floats(t, S.count);
-    float *optimum = floats(t, S.count), *advantage = floats(t, sample.count);
-    double loss, sum = 0, optimum_sum = 0, largest = -INFINITY;
+    float *advantage = floats(t, sample.count);
+    double loss, sum = 0;
 
     softmax(n, S.data, S.data, 1, pi);
     for (int k = 0; k < n; k++) {
@@ -273,15 +284,7 @@ static void kl_shaped(struct test *t)
     expect_number(t, "objective", -loss);
     expect(t, "dS_exact", S.count, dS);
     expect(t, "advantage_loo", sample.count, advantage);
-    // ref e^(r / beta) / Z, where the trust region and the reward balance.
-    for (int k = 0; k < n; k++)
-        largest = fmax(largest, optimum_exponent(&S_ref, &reward, beta, k));
-    for (int k = 0; k < n; k++)
-        optimum_sum += exp(optimum_exponent(&S_ref, &reward, beta, k) - largest);
-    for (int k = 0; k < n; k++)
-        optimum[k] =
-            (float)(exp(optimum_exponent(&S_ref, &reward, beta, k) - largest) / optimum_sum);
-    expect(t, "optimal_policy", S.count, optimum);
+    expect_optimum(t, &S_ref, &reward, (double)beta);
 }
 
 static void policy_gradient_case(struct test *t)

@@ -12,6 +12,11 @@
 
 enum { ITEMS = 64 };
 
+static inline bool near(double x, double expected)
+{
+    return fabs(x - expected) <= 1e-6 * fmax(1, fabs(expected));
+}
+
 // One slate: scores of the model, of the teacher, of the published model.
 struct slate_case {
     int n;

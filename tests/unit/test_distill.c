@@ -4,11 +4,6 @@
 #include "model/slate_loss.h"
 #include "tests/unit/slate_fixture.h"
 
-static bool near(double x, double expected)
-{
-    return fabs(x - expected) <= 1e-6 * fmax(1, fabs(expected));
-}
-
 static bool pointwise(const struct slate_case *c, float weight, double *loss, float *ds)
 {
     float q[ITEMS];

@@ -4,11 +4,6 @@
 #include "model/slate_loss.h"
 #include "tests/unit/slate_fixture.h"
 
-static bool near(double x, double expected)
-{
-    return fabs(x - expected) <= 1e-6 * fmax(1, fabs(expected));
-}
-
 // The term treats its coefficients as constants, so differences must hold them: they are those at
 // the slate's own scores, and the loss below is what is left to differentiate.
 static float held[ITEMS];

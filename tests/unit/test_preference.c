@@ -5,11 +5,6 @@
 
 enum { PAIRS = PREFERENCE_PAIRS(ITEMS) };
 
-static bool near(double x, double expected)
-{
-    return fabs(x - expected) <= 1e-6 * fmax(1, fabs(expected));
-}
-
 static int pairs_of(const struct slate_case *c, struct preference_pair *pairs)
 {
     return preference_by_score(c->n, c->g, 0, pairs);

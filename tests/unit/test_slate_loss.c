@@ -5,11 +5,6 @@
 
 #include "tests/unit/slate_fixture.h"
 
-static bool near(double x, double expected)
-{
-    return fabs(x - expected) <= 1e-6 * fmax(1, fabs(expected));
-}
-
 static bool align(const struct slate_case *c, float weight, double *loss, float *ds)
 {
     return slate_align(c->n, c->s, 0.5f, c->g, 2, weight, loss, ds);
