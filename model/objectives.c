@@ -303,6 +303,29 @@ void objectives_close(struct objectives *o)
 
 // ---- A step.
 
+// Which tasks the ranker scored in this slate: it need not know them all.
+static uint32_t tasks_scored(const struct objective_options *o, const struct slate *slate,
+                             const float *scores)
+{
+    uint32_t scored = 0;
+    for (int k = 0; k < slate->n_items; k++)
+        for (int t = 0; t < o->tasks; t++)
+            scored |= (uint32_t)!isnan(scores[k * o->tasks + t]) << t;
+    return scored;
+}
+
+void objectives_teacher(const struct objective_options *o, const struct slate *slate,
+                        const float *scores, float *g)
+{
+    const uint32_t scored = slate->ranker ? tasks_scored(o, slate, scores) : 0;
+    for (int k = 0; k < slate->n_items; k++) {
+        g[k] = scored ? 0 : NAN;
+        for (int t = 0; t < o->tasks; t++)
+            if (scored >> t & 1)
+                g[k] += o->value[t] * scores[k * o->tasks + t];
+    }
+}
+
 // What the terms read, from what was logged.
 static void rows_prepare(struct objectives *o, const struct slate_batch *b)
 {
@@ -311,26 +334,25 @@ static void rows_prepare(struct objectives *o, const struct slate_batch *b)
     for (int i = 0; i < b->n; i++) {
         const struct slate *slate = &b->slates[i];
         const float *scores = b->scores + (size_t)i * SLATE_ITEMS_MAX * T;
+        const size_t at = (size_t)b->first[i];
         for (int k = 0; k < slate->n_items; k++) {
             const struct slate_item *item = &slate->items[k];
-            const size_t row = (size_t)b->first[i] + (size_t)k;
-            float g = 0, y = 0;
+            const size_t row = at + (size_t)k;
+            o->y[row] = item->shown ? 0 : NAN;
+            o->position[row] = item->position;
             for (int t = 0; t < T; t++) {
                 const float score = scores[(size_t)k * T + t];
                 const float label = (item->labels >> t & 1) ? 1.0f : 0.0f;
-                g += options->value[t] * score;
-                y += options->value[t] * label;
+                o->y[row] += options->value[t] * label;
                 o->label[row * T + t] = item->shown ? label : NAN;
                 o->teacher[row * T + t] = options->ranker.scale == RANKER_LOGITS
                                               ? (float)slate_sigmoid((double)score)
                                               : score;
             }
-            o->raw[row] = slate->ranker ? g : NAN;
-            o->y[row] = item->shown ? y : NAN;
-            o->position[row] = item->position;
         }
         o->surface[i] = slate->surface;
-        policy_advantage(slate->n_items, o->raw + b->first[i], SCORE_FLOOR, o->g + b->first[i]);
+        objectives_teacher(options, slate, scores, o->raw + at);
+        policy_advantage(slate->n_items, o->raw + at, SCORE_FLOOR, o->g + at);
     }
 }
 

@@ -7,9 +7,10 @@
 //
 //     s_k        retrieval score, q . v_k + column_k + repeat_k
 //     ref_k      the same by the model last published (model/reference.h)
-//     g_k        what the ranker said: sum_t w_t score_kt, w the tasks' values; NAN when it has not
-//                scored the item for every task. Standardised inside the slate where a form takes
-//                its softmax, because scores of versions and surfaces have no common scale
+//     g_k        what the ranker said: sum_t w_t score_kt, w the tasks' values, over the tasks that
+//                it scored in this slate; NAN when it left one out for the item. Standardised
+//                inside the slate where a form takes its softmax, because scores of versions and
+//                surfaces have no common scale
 //     y_k        net value sum_t w_t y_kt, NAN for items not shown
 //
 // A term is one row of the table in objectives.c: a function that gives its loss and adds its
@@ -107,7 +108,11 @@ struct slate_report {
     bool skipped;         // a loss or gradient was not finite: nothing was changed
     double guard;         // mean scale over the scored slates
     struct objective_report term[OBJECTIVES];
-};
+}; // What the ranker said about the items of a slate, before standardising: g (n_items) from scores
+// (n_items, tasks).
+void objectives_teacher(const struct objective_options *o, const struct slate *slate,
+                        const float *scores, float *g);
+
 // ---- Within model/: what two_tower.c calls.
 
 struct columns;

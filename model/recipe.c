@@ -600,8 +600,8 @@ static bool backward(struct towers *t, struct step *s)
     memset(r->dX, 0, (size_t)s->n * 3 * d * sizeof(float));
     gemm_tn(3 * d, d, s->n, r->X, r->dQ, r->ddense); // dA = X^T dQ
     gemm_nt(s->n, 3 * d, d, r->dQ, p.A, r->dX);      // dX = dQ A^T
-    // The prior's weights hear each engagement once.
-    for (int c = 0; c < s->C && s->fresh; c++) {
+    // The prior's weights hear nothing twice.
+    for (int c = 0; c < s->C && !s->replayed; c++) {
         dpa[0] += r->dcolumn[c] * r->prior[c][0];
         dpa[1] += r->dcolumn[c] * r->prior[c][1];
     }

@@ -22,8 +22,9 @@ struct step {
     int n;                          // queries
     const struct example *examples; // (n): whose; target, value and label are for objectives
     const float *features;          // (n, user_features), NULL when the width is 0
-    bool fresh; // examples of engagements that have not been learned before: they are counted
-    int C;      // items
+    bool fresh;    // examples of engagements that have not been learned before: they are counted
+    bool replayed; // they have been learned before
+    int C;         // items
     const uint32_t *rows;    // (C)
     float *Q, *dQ;           // (n, d)
     float *V, *dV;           // (C, d)

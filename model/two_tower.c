@@ -276,7 +276,8 @@ static struct step_report batch_learn(struct two_tower *m, int n, const struct e
 {
     struct towers *towers = m->towers;
     const struct towers_kind *kind = towers->kind;
-    struct step s = {.n = n, .examples = examples, .features = features, .fresh = fresh};
+    struct step s = {
+        .n = n, .examples = examples, .features = features, .fresh = fresh, .replayed = !fresh};
     struct step_report report = {.examples = n, .replayed = !fresh};
     assert(n > 0 && n <= m->options.batch_max);
 

@@ -411,18 +411,6 @@ static void contest_best(struct contest *c, size_t first, size_t n, float *score
     }
 }
 
-// What the ranker gave each item: NAN unless it scored the item for every task.
-static void ranker_sums(const struct evaluator *e, const struct slate *slate, const float *scores,
-                        float *g)
-{
-    const struct objective_options *o = &two_tower_options(e->rows->model)->objectives;
-    for (int k = 0; k < slate->n_items; k++) {
-        g[k] = 0;
-        for (int t = 0; t < o->tasks; t++)
-            g[k] += o->value[t] * scores[k * o->tasks + t];
-    }
-}
-
 // The model's scores of the slate's items for query q.
 static void slate_scores(struct evaluator *e, const struct slate *slate, const struct contest *c,
                          const float *q, float *s)
@@ -463,7 +451,7 @@ static void figure_add(double x, double *sum, double *n)
 static void slates_compare(struct evaluator *e, int n, const int *number,
                            const struct slate *slates, const float *scores)
 {
-    const size_t tasks = (size_t)two_tower_options(e->rows->model)->objectives.tasks;
+    const struct objective_options *o = &two_tower_options(e->rows->model)->objectives;
     queries_make(e, n);
     for (int i = 0; i < n; i++) {
         struct contest *c = &e->contests[i];
@@ -473,11 +461,11 @@ static void slates_compare(struct evaluator *e, int n, const int *number,
     corpus_scan(e, n, contest_best);
     for (int i = 0; i < n; i++) {
         const struct slate *slate = &slates[number[i]];
-        const size_t at = (size_t)number[i] * SLATE_ITEMS_MAX * tasks;
+        const size_t at = (size_t)number[i] * SLATE_ITEMS_MAX * (size_t)o->tasks;
         const struct contest *c = &e->contests[i];
         float g[SLATE_ITEMS_MAX], s[SLATE_ITEMS_MAX];
         struct evaluation one = {0};
-        ranker_sums(e, slate, scores + at, g);
+        objectives_teacher(o, slate, scores + at, g);
         slate_scores(e, slate, c, e->Q + (size_t)i * e->width, s);
         figure_add(slate_overlap(slate->n_items, s, g, 5), &one.overlap_5, &one.overlap_5_n);
         figure_add(slate_overlap(slate->n_items, s, g, 10), &one.overlap_10, &one.overlap_10_n);
