@@ -5,18 +5,19 @@
 // A ranker puts what it holds relevant on top, so the engagement rate of a position is examination
 // times the relevance of what stands there. The position-based model keeps them apart:
 //
-//     P(engaged) = theta_k gamma,   logit gamma = intercept + w . (phi - mean of phi at position k)
+//     P(engaged) = theta_k gamma,   log gamma = intercept + w . (phi - mean of phi at position k)
 //
 // phi says how relevant an item is likely to be *inside its slate*. As phi is centred at each
 // position, w is learned from what differs between slates at the same position alone, and theta
 // from the position alone: neither can take the other's part. Examination for equal items follows
-// at the end: theta_k gamma(0) / gamma(w . mean of phi at k).
+// at the end: theta_k exp(- w . mean of phi at k). The link is the logarithm because only the
+// product theta gamma shows: a factor may go over from one to the other without changing the model.
 //
 // One step of online EM for each item shown. Its plain form, theta += rate (posterior - theta),
 // moves only by the share of information that is not missing, about gamma (1 - theta), and would
 // need millions of slates; so the rate is divided by that share, summed over what was seen: this is
-// the recursive maximum-likelihood estimate, and the decay of the sum is what forgets. w and the
-// intercept take the same kind of step along relevant - gamma.
+// the recursive maximum-likelihood estimate, and the decay of the sum is what forgets. w takes
+// the same kind of step along relevant - gamma.
 //
 // Measured on recorded slates of ten with clicks simulated at 1/k: what mattered was how often an
 // item has been shown before, not its rate of engagement, and that all is relative to the slate.
@@ -151,6 +152,8 @@ static const float information_least = 10; // of w; what makes its first steps s
 // deviations of 0. A ranker's score nearly is the position: what it would explain by chance would
 // be taken from examination, ten percent of it at position 10 for a coefficient of 0.06.
 static const float doubt = 9;
+// log gamma of an average item at the start, and the most that it may become.
+static const float intercept_first = -2.3f, intercept_max = -0.2f;
 // Of second differences of log theta over log position, against engagements as weights: enough to
 // take the noise out of positions with a few hundred, gone where there are many thousands. Any
 // power law is free of it.
@@ -209,14 +212,6 @@ static void features_of(struct debias_state *s, float decay, int n, const struct
     }
 }
 
-static double sigmoid(double x)
-{
-    if (x >= 0)
-        return 1 / (1 + exp(-x));
-    const double e = exp(x);
-    return e / (1 + e);
-}
-
 // The inverse of a symmetric positive definite matrix, by Gauss-Jordan; no pivoting is needed.
 static void invert(double (*a)[DEBIAS_FEATURES], double (*inverse)[DEBIAS_FEATURES])
 {
@@ -261,7 +256,9 @@ struct step {
 static void bucket_learn(struct debias_state *s, struct debias_bucket *b, float decay,
                          const float *phi, bool engaged, struct step *step)
 {
-    const float certain = 1e-6f;
+    // Neither is ever certain; and the start counts as so many engagements.
+    const double least = 1e-6, most = 1 - 1e-3;
+    const float information_first = 5;
     float centred[DEBIAS_FEATURES];
     double r = s->intercept;
 
@@ -275,17 +272,18 @@ static void bucket_learn(struct debias_state *s, struct debias_bucket *b, float 
         r += (double)s->w[f] * centred[f];
     }
 
-    const double theta = b->examined, gamma = sigmoid(r), p = theta * gamma;
-    const float e = (float)log(theta / (1 - theta));
-    const struct position_posterior posterior = position_posterior(e, (float)r, engaged);
+    const double theta = b->examined, gamma = fmin(exp(r), most), p = theta * gamma;
+    const struct position_posterior posterior = position_posterior(
+        (float)log(theta / (1 - theta)), (float)log(gamma / (1 - gamma)), engaged);
 
+    // examined - theta is (1 - theta) (engaged - p) / (1 - p).
     b->information = decay * b->information + (float)(gamma / (1 - p));
-    const float rate = 1 / ((1 + b->information) * (1 - b->examined));
-    b->examined = position_fold(b->examined, posterior.examined, fminf(rate, 1));
-    b->examined = fminf(fmaxf(b->examined, certain), 1 - certain);
+    const double rate = 1 / ((information_first + b->information) * (1 - theta));
+    const float folded = position_fold(b->examined, posterior.examined, (float)fmin(rate, 1));
+    b->examined = (float)fmin(fmax(folded, least), most);
 
-    const double towards = posterior.relevant - gamma;
-    const double information = p * (1 - gamma) * (1 - gamma) / (1 - p);
+    // relevant - gamma is (1 - gamma) times the gradient by log gamma.
+    const double towards = (posterior.relevant - gamma) / (1 - gamma), information = p / (1 - p);
     for (int f = 0; f < DEBIAS_FEATURES; f++) {
         step->w[f] += towards * centred[f];
         for (int g = 0; g < DEBIAS_FEATURES; g++)
@@ -297,22 +295,21 @@ static void bucket_learn(struct debias_state *s, struct debias_bucket *b, float 
 // when a position comes near 1, a factor goes over to relevance.
 static void gauge_keep(struct debias_state *s)
 {
-    const float high = 0.8f, middle = 0.5f;
-    const double gamma = sigmoid(s->intercept), gamma_max = 0.95;
+    const float high = 0.9f, middle = 0.7f;
     float largest = 0;
 
     for (int surface = 0; surface < SURFACES_MAX; surface++)
         for (int k = 0; k < POSITION_BUCKETS; k++)
             largest = fmaxf(largest, s->bucket[surface][k].examined);
-    const double factor = fmax(middle / largest, gamma / gamma_max);
-    if (largest < high || factor >= 1)
+    const float factor = middle / largest;
+    if (largest < high || s->intercept - logf(factor) > intercept_max)
         return;
     for (int surface = 0; surface < SURFACES_MAX; surface++)
         for (int k = 0; k < POSITION_BUCKETS; k++) {
-            s->bucket[surface][k].examined *= (float)factor;
-            s->bucket[surface][k].information /= (float)factor;
+            s->bucket[surface][k].examined *= factor;
+            s->bucket[surface][k].information /= factor;
         }
-    s->intercept = (float)log(gamma / factor / (1 - gamma / factor));
+    s->intercept -= logf(factor);
 }
 
 // x (n) becomes the smooth curve through x at the abscissas a, weights being how much each x is
@@ -352,13 +349,12 @@ static void smooth(int n, const double *a, const double *weight, double *x)
 }
 
 // log theta_k of items that are equal, up to a constant.
-static double examination_of(const struct debias_state *s, const struct debias_bucket *b,
-                             const double *w)
+static double examination_of(const struct debias_bucket *b, const double *w)
 {
-    double r = s->intercept;
+    double x = log(b->examined);
     for (int f = 0; f < DEBIAS_FEATURES; f++)
-        r += w[f] * b->feature[f];
-    return log(b->examined) + log(sigmoid(s->intercept)) - log(sigmoid(r));
+        x -= w[f] * b->feature[f];
+    return x;
 }
 
 static void theta_update(struct debias_state *s, int surface, double (*covariance)[DEBIAS_FEATURES])
@@ -379,7 +375,7 @@ static void theta_update(struct debias_state *s, int surface, double (*covarianc
         at[n] = k;
         a[n] = log(1 + k - at[0]); // whether the first position is called 0 or 1
         weight[n] = 0.1 + bucket[k].engaged;
-        x[n++] = examination_of(s, &bucket[k], w);
+        x[n++] = examination_of(&bucket[k], w);
     }
     if (n == 0)
         return;
@@ -391,7 +387,7 @@ static void theta_update(struct debias_state *s, int surface, double (*covarianc
     // engagements of its own.
     const struct debias_bucket *over = &bucket[POSITION_OVERFLOW];
     if (over->shown > 0) {
-        const double own = examination_of(s, over, w), trust = over->engaged / (over->engaged + 10);
+        const double own = examination_of(over, w), trust = over->engaged / (over->engaged + 10);
         theta[POSITION_OVERFLOW] = (float)exp(trust * own + (1 - trust) * x[n - 1] - x[0]);
     }
 }
@@ -406,7 +402,7 @@ static void examination_learn(const struct debias_options *o, struct debias_stat
 
     if (!s->relevance_started) {
         s->relevance_started = true;
-        s->intercept = -2;
+        s->intercept = intercept_first;
     }
     features_of(s, decay, n, rows, phi);
     for (int f = 0; f < DEBIAS_FEATURES; f++)

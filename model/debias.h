@@ -101,7 +101,7 @@ struct debias_state {
     struct debias_bucket bucket[SURFACES_MAX][POSITION_BUCKETS];
     // Examination by position, relative to the first position of the surface; 0: unknown.
     float theta[SURFACES_MAX][POSITION_BUCKETS];
-    // Relevance: logit gamma = intercept + w . (features - the position's average).
+    // Relevance: log gamma = intercept + w . (features - the position's average).
     float intercept;
     float w[DEBIAS_FEATURES];
     double information[DEBIAS_FEATURES][DEBIAS_FEATURES];
