@@ -45,7 +45,7 @@ const struct debias_options debias_defaults = {
     .user_half_life = 200,
     .prior_weight = 20,
     .user_prior_weight = 20,
-    .rate = 0.02f,
+    .rate = 0.002f,
     .floor = 0.05f,
     .cap = 10,
 };

@@ -64,7 +64,7 @@ struct debias_options {
     float cap;   // on a ratio and on inverse propensities
 };
 
-// pbm, form ratio, half-lives 500000 and 200, priors 20 and 20, rate 0.02, floor 0.05, cap 10.
+// pbm, form ratio, half-lives 500000 and 200, priors 20 and 20, rate 0.002, floor 0.05, cap 10.
 extern const struct debias_options debias_defaults;
 
 // ---- state ---------------------------------------------------------------------------------
