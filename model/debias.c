@@ -154,10 +154,9 @@ static const float information_least = 10; // of w; what makes its first steps s
 static const float doubt = 9;
 // log gamma of an average item at the start, and the most that it may become.
 static const float intercept_first = -2.3f, intercept_max = -0.2f;
-// Of second differences of log theta over log position, against engagements as weights: enough to
-// take the noise out of positions with a few hundred, gone where there are many thousands. Any
-// power law is free of it.
-static const float smoothing = 20;
+// The least standard deviation of log theta from what its neighbours let expect: with less, noise
+// that happens to be small would make the curve straight.
+static const double bend_least = 0.01;
 
 static float feature_of(const struct debias_state *s, const struct debias_row *row, int feature)
 {
@@ -312,23 +311,33 @@ static void gauge_keep(struct debias_state *s)
     s->intercept -= logf(factor);
 }
 
-// x (n) becomes the smooth curve through x at the abscissas a, weights being how much each x is
-// trusted: the minimum of sum weight (x' - x)^2 + smoothing sum (change of slope)^2. Cholesky of a
-// matrix with two diagonals beside the main one.
+// x (n) becomes the smooth curve through x at the abscissas a, weights being the inverse variances
+// of x: the minimum of sum weight (x' - x)^2 + sum bend^2 / variance of bends, where a bend is how
+// far a point lies from the line through its neighbours. Power laws have none. The variance is that
+// of the bends of x beyond their noise: a curve with steps keeps them, one that is smooth is freed
+// of the noise of its rarer positions. Cholesky of a matrix with two diagonals beside the main one.
 static void smooth(int n, const double *a, const double *weight, double *x)
 {
     double L[POSITIONS_MAX][3] = {{0}}; // L[i][j]: row i, column i - j
+    double square = 0;
 
+    for (int i = 1; i + 1 < n; i++) {
+        const double left = (a[i + 1] - a[i]) / (a[i + 1] - a[i - 1]), right = 1 - left;
+        const double bend = x[i] - left * x[i - 1] - right * x[i + 1];
+        square += bend * bend - 1 / weight[i] - left * left / weight[i - 1] -
+                  right * right / weight[i + 1];
+    }
+    const double variance = fmax(n > 2 ? square / (n - 2) : 0, bend_least * bend_least);
+    for (int i = 1; i + 1 < n; i++) {
+        const double left = (a[i + 1] - a[i]) / (a[i + 1] - a[i - 1]);
+        const double bend[3] = {-left, 1, left - 1};
+        for (int j = 0; j < 3; j++)
+            for (int k = 0; k <= j; k++)
+                L[i - 1 + j][j - k] += bend[j] * bend[k] / variance;
+    }
     for (int i = 0; i < n; i++) {
         L[i][0] += weight[i];
         x[i] *= weight[i];
-    }
-    for (int i = 1; i + 1 < n; i++) {
-        const double left = 1 / (a[i] - a[i - 1]), right = 1 / (a[i + 1] - a[i]);
-        const double d[3] = {left, -left - right, right};
-        for (int j = 0; j < 3; j++)
-            for (int k = 0; k <= j; k++)
-                L[i - 1 + j][j - k] += smoothing * d[j] * d[k];
     }
     for (int i = 0; i < n; i++) {
         for (int j = i < 2 ? i : 2; j >= 0; j--) {
