@@ -6,10 +6,10 @@
     slate_oracle.py check DIR DUMP WINDOW_MS LATENESS_MS DELAY_MS AGE_MS TASK...
 
 make writes a small stream with all that can happen to scores: early, late, stale, twice, of two
-versions, of items nobody knows, of tasks nobody named; items are removed and come again. check
-makes the slates of a stream by the rules of pipeline/join.h and model/slate.h, written down a
-second time, plainly, and compares them with DUMP, one line for each slate and each counter, in
-their order. It prints what differs first and exits with 1, or `slates N labels N masked N`.
+versions, of items nobody knows, of tasks nobody named. check makes the slates of a stream by the
+rules of pipeline/join.h and model/slate.h, written down a second time, plainly, and compares them
+with DUMP, one line for each slate and each counter, in any order. It prints what differs first and
+exits with 1, or `slates N labels N masked N`.
 
 Times are taken to be whole seconds: the program looks at its deadlines once a second.
 """
@@ -328,8 +328,7 @@ def check(directory, dump, window, lateness, delay, age_max, *tasks):
         for offset, line in enumerate(lines(directory, topic)):
             record = json.loads(line)
             latest = max(latest, record["ts"])
-            # Of one time and topic: by user, or item; the program's order of ids is its own, so
-            # streams have one record of a topic, or one user, at a time where it matters.
+            # Of one time and topic the program goes by user; here no two users' records touch.
             events.append((latest, rank, offset, record))
     events.sort(key=lambda e: e[:3])
     apply = [join.item, join.score, join.impressions, join.engagement]
@@ -367,11 +366,21 @@ def make(directory, seed):
 
     for i in range(60):
         put("items", start, {"item_id": f"i{i}", "ts": start * 1000})
-    for r in range(1500):
-        ts, user = start + 5 + r * 3, r % 40
+    # Every name once, alone in its second: records of one second have no order of their own.
+    rankers = ["v1"] + [f"w{i}" for i in range(258)]
+    for i, name in enumerate(rankers):
+        put("ranker_scores", start + i, {
+            "request_id": "first", "user_id": "u0", "ts": (start + i) * 1000, "ranker": name,
+            "items": [{"item_id": "i0", "scores": {"click": 1}}]})
+    for i in range(10):
+        put("impressions", start + i, {"request_id": f"first{i}", "user_id": "u0", "item_id": "i0",
+                                       "ts": (start + i) * 1000, "surface": f"s{i}"})
+    start += 300
+    for r in range(1200):
+        ts, user = start + r * 3, r % 40
         head = {"request_id": f"r{r}", "user_id": f"u{user}", "ts": ts * 1000}
         slate = draw.sample(range(90), draw.choice([1, 3, 10, 10, 80]))
-        surface = draw.choice([{}, {"surface": f"s{min(draw.randrange(30), draw.randrange(30))}"}])
+        surface = draw.choice([{}, {"surface": f"s{draw.randrange(10)}"}])
         shown = [dict({"item_id": f"i{i}"}, **draw.choice(
             [{}, {"position": draw.randrange(12)}, {"position": p, "propensity": 0.25}]))
                  for p, i in enumerate(slate)]
@@ -388,8 +397,8 @@ def make(directory, seed):
             names = draw.choice([["click"], ["click", "like"], ["share", "click"], ["like", "seen"]])
             put("ranker_scores", made + draw.choice([0, 0, 1, 9, 50, 2500]), {
                 "request_id": f"r{r}" if draw.random() < 0.97 else f"never{r}", "user_id": f"u{user}",
-                "ts": made * 1000, **draw.choice([{}, {"ranker": "v1"}, {"ranker": "v1"},
-                                                  {"ranker": f"w{r}"}]),
+                "ts": made * 1000, **draw.choice([{"ranker": "v1"}, {"ranker": "v1"},
+                                                  {"ranker": draw.choice(rankers)}]),
                 "items": [{"item_id": f"i{i}", "scores": {n: draw.uniform(-9, 9) for n in names}}
                           for i in scored]})
         for i in slate:

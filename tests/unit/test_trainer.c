@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pipeline/trainer.h"
 
+#include <errno.h>
+#include <math.h>
+
 #include "model/tables.h"
 #include "tests/unit/core_fixture.h"
 
@@ -15,7 +18,9 @@ static struct id id_kept(const char *prefix, uint64_t n, char *text)
     return id_of_text(text, (size_t)size);
 }
 
-// A stream in time order: slates of four, clicks on them, catalogue records.
+static const struct event_score click_score[] = {{{"click", 5}, 0.5f}};
+
+// A stream in time order: slates of four, scores of them, clicks on them, catalogue records.
 static int make_stream(uint64_t seed, int n)
 {
     struct rng rng = {seed, 0};
@@ -35,6 +40,16 @@ static int make_stream(uint64_t seed, int n)
             for (int k = 0; k < 4; k++)
                 e->items[k] = (struct event_item){
                     .item = id_kept("i", first + (uint64_t)k, text[2 + k]), .position = k};
+        } else if (i % 11 == 3) {
+            e->event.topic = TOPIC_SCORES;
+            e->event.n_items = 3;
+            e->event.ranker = i % 2 ? (struct text){"v1", 2} : (struct text){"v2", 2};
+            for (int k = 0; k < 3; k++)
+                e->items[k] =
+                    (struct event_item){.item = id_kept("i", first + 2 * (uint64_t)k, text[2 + k]),
+                                        .position = -1,
+                                        .n_scores = 1,
+                                        .scores = click_score};
         } else if (i % 37 == 5) {
             e->event.topic = TOPIC_ITEMS;
             e->event.n_items = 1;
@@ -79,11 +94,14 @@ static void the_same_events_in_other_slices_give_the_same_columns(void **state)
     static struct trainer whole, parts;
     struct trainer_options options = core_trainer();
     const int n = make_stream(3, EVENTS_MAX);
-    for (int kind = 0; kind < 2; kind++) {
-        options.model.kind = kind ? MODEL_TWO_TOWER : MODEL_RECIPE;
+    for (int kind = 0; kind < 4; kind++) {
+        options.slates = kind / 2 * 20;
+        options.slate_batch = 6;
+        options.join.feedback_delay_ms = 15000;
+        options.model.kind = kind % 2 ? MODEL_TWO_TOWER : MODEL_RECIPE;
         options.model.hidden = 6;
         options.model.temperature = 1;
-        options.negatives = kind;
+        options.negatives = kind % 2;
         assert_int_equal(trainer_open(&whole, &options), 0);
         apply(&whole, 0, n, 1, true);
         assert_int_equal(trainer_open(&parts, &options), 0);
@@ -105,6 +123,7 @@ static void the_same_events_in_other_slices_give_the_same_columns(void **state)
         assert_int_equal(trainer_state(&whole)->event_time_ms,
                          trainer_state(&parts)->event_time_ms);
         assert_int_equal(trainer_state(&whole)->remainder, trainer_state(&parts)->remainder);
+        assert_int_equal(trainer_state(&whole)->slates, trainer_state(&parts)->slates);
         assert_int_equal(trainer_position(&parts, 1)->next, 2 * n);
         assert_int_equal(trainer_position(&parts, 1)->time_max_ms, 7);
         trainer_close(&whole);
@@ -112,29 +131,58 @@ static void the_same_events_in_other_slices_give_the_same_columns(void **state)
     }
 }
 
+// All slates that one of two trainers hands out, with their scores.
+static struct slates_heard {
+    int n, learned;
+    struct slate list[1024];
+    float scores[1024][SLATE_ITEMS_MAX];
+} heard[2];
+
+static void hear_slates(void *arg, int n, const struct slate *slates, const float *scores)
+{
+    struct slates_heard *h = arg;
+    for (int i = 0; i < n; i++) {
+        assert_true(h->n < 1024);
+        h->list[h->n] = slates[i];
+        memcpy(h->scores[h->n++], scores + i * SLATE_ITEMS_MAX, sizeof *h->scores);
+    }
+}
+
 static void a_trainer_restored_in_the_middle_goes_on_alike(void **state)
 {
     (void)state;
     static struct trainer first, second;
-    const struct trainer_options options = core_trainer();
+    struct trainer_options options = core_trainer();
     const int n = make_stream(4, 1200);
-    struct core_copy copy;
-    assert_int_equal(trainer_open(&first, &options), 0);
-    assert_int_equal(trainer_open(&second, &options), 0);
-    apply(&first, 0, n / 2, 1, false);
-    core_copy_take(&copy, &first.columns);
-    core_copy_restore(&copy, &second.columns);
-    core_copy_free(&copy);
-    assert_int_equal(trainer_rebuild(&second), 0);
-    apply(&first, n / 2, n, 2, false);
-    apply(&second, n / 2, n, 2, false);
-    trainer_finish(&first);
-    trainer_finish(&second);
-    core_copy_take(&copy, &first.columns);
-    core_copy_assert_equal(&copy, &second.columns, NULL, NULL);
-    core_copy_free(&copy);
-    trainer_close(&first);
-    trainer_close(&second);
+    for (int slates = 0; slates < 2; slates++) {
+        struct core_copy copy;
+        options.slates = slates * 30;
+        options.slate_batch = 7;
+        options.join.feedback_delay_ms = 15000;
+        assert_int_equal(trainer_open(&first, &options), 0);
+        assert_int_equal(trainer_open(&second, &options), 0);
+        apply(&first, 0, n / 2, 1, false);
+        assert_int_equal(trainer_state(&first)->slates > 0, slates);
+        core_copy_take(&copy, &first.columns);
+        core_copy_restore(&copy, &second.columns);
+        core_copy_free(&copy);
+        assert_int_equal(trainer_rebuild(&second), 0);
+        memset(heard, 0, sizeof heard);
+        first.arg = &heard[0];
+        second.arg = &heard[1];
+        first.score_slates = second.score_slates = hear_slates;
+        apply(&first, n / 2, n, 2, false);
+        apply(&second, n / 2, n, 2, false);
+        trainer_finish(&first);
+        trainer_finish(&second);
+        core_copy_take(&copy, &first.columns);
+        core_copy_assert_equal(&copy, &second.columns, NULL, NULL);
+        core_copy_free(&copy);
+        assert_int_equal(heard[0].n > 100, slates);
+        assert_memory_equal(&heard[0], &heard[1], sizeof heard[0]);
+        trainer_close(&first);
+        trainer_close(&second);
+    }
 }
 
 // What the hooks saw.
@@ -450,6 +498,260 @@ static void a_live_slice_moves_the_watermark_at_its_end(void **state)
     trainer_close(&t);
 }
 
+// What the hooks of slates saw, and in which order all of them were called: "E" examples, "S"
+// slates, "e" and "s" a step on them.
+static struct seen_slates {
+    int n, learned;
+    char order[64];
+    struct slate list[64];
+    float scores[64][SLATE_ITEMS_MAX];
+} slates_seen;
+
+static void seen_note(char what)
+{
+    const size_t n = strlen(slates_seen.order);
+    if (n + 1 < sizeof slates_seen.order)
+        slates_seen.order[n] = what;
+}
+
+static void note_examples(void *arg, int n, const struct example *examples, const float *features)
+{
+    see_examples(arg, n, examples, features);
+    seen_note('E');
+}
+
+static void note_step(void *arg, const struct step_report *report)
+{
+    (void)arg;
+    if (!report->replayed)
+        seen_note('e');
+}
+
+static void note_slates(void *arg, int n, const struct slate *slates, const float *scores)
+{
+    (void)arg;
+    seen_note('S');
+    for (int i = 0; i < n; i++) {
+        assert_true(slates_seen.n < 64);
+        slates_seen.list[slates_seen.n] = slates[i];
+        memcpy(slates_seen.scores[slates_seen.n++], scores + i * SLATE_ITEMS_MAX,
+               sizeof slates_seen.scores[0]);
+    }
+}
+
+static void note_slate_step(void *arg, const struct slate_report *report)
+{
+    (void)arg;
+    seen_note('s');
+    slates_seen.learned += report->slates;
+}
+
+static void open_with_slates(const struct trainer_options *options)
+{
+    assert_int_equal(trainer_open(&t, options), 0);
+    memset(&seen, 0, sizeof seen);
+    memset(&slates_seen, 0, sizeof slates_seen);
+    t.score = note_examples;
+    t.step = note_step;
+    t.score_slates = note_slates;
+    t.slate_step = note_slate_step;
+}
+
+static struct trainer_options slate_options(void)
+{
+    struct trainer_options options = core_trainer();
+    options.slates = 5;
+    options.slate_batch = 2;
+    return options;
+}
+
+static void scored(int64_t ms, uint64_t request, int n, const uint64_t *items)
+{
+    static struct core_event e;
+    core_score(&e, AT(ms), request, 1);
+    e.event.n_items = n;
+    e.event.ranker = (struct text){"v1", 2};
+    for (int i = 0; i < n; i++)
+        e.items[i] = (struct event_item){
+            .item = core_id("i", items[i]), .position = -1, .n_scores = 1, .scores = click_score};
+    one(&e.event);
+}
+
+enum { WINDOW_OVER_MS = 62000 };
+
+static void slates_wait_for_the_next_step_and_are_learned_after_the_examples(void **state)
+{
+    (void)state;
+    const struct trainer_options options = slate_options();
+    open_with_slates(&options);
+    show(0, 1, 1, 10);
+    click(1000, 1, 1, 10);
+    show(2000, 2, 1, 11);
+    show(3000, 3, 2, 12);
+    scored(3000, 2, 2, (uint64_t[]){11, 12});
+    join_advance(&t.join, AT(3000 + WINDOW_OVER_MS));
+    assert_int_equal(trainer_state(&t)->slates, 3);
+    assert_int_equal(trainer_state(&t)->remainder, 1);
+    assert_int_equal(slates_seen.n, 0);
+    for (uint64_t i = 0; i < 7; i++) {
+        show(70000 + (int64_t)i, 100 + i, 50 + i, 20);
+        click(70000 + (int64_t)i, 100 + i, 50 + i, 20);
+    }
+    // Eight examples fill the chunk.
+    assert_string_equal(slates_seen.order, "ESess");
+    assert_int_equal(slates_seen.n, 3);
+    assert_int_equal(slates_seen.learned, 3);
+    assert_int_equal(trainer_state(&t)->slates, 0);
+    assert_int_equal(trainer_state(&t)->remainder, 0);
+    const struct slate *s = &slates_seen.list[1];
+    assert_int_equal(core_number(&t.rows.users, s->user), 1);
+    assert_int_equal(s->n_items, 2);
+    assert_int_equal(core_number(&t.rows.items, s->items[0].item), 11);
+    assert_int_equal(s->n_history, 1); // as of the impression
+    assert_int_equal(s->n_newest, 1);
+    assert_int_equal(core_number(&t.rows.items, s->history[0]), 10);
+    assert_true(slates_seen.scores[1][0] == 0.5f && slates_seen.scores[1][1] == 0.5f);
+    assert_true(isnan(slates_seen.scores[1][2]) && isnan(slates_seen.scores[1][63]));
+    assert_int_equal(slates_seen.list[0].n_history, 0);
+    assert_int_equal(slates_seen.list[2].n_history, 0);
+    trainer_finish(&t);
+    assert_string_equal(slates_seen.order, "ESessSsssSs"); // seven more: five, then two
+    assert_int_equal(slates_seen.learned, 10);
+    trainer_close(&t);
+}
+
+static void so_many_slates_as_there_is_room_for_bring_the_step_forward(void **state)
+{
+    (void)state;
+    const struct trainer_options options = slate_options();
+    open_with_slates(&options);
+    for (uint64_t i = 0; i < 5; i++)
+        show((int64_t)i, i, i, 10);
+    click(100, 1, 1, 10);
+    join_advance(&t.join, AT(WINDOW_OVER_MS));
+    assert_string_equal(slates_seen.order, "ESesss");
+    assert_int_equal(seen.n, 1);
+    assert_int_equal(slates_seen.learned, 5);
+    assert_int_equal(trainer_state(&t)->slates, 0);
+    trainer_finish(&t);
+    assert_string_equal(slates_seen.order, "ESesss"); // nothing waits
+    trainer_close(&t);
+}
+
+static void a_removed_item_leaves_waiting_slates(void **state)
+{
+    (void)state;
+    static struct core_event e;
+    const struct trainer_options options = slate_options();
+    open_with_slates(&options);
+    show(0, 1, 1, 11);
+    click(500, 1, 1, 11);
+    show(1000, 2, 1, 12);
+    click(1500, 2, 1, 12);
+    one(core_impression(&e, AT(2000), 3, 1, 3, (uint64_t[]){10, 11, 12}));
+    scored(2000, 3, 1, (uint64_t[]){12});
+    show(3000, 4, 1, 13);
+    join_advance(&t.join, AT(3000 + WINDOW_OVER_MS));
+    assert_int_equal(trainer_state(&t)->slates, 4);
+    one(core_item(&e, AT(70000), 11, NULL, true));
+    assert_int_equal(trainer_state(&t)->slates, 3); // the first showed nothing else
+    show(71000, 5, 2, 20);                          // takes the row
+    trainer_finish(&t);
+    assert_int_equal(slates_seen.n, 4);
+    const struct slate *s = &slates_seen.list[1];
+    assert_int_equal(s->n_items, 2);
+    assert_int_equal(core_number(&t.rows.items, s->items[0].item), 10);
+    assert_int_equal(core_number(&t.rows.items, s->items[1].item), 12);
+    assert_true(isnan(slates_seen.scores[1][0]) && slates_seen.scores[1][1] == 0.5f);
+    assert_true(isnan(slates_seen.scores[1][2]));
+    assert_int_equal(s->n_history, 1);
+    assert_int_equal(s->n_newest, 1);
+    assert_int_equal(core_number(&t.rows.items, s->history[0]), 12);
+    assert_int_equal(core_number(&t.rows.items, slates_seen.list[2].items[0].item), 13);
+    trainer_close(&t);
+}
+
+static void slates_that_wait_outlive_a_restart_with_more_room_but_not_with_less(void **state)
+{
+    (void)state;
+    struct trainer_options options = slate_options();
+    struct core_copy copy;
+    open_with_slates(&options);
+    for (uint64_t i = 0; i < 4; i++)
+        show((int64_t)i, i, i, 10 + i);
+    join_advance(&t.join, AT(WINDOW_OVER_MS));
+    assert_int_equal(trainer_state(&t)->slates, 4);
+    core_copy_take(&copy, &t.columns);
+    trainer_close(&t);
+    options.slates = 9;
+    open_with_slates(&options);
+    core_copy_restore(&copy, &t.columns);
+    assert_int_equal(trainer_rebuild(&t), 0);
+    for (uint64_t i = 4; i < 8; i++)
+        show(70000 + (int64_t)i, i, i, 10 + i);
+    join_advance(&t.join, AT(70000 + WINDOW_OVER_MS));
+    assert_int_equal(trainer_state(&t)->slates, 8);
+    trainer_finish(&t);
+    assert_int_equal(slates_seen.n, 8);
+    for (int i = 0; i < 8; i++)
+        assert_int_equal(core_number(&t.rows.items, slates_seen.list[i].items[0].item), 10 + i);
+    // What waits must fit.
+    core_copy_restore(&copy, &t.columns);
+    t.options.slates = 4;
+    assert_int_equal(trainer_rebuild(&t), -EINVAL);
+    core_copy_free(&copy);
+    trainer_close(&t);
+}
+
+static void without_slates_there_are_no_columns_of_them(void **state)
+{
+    (void)state;
+    struct trainer_options options = core_trainer();
+    open_with_slates(&options);
+    for (int i = 0; i < t.columns.n; i++)
+        assert_null(strstr(t.columns.list[i]->name, "slate"));
+    const int columns = t.columns.n;
+    show(0, 1, 1, 10);
+    scored(0, 1, 1, (uint64_t[]){10});
+    click(10, 1, 1, 10);
+    trainer_finish(&t);
+    assert_string_equal(slates_seen.order, "Ee");
+    trainer_close(&t);
+    options = slate_options();
+    open_with_slates(&options);
+    assert_int_equal(t.columns.n, columns + 7);
+    trainer_close(&t);
+}
+
+static void examples_say_their_surface_and_task(void **state)
+{
+    (void)state;
+    static struct core_event e;
+    struct trainer_options options = slate_options();
+    static const char *const tasks[] = {"like", "click"};
+    options.join.tasks = tasks;
+    options.join.n_tasks = 2;
+    options.negatives = true;
+    open_with_slates(&options);
+    for (uint64_t i = 0; i < 3; i++) {
+        core_impression(&e, AT(0), i, i, 1, &(uint64_t){10});
+        e.event.surface = i ? (struct text){"feed", 4} : (struct text){"home", 4};
+        one(&e.event);
+    }
+    click(10, 1, 1, 10);
+    one(core_engagement(&e, AT(10), 1, 1, 10, "share"));
+    join_advance(&t.join, AT(0));
+    trainer_finish(&t);
+    assert_int_equal(seen.n, 4);
+    assert_int_equal(seen.list[0].surface, 2);
+    assert_int_equal(seen.list[0].task, 1);
+    assert_int_equal(seen.list[1].task, TASK_NONE);
+    assert_int_equal(seen.list[2].surface, 1);
+    assert_int_equal(seen.list[2].task, TASK_NONE);
+    assert_int_equal(sizeof(struct example), 296); // they lie in what was padding
+    trainer_close(&t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -464,6 +766,12 @@ int main(void)
         cmocka_unit_test(a_removed_item_takes_waiting_examples_and_its_place_in_histories_along),
         cmocka_unit_test(user_features_come_with_their_example),
         cmocka_unit_test(a_live_slice_moves_the_watermark_at_its_end),
+        cmocka_unit_test(slates_wait_for_the_next_step_and_are_learned_after_the_examples),
+        cmocka_unit_test(so_many_slates_as_there_is_room_for_bring_the_step_forward),
+        cmocka_unit_test(a_removed_item_leaves_waiting_slates),
+        cmocka_unit_test(slates_that_wait_outlive_a_restart_with_more_room_but_not_with_less),
+        cmocka_unit_test(without_slates_there_are_no_columns_of_them),
+        cmocka_unit_test(examples_say_their_surface_and_task),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
