@@ -144,60 +144,110 @@ static inline void test_copy_assert_equal(const struct test_copy *copy, const st
     }
 }
 
-// Learns the batch, takes the step back, and compares it with differences of loss(arg), for every
-// item row, context row, user row and bias, and for every dense parameter that is published.
+// One step of any sort, taken back: with SGD at rate 1 the gradient is what the columns were minus
+// what they were afterwards.
+struct test_step {
+    struct test_copy before, after;
+};
+
+static inline void test_step_take(struct test_step *s, const struct test_model *m,
+                                  void (*step)(void *), void *arg)
+{
+    test_copy_take(&s->before, m);
+    step(arg);
+    test_copy_take(&s->after, m);
+    test_copy_put_back(&s->before, m);
+}
+
+static inline void test_step_free(struct test_step *s, const struct test_model *m)
+{
+    test_copy_free(&s->before, m);
+    test_copy_free(&s->after, m);
+}
+
+static inline const struct column *test_column(const struct test_model *m, const char *name)
+{
+    for (int i = 0; i < m->columns.n; i++)
+        if (strcmp(m->columns.list[i]->name, name) == 0)
+            return m->columns.list[i];
+    return NULL;
+}
+
+// Float k of a column, whatever its units are.
+static inline float test_step_gradient(const struct test_step *s, const struct test_model *m,
+                                       const struct column *c, size_t k)
+{
+    float before, after;
+    int i = 0;
+    while (m->columns.list[i] != c)
+        i++;
+    memcpy(&before, s->before.bytes[i] + k * sizeof before, sizeof before);
+    memcpy(&after, s->after.bytes[i] + k * sizeof after, sizeof after);
+    return before - after;
+}
+
+// n floats of a column from the k-th on against differences of loss(arg).
+static inline void test_step_assert(const struct test_step *s, const struct test_model *m,
+                                    const char *name, const struct column *c, size_t k, size_t n,
+                                    double (*loss)(void *), void *arg)
+{
+    for (size_t i = k; i < k + n; i++) {
+        const float gradient = test_step_gradient(s, m, c, i);
+        assert_gradient(name, loss, arg, test_floats(c, 0) + i, &gradient, 1);
+    }
+}
+
+// All of the towers: every item row, context row, user row and bias, and every dense parameter that
+// is published. The parameter called silent (NULL: none) has no gradient, whatever loss says.
+static inline void test_step_assert_towers(const struct test_step *s, const struct test_model *m,
+                                           const char *silent, double (*loss)(void *), void *arg)
+{
+    const struct two_tower_options *o = two_tower_options(m->model);
+    const struct tables *t = m->tables;
+    const size_t d = (size_t)o->dim, items = t->item_vector.n, users = t->user_vector.n;
+    test_step_assert(s, m, "item.vector", &t->item_vector, 0, items * d, loss, arg);
+    if (t->item_context.base)
+        test_step_assert(s, m, "item.context", &t->item_context, 0, items * d, loss, arg);
+    test_step_assert(s, m, "user.vector", &t->user_vector, 0, users * d, loss, arg);
+    for (size_t i = 0; i < items; i++)
+        test_step_assert(s, m, "item.bias", &t->item_state, i * t->item_state.unit / sizeof(float),
+                         1, loss, arg);
+    struct dense_parameter p;
+    for (int i = 0; view_dense(o, i, &p); i++) {
+        const size_t n = (size_t)p.rows * (size_t)p.columns;
+        if (!silent || strcmp(p.name, silent) != 0)
+            test_step_assert(s, m, p.name, &t->dense, p.offset, n, loss, arg);
+        else
+            for (size_t k = 0; k < n; k++)
+                assert_true(test_step_gradient(s, m, &t->dense, p.offset + k) == 0);
+    }
+}
+
+struct test_batch {
+    struct test_model *m;
+    int n;
+    const struct example *examples;
+    const float *features;
+    struct step_report report;
+};
+
+static inline void test_batch_learn(void *arg)
+{
+    struct test_batch *b = arg;
+    b->report = two_tower_learn(b->m->model, b->n, b->examples, b->features);
+    assert_false(b->report.skipped);
+}
+
+// Learns the batch, takes the step back, and compares it with differences of loss(arg).
 static inline struct step_report test_model_assert_gradients(struct test_model *m, int n,
                                                              const struct example *examples,
                                                              const float *features,
                                                              double (*loss)(void *), void *arg)
 {
-    const struct two_tower_options *o = two_tower_options(m->model);
-    const struct tables *t = m->tables;
-    const size_t d = (size_t)o->dim, items = t->item_vector.n, users = t->user_vector.n;
-    const size_t dense = t->dense_size;
-    struct test_copy before;
-    test_copy_take(&before, m);
-    float *vectors = malloc(items * d * sizeof *vectors), *biases = malloc(items * sizeof *biases);
-    float *rows = malloc(users * d * sizeof *rows), *parameters = malloc(dense * sizeof *rows);
-    float *contexts = t->item_context.base ? malloc(items * d * sizeof *contexts) : NULL;
-    memcpy(vectors, t->item_vector.base, items * d * sizeof *vectors);
-    if (contexts)
-        memcpy(contexts, t->item_context.base, items * d * sizeof *contexts);
-    memcpy(rows, t->user_vector.base, users * d * sizeof *rows);
-    memcpy(parameters, t->dense.base, dense * sizeof *parameters);
-    for (size_t i = 0; i < items; i++)
-        biases[i] = test_item_state(m, i)->bias;
-
-    const struct step_report report = two_tower_learn(m->model, n, examples, features);
-    assert_false(report.skipped);
-    for (size_t i = 0; i < items * d; i++)
-        vectors[i] -= test_floats(&t->item_vector, 0)[i];
-    for (size_t i = 0; contexts && i < items * d; i++)
-        contexts[i] -= test_floats(&t->item_context, 0)[i];
-    for (size_t i = 0; i < users * d; i++)
-        rows[i] -= test_floats(&t->user_vector, 0)[i];
-    for (size_t i = 0; i < dense; i++)
-        parameters[i] -= test_floats(&t->dense, 0)[i];
-    for (size_t i = 0; i < items; i++)
-        biases[i] -= test_item_state(m, i)->bias;
-    test_copy_put_back(&before, m);
-
-    assert_gradient("item.vector", loss, arg, test_floats(&t->item_vector, 0), vectors, items * d);
-    if (contexts)
-        assert_gradient("item.context", loss, arg, test_floats(&t->item_context, 0), contexts,
-                        items * d);
-    assert_gradient("user.vector", loss, arg, test_floats(&t->user_vector, 0), rows, users * d);
-    for (size_t i = 0; i < items; i++)
-        assert_gradient("item.bias", loss, arg, &test_item_state(m, i)->bias, &biases[i], 1);
-    struct dense_parameter p;
-    for (int i = 0; view_dense(o, i, &p); i++)
-        assert_gradient(p.name, loss, arg, test_floats(&t->dense, 0) + p.offset,
-                        parameters + p.offset, (size_t)p.rows * (size_t)p.columns);
-    free(vectors);
-    free(contexts);
-    free(biases);
-    free(rows);
-    free(parameters);
-    test_copy_free(&before, m);
-    return report;
+    struct test_batch batch = {.m = m, .n = n, .examples = examples, .features = features};
+    struct test_step s;
+    test_step_take(&s, m, test_batch_learn, &batch);
+    test_step_assert_towers(&s, m, NULL, loss, arg);
+    test_step_free(&s, m);
+    return batch.report;
 }
