@@ -501,7 +501,8 @@ static void softmax(struct towers *t, struct step *s)
                      r->L[(size_t)r->repeat[k].example * s->C + r->repeat[k].column]);
 }
 
-// The repeats of query i among m items; place[k] is the item of repeats[k]. Returns how many.
+// The repeats of query i among m items; place[k] is where the item of repeats[k] stands first.
+// Returns how many.
 static int repeats_of(const struct recipe *r, const struct step *s, int i, int m,
                       const uint32_t *slots, struct repeat repeats[HISTORY_MAX],
                       int place[HISTORY_MAX])
@@ -536,8 +537,12 @@ static void repeat_forward(struct towers *t, const struct step *s, int i, int m,
     struct repeat repeats[HISTORY_MAX];
     int place[HISTORY_MAX];
     const int n = repeats_of(recipe_of(t), s, i, m, slots, repeats, place);
-    for (int k = 0; k < n; k++)
-        scores[place[k]] += repeat_score(&p, &repeats[k]);
+    // From its first place on: an item may stand in a slate twice.
+    for (int k = 0; k < n; k++) {
+        const float score = repeat_score(&p, &repeats[k]);
+        for (int j = place[k]; j < m; j++)
+            scores[j] += slots[j] == repeats[k].column ? score : 0;
+    }
 }
 
 static void repeat_backward(struct towers *t, const struct step *s, int i, int m,
@@ -547,7 +552,9 @@ static void repeat_backward(struct towers *t, const struct step *s, int i, int m
     int place[HISTORY_MAX];
     const int n = repeats_of(recipe_of(t), s, i, m, slots, repeats, place);
     for (int k = 0; k < n; k++)
-        repeat_learn(recipe_of(t), &repeats[k], dscores[place[k]]);
+        for (int j = place[k]; j < m; j++)
+            if (slots[j] == repeats[k].column)
+                repeat_learn(recipe_of(t), &repeats[k], dscores[j]);
 }
 
 // Sums dX over the rows of the pooled histories and dQ over the users.
