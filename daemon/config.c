@@ -171,8 +171,8 @@ static const struct config_row rows[] = {
      "Weight of a slate's loss against that of an engagement; 0: off."},
     {"distill.form", CONFIG_ENUM, AT(distill_form), "listwise",
      "listwise|plackett_luce|top_positives|soft_pair|margin", "", SHAPES_MODEL,
-     "What is taken over: probabilities inside the slate, the order of its top, or pairs; margin "
-     "wants scores on the model's own scale."},
+     "What is taken over: probabilities inside the slate, the order of its top, the order of pairs "
+     "or their distance."},
     {"distill.temperature", CONFIG_FLOAT, AT(distill_temperature), "1", "0.01", "100", SHAPES_MODEL,
      "Higher: more of the order below the top; top_positives: how fast a rank's weight falls."},
     {"distill.top", CONFIG_INT, AT(distill_top), "5", "1", "64", SHAPES_MODEL,

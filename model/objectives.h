@@ -50,7 +50,7 @@ enum distill_form {
     DISTILL_PLACKETT_LUCE, // the first `top` places of the ranker's order
     DISTILL_TOP_POSITIVES, // likewise, each a positive of its own
     DISTILL_SOFT_PAIR,     // pairs, with the ranker's certainty
-    DISTILL_MARGIN         // pairs, by the difference of scores: for rankers on the model's scale
+    DISTILL_MARGIN         // pairs, by the difference of standardised scores
 };
 enum align_form { ALIGN_KL, ALIGN_POLICY, ALIGN_SHAPED, ALIGN_DPO, ALIGN_S_DPO };
 enum align_teacher { ALIGN_LOGGED, ALIGN_PROXY };
