@@ -13,6 +13,7 @@
 #include "model/preference.h"
 #include "model/proxy_ranker.h"
 #include "model/rng.h"
+#include "model/row_weights.h"
 #include "model/slate_loss.h"
 #include "model/towers.h"
 
@@ -528,7 +529,8 @@ bool objectives_learn(struct objectives *o, struct step *s, struct slate_batch *
     return isfinite(kernels->dot(o->heads_size, o->dheads, o->dheads));
 }
 
-void objectives_update(struct objectives *o, const struct slate_batch *b)
+void objectives_update(struct objectives *o, const struct step *s, const struct slate_batch *b,
+                       struct row_weights *weights)
 {
     if (o->heads_size > 0) {
         struct objective_state *state = column_edit(&o->state, 0);
@@ -540,13 +542,18 @@ void objectives_update(struct objectives *o, const struct slate_batch *b)
     for (int i = 0; i < b->n && o->options->align.guard; i++) {
         const struct slate *slate = &b->slates[i];
         const int at = b->first[i];
+        float inverse[SLATE_ITEMS_MAX];
         if (slate->kind != SLATE_CLOSED)
             continue;
+        const float *examination =
+            weights ? row_weights_examination(weights, slate, inverse) : NULL;
         if (slate->ranker > 0)
             reward_guard_observe(column_edit(&o->guard, slate->ranker), &o->options->guard,
-                                 slate->n_items, o->raw + at, o->y + at, NULL);
+                                 slate->n_items, o->raw + at, o->y + at, examination);
         if (has_proxy(o->options) && !slate->repeated)
             reward_guard_observe(column_edit(&o->guard, 0), &o->options->guard, slate->n_items,
-                                 o->proxy_reward + at, o->y + at, NULL);
+                                 o->proxy_reward + at, o->y + at, examination);
     }
+    if (weights)
+        row_weights_learn(weights, s, b, o->y, o->raw);
 }

@@ -117,6 +117,7 @@ void objectives_teacher(const struct objective_options *o, const struct slate *s
 
 struct columns;
 struct dense_parameter;
+struct row_weights;
 struct step;
 
 // A step's slates, row by row: slate i has rows first[i] to first[i + 1].
@@ -140,8 +141,10 @@ void objectives_close(struct objectives *o); // o may be NULL
 // gradients until objectives_update. False when one of those is not finite.
 bool objectives_learn(struct objectives *o, struct step *s, struct slate_batch *batch,
                       struct slate_report *report);
-// The heads, and then the guards: they learn from a slate after it was used.
-void objectives_update(struct objectives *o, const struct slate_batch *batch);
+// The heads, and then what learns from a slate after it was used: the guards, and the estimators
+// behind weights, which may be NULL.
+void objectives_update(struct objectives *o, const struct step *s, const struct slate_batch *batch,
+                       struct row_weights *weights);
 // Parameter i of the heads by name, offsets in floats from objectives_heads; false at the end.
 bool objectives_parameter(const struct objective_options *o, int dim, int i,
                           struct dense_parameter *p);

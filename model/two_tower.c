@@ -11,6 +11,7 @@
 #include "model/kernels.h"
 #include "model/reference.h"
 #include "model/rng.h"
+#include "model/row_weights.h"
 #include "model/towers.h"
 
 struct two_tower {
@@ -18,6 +19,7 @@ struct two_tower {
     const struct id_table *items, *users;
     struct tables tables;
     struct towers *towers;
+    struct row_weights *weights; // NULL when all are 1
     // With objectives.slates only.
     struct objectives *objectives;
     struct reference reference;
@@ -153,6 +155,8 @@ int two_tower_open(struct two_tower **m_out, struct columns *s, const struct id_
         m->towers = base.kind->open(&base, items->row.n_max, users->row.n_max);
         rc = m->towers ? 0 : -ENOMEM;
     }
+    if (rc == 0 && row_weights_needed(o))
+        rc = row_weights_open(&m->weights, s, &m->options, items->row.n_max, users->row.n_max);
     if (rc == 0 && slates > 0)
         rc = slates_open(m, s);
     if (rc < 0) {
@@ -169,6 +173,7 @@ void two_tower_close(struct two_tower *m)
         return;
     if (m->towers)
         m->towers->kind->close(m->towers);
+    row_weights_close(m->weights);
     objectives_close(m->objectives);
     free(m->contexts);
     free(m->first);
@@ -212,6 +217,8 @@ void two_tower_item_created(struct two_tower *m, uint32_t row)
         memset(row_edit(&t->item_features, row), 0, t->item_features.unit);
     if (frequency_kept(o))
         memset(row_edit(&t->item_frequency, row), 0, t->item_frequency.unit);
+    if (m->weights)
+        row_weights_item_created(m->weights, row);
     if (m->referenced)
         reference_item_created(&m->reference, row);
 }
@@ -222,6 +229,8 @@ void two_tower_user_created(struct two_tower *m, uint32_t row)
     row_init(&m->options, PURPOSE_USER, id_table_row(m->users, row)->hash,
              row_edit(&t->user_vector, row));
     optimizer_start(&m->options.table, (size_t)m->options.dim, row_edit(&t->user_slots, row));
+    if (m->weights)
+        row_weights_user_created(m->weights, row);
     if (m->referenced)
         reference_user_created(&m->reference, row);
 }
@@ -287,11 +296,15 @@ static struct step_report batch_learn(struct two_tower *m, int n, const struct e
     if (s.n == 0)
         return report; // nothing but negatives
     kind->forward(towers, &s);
+    if (m->weights)
+        s.weight = row_weights_of(m->weights, &s); // predict first: the slates are learned later
     kind->softmax(towers, &s);
 
     report.candidates = s.C;
     report.loss = s.loss;
     report.skipped = !step_finish(m, &s);
+    if (m->weights && fresh && !report.skipped)
+        row_weights_update(m->weights, &s);
     if (fresh && !report.skipped)
         ((struct model_state *)column_edit(&m->tables.state, 0))->examples += (uint64_t)n;
     return report;
@@ -427,7 +440,7 @@ struct slate_report two_tower_learn_slates(struct two_tower *m, int n, const str
         ((struct model_state *)column_edit(&m->tables.state, 0))->skipped++;
     report.skipped = !finite || (gradient_left(&s, m->options.dim) && !step_finish(m, &s));
     if (!report.skipped)
-        objectives_update(m->objectives, &b);
+        objectives_update(m->objectives, &s, &b, m->weights);
     return report;
 }
 

@@ -17,6 +17,7 @@
 // random numbers by counter.
 #pragma once
 
+#include "model/debias.h"
 #include "model/history.h"
 #include "model/id_table.h"
 #include "model/objectives.h"
@@ -43,6 +44,8 @@ struct two_tower_options {
     bool logq, accidental_hits, attention;
     int hard_negatives;
     struct objective_options objectives;
+    struct debias_options debias;
+    bool tasks_leave_actions; // some actions belong to no task: their engagements weigh nothing
 };
 
 // How much of a user's history the model reads at the most.

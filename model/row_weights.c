@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/row_weights.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/objectives.h"
+#include "model/towers.h"
+
+struct row_weights_state {
+    struct value_scale scale;
+    struct debias_state debias;
+};
+
+struct row_weights {
+    const struct two_tower_options *options;
+    struct column state;          // one struct row_weights_state
+    struct column linear;         // one unit of debias_linear_floats(dim)
+    struct column user;           // struct debias_user by user row
+    struct column item;           // struct debias_item by item row
+    float *net, *weight, *sorted; // (batch_max)
+};
+
+static const float SCALE_RATE = 0.01f;
+
+static bool debiased(const struct two_tower_options *o)
+{
+    return o->debias.kind != DEBIAS_NONE;
+}
+
+bool row_weights_needed(const struct two_tower_options *o)
+{
+    bool ones = !o->tasks_leave_actions;
+    for (int t = 0; t < o->objectives.tasks; t++)
+        ones = ones && o->objectives.value[t] == 1;
+    return debiased(o) || !ones;
+}
+
+int row_weights_open(struct row_weights **out, struct columns *s,
+                     const struct two_tower_options *options, size_t items_max, size_t users_max)
+{
+    struct row_weights *w = calloc(1, sizeof *w);
+    if (!w)
+        return -ENOMEM;
+    const size_t B = (size_t)options->batch_max;
+    w->options = options;
+    w->net = calloc(B, sizeof *w->net);
+    w->weight = calloc(B, sizeof *w->weight);
+    w->sorted = calloc(B, sizeof *w->sorted);
+    int rc = w->net && w->weight && w->sorted ? 0 : -ENOMEM;
+    if (rc == 0)
+        rc = column_open(&w->state, s, "weight.state", sizeof(struct row_weights_state), 1);
+    if (rc == 0 && debiased(options))
+        rc = column_open(&w->linear, s, "weight.linear",
+                         debias_linear_floats((size_t)options->dim) * sizeof(float), 1);
+    if (rc == 0 && debiased(options))
+        rc = column_open(&w->user, s, "weight.user", sizeof(struct debias_user), users_max);
+    if (rc == 0 && debiased(options))
+        rc = column_open(&w->item, s, "weight.item", sizeof(struct debias_item), items_max);
+    if (rc < 0) {
+        row_weights_close(w);
+        return rc;
+    }
+    column_grow(&w->state, 1);
+    if (debiased(options))
+        column_grow(&w->linear, 1);
+    ((struct row_weights_state *)column_edit(&w->state, 0))->scale.rate = SCALE_RATE;
+    *out = w;
+    return 0;
+}
+
+void row_weights_close(struct row_weights *w)
+{
+    if (!w)
+        return;
+    free(w->net);
+    free(w->weight);
+    free(w->sorted);
+    free(w);
+}
+
+static void *row_edit(struct column *c, uint32_t row)
+{
+    if (row >= c->n)
+        column_grow(c, row + 1 - c->n);
+    return column_edit(c, row);
+}
+
+void row_weights_item_created(struct row_weights *w, uint32_t row)
+{
+    if (debiased(w->options))
+        *(struct debias_item *)row_edit(&w->item, row) = (struct debias_item){0};
+}
+
+void row_weights_user_created(struct row_weights *w, uint32_t row)
+{
+    if (debiased(w->options))
+        *(struct debias_user *)row_edit(&w->user, row) = (struct debias_user){0};
+}
+
+const struct debias_state *row_weights_state(const struct row_weights *w)
+{
+    return &((const struct row_weights_state *)column_at(&w->state, 0))->debias;
+}
+
+static float largest(int n, const float *x)
+{
+    float most = 0;
+    for (int i = 0; i < n; i++)
+        most = fmaxf(most, fabsf(x[i]));
+    return most;
+}
+
+static float value_left(const struct row_weights *w, const struct step *s, int i, float net)
+{
+    const struct two_tower_options *o = w->options;
+    const struct example *example = &s->examples[i];
+    const struct debias_context context = {.surface = example->surface,
+                                           .position = example->position,
+                                           .propensity = example->propensity,
+                                           .user = column_at(&w->user, example->user),
+                                           .q = s->Q + (size_t)i * o->dim};
+    return debias_value(&o->debias, row_weights_state(w), o->dim, column_at(&w->linear, 0),
+                        &context, net);
+}
+
+const float *row_weights_of(struct row_weights *w, const struct step *s)
+{
+    const struct two_tower_options *o = w->options;
+    for (int i = 0; i < s->n; i++) {
+        const uint8_t task = s->examples[i].task;
+        const float net = task == TASK_NONE ? 0 : o->objectives.value[task];
+        w->net[i] = debiased(o) && net != 0 ? value_left(w, s, i, net) : net;
+    }
+    const struct row_weights_state *state = column_at(&w->state, 0);
+    const float scale = state->scale.scale > 0 ? state->scale.scale : largest(s->n, w->net);
+    value_weights(o->debias.seed_form ? VALUE_SEED : VALUE_SIGNED, s->n, w->net,
+                  scale > 0 ? scale : 1, w->weight);
+    return w->weight;
+}
+
+void row_weights_update(struct row_weights *w, const struct step *s)
+{
+    struct row_weights_state *state = column_edit(&w->state, 0);
+    for (int i = 0; i < s->n; i++)
+        w->net[i] = fabsf(w->net[i]);
+    value_scale_update(&state->scale, s->n, w->net, w->sorted);
+}
+
+void row_weights_learn(struct row_weights *w, const struct step *s, const struct slate_batch *b,
+                       const float *net, const float *teacher)
+{
+    const struct two_tower_options *o = w->options;
+    if (!debiased(o))
+        return;
+    struct row_weights_state *state = column_edit(&w->state, 0);
+    for (int i = 0; i < b->n; i++) {
+        const struct slate *slate = &b->slates[i];
+        struct debias_row rows[SLATE_ITEMS_MAX];
+        int n = 0;
+        if (slate->kind != SLATE_CLOSED || slate->repeated)
+            continue;
+        for (int k = 0; k < slate->n_items; k++) {
+            const struct slate_item *item = &slate->items[k];
+            const int row = b->first[i] + k;
+            if (item->shown)
+                rows[n++] = (struct debias_row){.net = net[row],
+                                                .engaged = item->labels != 0,
+                                                .position = item->position,
+                                                .propensity = item->propensity,
+                                                .retrieval = b->s[row],
+                                                .ranker = teacher[row],
+                                                .item = row_edit(&w->item, item->item)};
+        }
+        debias_learn(&o->debias, &state->debias, o->dim, column_edit(&w->linear, 0),
+                     row_edit(&w->user, slate->user), s->Q + (size_t)i * o->dim, slate->surface, n,
+                     rows);
+    }
+}
+
+const float *row_weights_examination(const struct row_weights *w, const struct slate *slate,
+                                     float *inverse)
+{
+    const struct debias_options *o = &w->options->debias;
+    if (o->kind != DEBIAS_PBM)
+        return NULL;
+    for (int k = 0; k < slate->n_items; k++) {
+        const int bucket = position_bucket(slate->items[k].position);
+        inverse[k] = position_ipw(row_weights_state(w)->theta[slate->surface][bucket], o->cap);
+    }
+    return inverse;
+}

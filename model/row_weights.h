@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// How much each engagement of a batch counts in the softmax: from what it is worth, less what
+// position and user alone explain of it.
+//
+//     n_i = value of its task                           model/value.h; 0 for an action of no task
+//     n~_i = debias(n_i, context)                       model/debias.h, as learned before
+//     a_i = n~_i / scale, within [-1, 1]                VALUE_SIGNED, scale the running 99th
+//                                                       percentile of |n~|
+//
+// A weight below 0 is a signal to unlearn (model/sampled_softmax.h), a weight of 0 leaves the row
+// out. The estimators learn from slates whose windows have closed, after those were used, and by
+// losses of their own: no gradient leaves them.
+//
+// One thread. Everything lies in columns, opened only where weights can differ from 1.
+#pragma once
+
+#include "model/debias.h"
+#include "model/tables.h"
+
+struct row_weights;
+struct slate_batch;
+struct step;
+
+// Whether some weight can differ from 1.
+bool row_weights_needed(const struct two_tower_options *o);
+// 0 or -ENOMEM. options must outlive it.
+int row_weights_open(struct row_weights **out, struct columns *s,
+                     const struct two_tower_options *options, size_t items_max, size_t users_max);
+void row_weights_close(struct row_weights *w); // w may be NULL
+// Rows that have a new owner.
+void row_weights_item_created(struct row_weights *w, uint32_t row);
+void row_weights_user_created(struct row_weights *w, uint32_t row);
+
+// The weights of the step's examples (n), valid until the next call. Forward has been run: a
+// context is the query vector, too.
+const float *row_weights_of(struct row_weights *w, const struct step *s);
+// The batch was learned: the scale moves.
+void row_weights_update(struct row_weights *w, const struct step *s);
+// Slates that were used. net (rows): NAN for items not shown; teacher (rows): NAN for none.
+void row_weights_learn(struct row_weights *w, const struct step *s, const struct slate_batch *b,
+                       const float *net, const float *teacher);
+// 1 / examination, capped, of each item of a slate into inverse (n_items), for who reads labels;
+// returns it, or NULL when positions are not what is estimated.
+const float *row_weights_examination(const struct row_weights *w, const struct slate *slate,
+                                     float *inverse);
+const struct debias_state *row_weights_state(const struct row_weights *w);
