@@ -27,7 +27,8 @@ enum slate_kind {
     SLATE_CLOSED,
     // Labels as of `feedback delay` after the impression; what is not engaged yet may be later.
     // Only when that delay is shorter than the windows; then exactly one, before the closed one.
-    // Shown items only, and no scores: those come once, with the closed slate.
+    // Shown items only, what the request shows afterwards is not among them, and no scores: those
+    // come once, with the closed slate.
     SLATE_EARLY,
     // One item, one task: an engagement after the early slate had called it a negative. No scores.
     SLATE_LATE_POSITIVE,

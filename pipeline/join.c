@@ -244,7 +244,8 @@ int join_open(struct join *j, struct columns *s, const struct join_options *opti
             j->bucket_ms *= 2;
     }
 
-    // Half of the memory for requests (about 160 bytes with the index), half for impressions.
+    // Half of the memory for requests (about 160 bytes with the index), half for impressions and
+    // their scores.
     const size_t requests = options->bytes_max / 2 / 160 + 64;
     const size_t granules = options->bytes_max / 2 / HEAP_GRANULE + HEAP_GRANULES_MAX;
     int rc = id_table_open(
@@ -679,43 +680,48 @@ static uint64_t labels_in(const struct slate *slate)
     return n;
 }
 
+// One closed slate, with the scores of one version (0: none); false when nothing is left to tell.
+static bool slate_close(struct join *j, const struct session *session,
+                        const struct scored_list *scores, uint8_t ranker, bool repeated)
+{
+    struct draft d;
+    int scored = 0;
+    if (!draft_begin(j, &d, session, SLATE_CLOSED))
+        return false;
+    draft_shown(j, &d, session);
+    if (ranker)
+        scored = draft_score(j, &d, session, scores, ranker);
+    if (d.slate.n_items == 0)
+        return false;
+    d.slate.repeated = repeated;
+    slate_count(j, SLATE_ITEMS_SCORED, (uint64_t)scored);
+    slate_count(j, repeated ? SLATES_SPLIT : SLATES_CLOSED, 1);
+    if (!repeated) {
+        slate_count(j, SLATES_UNTAUGHT, ranker == 0);
+        slate_count(j, SLATE_ITEMS, d.slate.n_items);
+        slate_count(j, SLATE_ITEMS_CUT, d.cut);
+        slate_count(j, SLATE_LABELS, labels_in(&d.slate));
+    }
+    j->slate(j->emit_arg, &d.slate, d.scores);
+    return true;
+}
+
 // The request's windows have closed: one slate, and one more for each further ranker version.
 static void slates_close(struct join *j, uint32_t request)
 {
     const struct session *session = session_at(j, request);
-    const struct scored_list *scores =
-        &((const struct pending_slate *)column_at(&j->pending, request))->scores;
+    const struct pending_slate *pending = column_at(&j->pending, request);
     bool seen[RANKERS_MAX + 1] = {false};
-    struct draft d;
     int at = 0;
-    uint8_t ranker = next_ranker(j, scores, &at, seen);
-    bool repeated = false;
     if (session->n_items == 0)
         return;
-    do {
-        if (!draft_begin(j, &d, session, SLATE_CLOSED)) {
-            slate_count(j, SLATES_EXPIRED, !repeated);
-            return;
-        }
-        draft_shown(j, &d, session);
-        if (ranker)
-            slate_count(j, SLATE_ITEMS_SCORED,
-                        (uint64_t)draft_score(j, &d, session, scores, ranker));
-        if (d.slate.n_items == 0) {
-            slate_count(j, SLATES_EXPIRED, 1);
-            return;
-        }
-        d.slate.repeated = repeated;
-        slate_count(j, repeated ? SLATES_SPLIT : SLATES_CLOSED, 1);
-        if (!repeated) {
-            slate_count(j, SLATES_UNTAUGHT, ranker == 0);
-            slate_count(j, SLATE_ITEMS, d.slate.n_items);
-            slate_count(j, SLATE_ITEMS_CUT, d.cut);
-            slate_count(j, SLATE_LABELS, labels_in(&d.slate));
-        }
-        j->slate(j->emit_arg, &d.slate, d.scores);
-        repeated = true;
-    } while (ranker && (ranker = next_ranker(j, scores, &at, seen)));
+    uint8_t ranker = next_ranker(j, &pending->scores, &at, seen);
+    if (!slate_close(j, session, &pending->scores, ranker, false)) {
+        slate_count(j, SLATES_EXPIRED, 1);
+        return;
+    }
+    while (ranker && (ranker = next_ranker(j, &pending->scores, &at, seen)))
+        slate_close(j, session, &pending->scores, ranker, true);
 }
 
 // The feedback delay is over.
