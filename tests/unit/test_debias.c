@@ -162,7 +162,7 @@ static void a_position_that_was_never_seen_has_the_global_mean(void **state)
         assert_true(fabsf(mean_at(40) - 0.25f) < 0.01f);
         assert_true(fabsf(value_at(40, 1) - 1) < 0.01f); // a lift of 1, not of a thousand
         learn_one(40, 1);
-        assert_true(mean_at(40) < 0.31f); // and it starts from there
+        assert_true(mean_at(40) > 0.24f && mean_at(40) < 0.31f); // and it starts from there
     }
 }
 
@@ -247,7 +247,7 @@ static void a_casual_users_value_counts_more_than_a_power_users(void **state)
     f.o.kind = DEBIAS_USER_MEAN;
     struct debias_row row = row_of(0, 0);
     for (int i = 0; i < 2000; i++) {
-        row.net = i % 2 ? 1 : i % 20 == 0;
+        row.net = i % 2 == 1 || i % 20 == 0;
         debias_learn(&f.o, &f.s, D, f.linear, &f.user[i % 2], f.q, 0, 1, &row);
     }
     struct debias_context c = at(0);
@@ -628,7 +628,7 @@ static void an_unknown_position_has_no_part_in_examination(void **state)
     assert_true(value_at(-1, 0.5f) == 0.5f);
     assert_true(value_at(0, 0.5f) == 0.5f);
     for (int k = 0; k < POSITION_BUCKETS; k++)
-        assert_true(f.s.theta[0][k] == 0);
+        assert_true(f.s.theta[0][k] == 0 && f.s.bucket[0][k].shown == 0);
 }
 
 // ---- propensities --------------------------------------------------------------------------
