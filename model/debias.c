@@ -19,8 +19,11 @@
 // the recursive maximum-likelihood estimate, and the decay of the sum is what forgets. w takes
 // the same kind of step along relevant - gamma.
 //
-// Measured on recorded slates of ten with clicks simulated at 1/k: what mattered was how often an
-// item has been shown before, not its rate of engagement, and that all is relative to the slate.
+// On 60,000 recorded slates of ten, positions by a ranker, clicks simulated at 1/k and noise 0.02:
+// plain engagement rates are off by 12.5 % at position 10, this by 1.7 % at most, and by 6.3 % at
+// most over twelve other seeds of the clicks; 3.6 % and 6.8 % with relevance known, so what is left
+// is the noise of the clicks. What mattered was how often an item had been shown before, more than
+// its rate of engagement, and that all is relative to the slate. 2 us for a slate.
 #include "model/debias.h"
 
 #include <assert.h>
@@ -149,8 +152,8 @@ static const float familiar_after = 5;     // showings at which half of being ne
 static const float feature_max = 4;        // in deviations
 static const float information_least = 10; // of w; what makes its first steps small
 // A coefficient is believed in by the share 1 - 9 variance / w^2, so not at all within three
-// deviations of 0. A ranker's score nearly is the position: what it would explain by chance would
-// be taken from examination, ten percent of it at position 10 for a coefficient of 0.06.
+// deviations of 0. A ranker's score nearly is the position: what it seems to explain by chance
+// would be taken from examination, 8 % of it at position 10 for a coefficient of 0.03.
 static const float doubt = 9;
 // log gamma of an average item at the start, and the most that it may become.
 static const float intercept_first = -2.3f, intercept_max = -0.2f;

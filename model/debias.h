@@ -155,7 +155,9 @@ struct debias_row {
 };
 
 // Learns from one slate: n items that were shown to one user on one surface, at most
-// SLATE_ITEMS_MAX. All estimators that o->kind needs, and the means that all share.
+// SLATE_ITEMS_MAX. All estimators that o->kind needs, and the means that all share. Only slates of
+// kind SLATE_CLOSED that are not repeated, each once. q and linear are read by user and combined
+// alone, the rows' items by pbm alone; a slate of one item tells nothing of relevance.
 void debias_learn(const struct debias_options *o, struct debias_state *s, int D, float *linear,
                   struct debias_user *user, const float *q, int surface, int n,
                   const struct debias_row *rows);

@@ -386,6 +386,7 @@ struct clicks {
     float relevance;      // logit of the mean
     enum { SCORE_GOOD, SCORE_RANDOM, SCORE_NONE } score;
     bool retrieval; // the score is ours, not the ranker's
+    bool blind;     // the ranker sees nothing of relevance
     uint64_t seed;
 };
 
@@ -451,7 +452,8 @@ static struct outcome click(const struct clicks *c)
         for (int i = 0; i < c->n; i++) {
             const int item = (int)rng_below(&rng, ITEMS);
             const float logit = c->relevance + 0.4f * quality[item] + 0.4f * normal(&rng);
-            const float order = logit + 0.6f * promoted[item] + 0.4f * normal(&rng);
+            const float seen = c->blind ? normal(&rng) : logit;
+            const float order = seen + 0.6f * promoted[item] + 0.4f * normal(&rng);
             candidate[i] = (struct candidate){order, 1 / (1 + expf(-logit)), item};
         }
         qsort(candidate, (size_t)c->n, sizeof *candidate, best_first);
@@ -577,6 +579,25 @@ static void a_score_that_says_nothing_changes_nothing(void **state)
         assert_true(fabsf(f.s.theta[0][k] / without[k] - 1) < 0.05f);
 }
 
+// Its score is the position and little else: whatever it explained would be by chance.
+static void a_blind_rankers_score_takes_nothing_from_examination(void **state)
+{
+    double square[2] = {0};
+    for (uint64_t seed = 1; seed <= 4; seed++)
+        for (int scored = 0; scored < 2; scored++) {
+            struct clicks c = inverse_of_position();
+            setup(state);
+            c.seed = seed;
+            c.slates = 20000;
+            c.blind = true;
+            c.score = scored ? SCORE_GOOD : SCORE_NONE;
+            click(&c);
+            square[scored] += deviation(&c) * deviation(&c);
+        }
+    if (!(square[1] < 1.5 * square[0]))
+        fail_msg("mean square deviation %g, without score %g", square[1] / 4, square[0] / 4);
+}
+
 static void without_any_score_the_curve_lies_between_truth_and_engagement_rates(void **state)
 {
     struct clicks c = inverse_of_position();
@@ -683,6 +704,7 @@ int main(void)
         cmocka_unit_test_setup(examination_of_another_shape_is_found, setup),
         cmocka_unit_test_setup(examination_is_found_where_most_is_engaged_with, setup),
         cmocka_unit_test_setup(a_score_that_says_nothing_changes_nothing, setup),
+        cmocka_unit_test_setup(a_blind_rankers_score_takes_nothing_from_examination, setup),
         cmocka_unit_test_setup(without_any_score_the_curve_lies_between_truth_and_engagement_rates,
                                setup),
         cmocka_unit_test_setup(examination_follows_when_the_page_changes, setup),
