@@ -25,9 +25,17 @@ static struct optimizer optimizer_with(const char *name, double rate)
     return o;
 }
 
+// config_check has seen that they can be read.
+static struct value_tasks assemble_tasks(const struct config *c)
+{
+    struct value_tasks tasks = {0};
+    value_tasks_parse(&tasks, c->value_tasks, NULL, 0);
+    return tasks;
+}
+
 static struct objective_options assemble_objectives(const struct config *c)
 {
-    struct value_tasks tasks;
+    const struct value_tasks tasks = assemble_tasks(c);
     struct objective_options o = {
         .distill = {.weight = (float)c->distill_weight,
                     .temperature = (float)c->distill_temperature,
@@ -56,12 +64,26 @@ static struct objective_options assemble_objectives(const struct config *c)
                   .confidence = (float)c->align_guard_confidence,
                   .weight_max = 10},
     };
-    value_tasks_parse(&tasks, c->value_tasks, NULL, 0); // config_check has seen that it can be read
     o.tasks = tasks.n;
     memcpy(o.value, tasks.weight, sizeof o.value);
     if (o.distill.weight > 0 || o.align.weight > 0 || o.align.trust > 0 ||
-        o.preference.weight > 0 || o.ranker.weight > 0)
+        o.preference.weight > 0 || o.ranker.weight > 0 ||
+        c->debias_estimator != CONFIG_ESTIMATOR_NONE)
         o.slates = c->slates_batch;
+    return o;
+}
+
+static struct debias_options assemble_debias(const struct config *c)
+{
+    struct debias_options o = debias_defaults;
+    o.kind = (enum debias_kind)c->debias_estimator;
+    o.seed_form = c->debias_form == CONFIG_RESIDUAL_SEED;
+    o.form = o.seed_form ? VALUE_RATIO : (enum value_residual)c->debias_form;
+    o.cap = (float)c->debias_cap;
+    o.floor = (float)c->debias_floor;
+    o.half_life = (float)c->debias_half_life;
+    o.user_half_life = (float)c->debias_user_half_life;
+    o.rate = (float)c->debias_rate;
     return o;
 }
 
@@ -91,6 +113,8 @@ struct two_tower_options assemble_model(const struct config *c)
         .attention = c->model_history_encoder == CONFIG_ENCODER_ATTENTION,
         .hard_negatives = c->model_hard_negatives,
         .objectives = assemble_objectives(c),
+        .debias = assemble_debias(c),
+        .tasks_leave_actions = assemble_tasks(c).other < 0,
     };
     o.table.l2 = (float)c->model_l2;
     o.table.start = (float)c->model_accumulator;
@@ -132,7 +156,7 @@ struct trainer_options assemble_trainer(const struct config *c, int partitions,
     const int chunk = options.chunk > 0 ? options.chunk : options.batch;
     options.slate_batch = options.model.objectives.slates;
     options.slates = options.slate_batch > 0 ? SLATES_PER_EXAMPLE * chunk : 0;
-    value_tasks_parse(&options.tasks, c->value_tasks, NULL, 0);
+    options.tasks = assemble_tasks(c);
     return options;
 }
 

@@ -162,6 +162,26 @@ static const struct config_row rows[] = {
      "The kinds of engagement that count and what each is worth, of any sign: \"click=1, like=2, "
      "hide=-1\"; * is every other action."},
 
+    {"debias.estimator", CONFIG_ENUM, AT(debias_estimator), "none",
+     "none|position|position_sgd|user|user_mean|combined|pbm|propensity", "", SHAPES_MODEL,
+     "What explains an engagement beside the item: how often a position or a user engages at all, "
+     "how often a position is looked at (pbm), or the logged chance of being shown."},
+    {"debias.form", CONFIG_ENUM, AT(debias_form), "ratio", "ratio|difference|positive|z|seed", "",
+     SHAPES_MODEL,
+     "What is left of the value: its ratio to what was expected, the difference, its positive part "
+     "or in standard deviations; seed: as in the system this one follows, for comparison. pbm and "
+     "propensity always divide."},
+    {"debias.cap", CONFIG_FLOAT, AT(debias_cap), "10", "1", "1e6", SHAPES_MODEL,
+     "No engagement counts more than so many times another for where it was shown."},
+    {"debias.floor", CONFIG_FLOAT, AT(debias_floor), "0.05", "0.0001", "1", SHAPES_MODEL,
+     "Expectations below this share of the global mean count as that."},
+    {"debias.half_life", CONFIG_FLOAT, AT(debias_half_life), "500000", "1", "1e12", SHAPES_MODEL,
+     "Of what is known of a position, in impressions there."},
+    {"debias.user_half_life", CONFIG_FLOAT, AT(debias_user_half_life), "200", "1", "1e12",
+     SHAPES_MODEL, "Of what is known of a user, in impressions."},
+    {"debias.rate", CONFIG_FLOAT, AT(debias_rate), "0.002", "0", "1", SHAPES_MODEL,
+     "Learning rate of position_sgd, user and combined, for each slate."},
+
     {"slates.batch", CONFIG_INT, AT(slates_batch), "32", "1", "64", SHAPES_MODEL,
      "Slates in one learning step."},
     {"slates.score_max_age", CONFIG_DURATION, AT(slates_score_max_age_ms), "0s", "0s", "30d",
@@ -307,6 +327,8 @@ static const struct {
      "What is learned, and how. A change needs a new state.dir. What says recipe or two_tower is "
      "read by that model.type alone."},
     {"value", "What an engagement is worth. A change needs a new state.dir."},
+    {"debias", "Engagements count by what position and user do not explain of them. A change needs "
+               "a new state.dir."},
     {"slates", "What was shown together, for the terms below. They are read, and cost, only where "
                "one of them is on. A change needs a new state.dir."},
     {"distill", "Retrieval learns the main ranker's order inside a slate."},

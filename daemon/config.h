@@ -43,6 +43,23 @@ enum config_optimizer {
     CONFIG_OPTIMIZER_ADAGRAD,
     CONFIG_OPTIMIZER_ADAM
 };
+enum config_estimator {
+    CONFIG_ESTIMATOR_NONE,
+    CONFIG_ESTIMATOR_POSITION,
+    CONFIG_ESTIMATOR_POSITION_SGD,
+    CONFIG_ESTIMATOR_USER,
+    CONFIG_ESTIMATOR_USER_MEAN,
+    CONFIG_ESTIMATOR_COMBINED,
+    CONFIG_ESTIMATOR_PBM,
+    CONFIG_ESTIMATOR_PROPENSITY
+};
+enum config_residual {
+    CONFIG_RESIDUAL_RATIO,
+    CONFIG_RESIDUAL_DIFFERENCE,
+    CONFIG_RESIDUAL_POSITIVE,
+    CONFIG_RESIDUAL_Z,
+    CONFIG_RESIDUAL_SEED
+};
 enum config_distill {
     CONFIG_DISTILL_LISTWISE,
     CONFIG_DISTILL_PLACKETT_LUCE,
@@ -139,6 +156,10 @@ struct config {
     enum config_encoder model_history_encoder;
 
     const char *value_tasks;
+
+    enum config_estimator debias_estimator;
+    enum config_residual debias_form;
+    double debias_cap, debias_floor, debias_half_life, debias_user_half_life, debias_rate;
 
     int slates_batch;
     int64_t slates_score_max_age_ms;

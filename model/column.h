@@ -21,7 +21,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { COLUMNS_MAX = 64 };
+enum { COLUMNS_MAX = 96 };
 
 struct column {
     const char *name; // also the file name of its array in a checkpoint

@@ -10,6 +10,7 @@
 #include "model/kernels.h"
 #include "model/marks.h"
 #include "model/optimizer.h"
+#include "model/retrieval_loss.h"
 #include "model/rng.h"
 #include "model/towers.h"
 
@@ -200,13 +201,16 @@ struct recipe {
     float *hits;             // (C): occurrences as a target in this batch
     float (*prior)[2];       // (C, 2)
     float *column;           // (C): bias + prior
-    float *corrected;        // (C): column - log chance of being a candidate
+    float *log_chance;       // (C): of being a candidate
+    float *corrected;        // (C): column - log_chance
     float *V, *dV, *dcolumn; // (C, d), (C, d), (C)
     int *repeat_of;          // (C): its place in repeats, below the example's first if none
     // Of the examples, B <= towers.queries_max
-    uint32_t *target;      // (B): column
-    float *X, *dX;         // (B, 3d): pooled histories
-    float *Q, *dQ;         // (B, d)
+    uint32_t *target;                      // (B): column
+    uint32_t *user_number, *last, *before; // (B): for known_mask
+    uint64_t *removed;                     // (B, words of C)
+    float *X, *dX;                         // (B, 3d): pooled histories
+    float *Q, *dQ;                         // (B, d)
     float *L;              // (B, C): logits, then probabilities, then their gradient
     struct repeat *repeat; // (B * HISTORY_MAX)
     // Unique rows: the pooled history's and the users'
@@ -253,12 +257,17 @@ static struct towers *recipe_open(const struct towers *base, size_t items_max, s
         .hits = take(C, sizeof(float)),
         .prior = take(C, sizeof(float[2])),
         .column = take(C, sizeof(float)),
+        .log_chance = take(C, sizeof(float)),
         .corrected = take(C, sizeof(float)),
         .V = take(C * d, sizeof(float)),
         .dV = take(C * d, sizeof(float)),
         .dcolumn = take(C, sizeof(float)),
         .repeat_of = take(C, sizeof(int)),
         .target = take(B, sizeof(uint32_t)),
+        .user_number = take(B, sizeof(uint32_t)),
+        .last = take(B, sizeof(uint32_t)),
+        .before = take(B, sizeof(uint32_t)),
+        .removed = take(o->mask_known ? B * retrieval_words((int)C) : 1, sizeof(uint64_t)),
         .X = take(B * 3 * d, sizeof(float)),
         .dX = take(B * 3 * d, sizeof(float)),
         .Q = take(B * d, sizeof(float)),
@@ -424,7 +433,8 @@ static void candidates_correct(struct recipe *r, const struct step *s)
             (s->fresh ? (double)r->hits[c] : 0);
         const double P = (count + 0.5) / (sum + 0.5 * N);
         const double rate = s->n * P + o->uniform_negatives / N;
-        r->corrected[c] = r->column[c] - (float)log(-expm1(-rate));
+        r->log_chance[c] = (float)log(-expm1(-rate));
+        r->corrected[c] = r->column[c] - r->log_chance[c];
     }
 }
 
@@ -460,22 +470,33 @@ static void logits_forward(struct recipe *r, const struct step *s)
     }
 }
 
-// Turns L into its gradient, P - y, adds the sum of its rows to dcolumn, and returns the loss,
-// sum_i lse(L_i) - L_i,target.
+// What a user engaged with elsewhere in this batch is no negative of the user's.
+static void known_mask(struct recipe *r, const struct step *s)
+{
+    int users = 0;
+    marks_clear(&r->user_of);
+    for (int i = 0; i < s->n; i++)
+        r->user_number[i] = marks_slot(&r->user_of, s->examples[i].user, r->user_rows, &users);
+    memset(r->removed, 0, (size_t)s->n * retrieval_words(s->C) * sizeof *r->removed);
+    sampled_softmax_remove_known(s->n, s->C, r->user_number, r->target, r->last, r->before,
+                                 r->removed);
+    marks_clear(&r->user_of);
+}
+
+// Turns L into its gradient, adds the sum of its rows to dcolumn, and returns the loss.
 static double softmax_backward(struct recipe *r, const struct step *s)
 {
-    const size_t C = (size_t)s->C;
+    const struct two_tower_options *o = r->towers.options;
+    const struct sampled_softmax form = {.form = o->correction, .chance = SAMPLED_PRESENCE};
+    const size_t words = retrieval_words(s->C);
     double loss = 0;
-    for (int i = 0; i < s->n; i++) {
-        float *L = r->L + (size_t)i * C;
-        float *target = &L[r->target[i]], *dtarget = &r->dcolumn[r->target[i]];
-        const float shift = kernels->max(C, L), score = *target, before = *dtarget;
-        const float sum = kernels->exp_shifted(C, shift, L);
-        loss += log((double)sum) + (double)shift - (double)score;
-        kernels->scale_add(C, 1 / sum, L, r->dcolumn);
-        *target -= 1;
-        *dtarget = before + *target;
-    }
+    if (o->mask_known)
+        known_mask(r, s);
+    for (int i = 0; i < s->n; i++)
+        loss +=
+            sampled_softmax_row(&form, s->C, r->log_chance, (int)r->target[i],
+                                o->mask_known ? r->removed + (size_t)i * words : NULL,
+                                s->weight ? s->weight[i] : 1, r->L + (size_t)i * s->C, r->dcolumn);
     return loss;
 }
 

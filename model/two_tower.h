@@ -22,6 +22,7 @@
 #include "model/id_table.h"
 #include "model/objectives.h"
 #include "model/optimizer.h"
+#include "model/sampled_softmax.h"
 
 enum model_kind { MODEL_RECIPE, MODEL_TWO_TOWER };
 
@@ -33,10 +34,12 @@ struct two_tower_options {
     int batch_max; // examples per step
     int uniform_negatives;
     uint64_t seed;
-    float init;                               // rows start uniform in (-init, init)
-    struct optimizer table;                   // of rows and biases
-    struct optimizer matrix;                  // of dense parameters
-    struct optimizer scalar;                  // of the repeat term and the prior
+    float init;                   // rows start uniform in (-init, init)
+    struct optimizer table;       // of rows and biases
+    struct optimizer matrix;      // of dense parameters
+    struct optimizer scalar;      // of the repeat term and the prior
+    enum sampled_form correction; // recipe: of the candidates' logits
+    bool mask_known; // recipe: a user's other engagements in the batch are no negatives
     float prior_half_life[2], logq_half_life; // in examples
     // two_tower only
     int user_features, item_features, hidden;

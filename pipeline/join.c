@@ -484,6 +484,11 @@ static size_t feature_granules(const struct join *j)
 
 // Emitting.
 
+static const float *features_of(const struct join *j, const struct session *session)
+{
+    return session->features ? heap_at(&j->items, session->features) : NULL;
+}
+
 static void emit(struct join *j, const struct session *session, const struct shown *shown,
                  bool positive, uint16_t action, float value, int64_t engaged_ms)
 {
@@ -509,7 +514,7 @@ static void emit(struct join *j, const struct session *session, const struct sho
         .positive = positive,
         .surface = session->surface,
         .task = positive ? j->action_task[action] : TASK_NONE,
-        .user_features = session->features ? heap_at(&j->items, session->features) : NULL,
+        .user_features = features_of(j, session),
     };
     j->emit(j->emit_arg, &labelled);
 }
@@ -702,7 +707,7 @@ static bool slate_close(struct join *j, const struct session *session,
         slate_count(j, SLATE_ITEMS_CUT, d.cut);
         slate_count(j, SLATE_LABELS, labels_in(&d.slate));
     }
-    j->slate(j->emit_arg, &d.slate, d.scores);
+    j->slate(j->emit_arg, &d.slate, d.scores, features_of(j, session));
     return true;
 }
 
@@ -736,7 +741,7 @@ static void slate_early(struct join *j, uint32_t request)
     if (d.slate.n_items == 0)
         return;
     slate_count(j, SLATES_EARLY, 1);
-    j->slate(j->emit_arg, &d.slate, d.scores);
+    j->slate(j->emit_arg, &d.slate, d.scores, features_of(j, session));
 }
 
 // An engagement has given these labels to an impression that an early slate showed without them.
@@ -750,7 +755,7 @@ static void slate_late_positive(struct join *j, const struct session *session,
     draft_add_shown(j, &d, shown);
     d.slate.items[0].labels = labels;
     slate_count(j, SLATES_LATE_POSITIVE, 1);
-    j->slate(j->emit_arg, &d.slate, d.scores);
+    j->slate(j->emit_arg, &d.slate, d.scores, features_of(j, session));
 }
 
 // The outcome of an engagement with item on an open request, ORPHAN when the item was not shown.

@@ -127,8 +127,10 @@ struct labelled {
 };
 
 typedef void (*join_emit_fn)(void *arg, const struct labelled *labelled);
-// A slate without its history: n_history and n_newest are 0. scores (n_items, tasks).
-typedef void (*join_slate_fn)(void *arg, const struct slate *slate, const float *scores);
+// A slate without its history: n_history and n_newest are 0. scores (n_items, tasks), user_features
+// as in struct labelled.
+typedef void (*join_slate_fn)(void *arg, const struct slate *slate, const float *scores,
+                              const float *user_features);
 
 // One unit of a column.
 struct join_scalars {

@@ -80,11 +80,13 @@ static void learn_examples(struct trainer *t, int n, const struct example *examp
 
 static void learn_slates(struct trainer *t, int n, const struct slate *slates, const float *scores)
 {
+    const int features = t->options.model.user_features;
     const size_t width = t->slate_score.unit / sizeof *scores;
     for (int from = 0; from < n; from += t->options.slate_batch) {
         const int size = n - from < t->options.slate_batch ? n - from : t->options.slate_batch;
         const struct slate_report report = two_tower_learn_slates(
-            t->rows.model, size, slates + from, scores + (size_t)from * width, NULL);
+            t->rows.model, size, slates + from, scores + (size_t)from * width,
+            features > 0 ? column_at(&t->slate_features, (size_t)from) : NULL);
         if (t->slate_step)
             t->slate_step(t->arg, &report);
     }
@@ -112,6 +114,14 @@ static void learn(struct trainer *t)
     rows_expire(&t->rows, trainer_state(t)->event_time_ms);
 }
 
+static void features_keep(float *kept, const float *user_features, size_t bytes)
+{
+    if (user_features)
+        memcpy(kept, user_features, bytes);
+    else
+        memset(kept, 0, bytes);
+}
+
 static void example_take(void *arg, const struct labelled *l)
 {
     struct trainer *t = arg;
@@ -136,13 +146,9 @@ static void example_take(void *arg, const struct labelled *l)
                                                      &rows->items, length, example->history);
         example->n_newest =
             (uint8_t)history_newest(&rows->history, l->user, l->ts_ms, &rows->items, length);
-        if (t->options.model.user_features > 0) {
-            float *x = column_edit(&t->features, state->remainder);
-            if (l->user_features)
-                memcpy(x, l->user_features, t->features.unit);
-            else
-                memset(x, 0, t->features.unit);
-        }
+        if (t->options.model.user_features > 0)
+            features_keep(column_edit(&t->features, state->remainder), l->user_features,
+                          t->features.unit);
         state->remainder++;
         state->examples += l->positive;
     }
@@ -158,7 +164,8 @@ static void example_take(void *arg, const struct labelled *l)
         learn(t);
 }
 
-static void slate_take(void *arg, const struct slate *slate, const float *scores)
+static void slate_take(void *arg, const struct slate *slate, const float *scores,
+                       const float *user_features)
 {
     struct trainer *t = arg;
     const struct rows *rows = &t->rows;
@@ -175,6 +182,9 @@ static void slate_take(void *arg, const struct slate *slate, const float *scores
     for (size_t i = slate->n_items * tasks; i < width; i++)
         kept_scores[i] = NAN;
     memcpy(kept_scores, scores, slate->n_items * tasks * sizeof *scores);
+    if (t->options.model.user_features > 0)
+        features_keep(column_edit(&t->slate_features, state->slates), user_features,
+                      t->slate_features.unit);
     state->slates++;
     if (state->slates == (uint32_t)t->options.slates)
         learn(t);
@@ -189,10 +199,15 @@ static int slates_open(struct trainer *t)
     if (rc == 0)
         rc = column_open(&t->slate_score, &t->columns, "trainer.slate_score", width * sizeof(float),
                          n);
+    if (rc == 0 && t->options.model.user_features > 0)
+        rc = column_open(&t->slate_features, &t->columns, "trainer.slate_features",
+                         (size_t)t->options.model.user_features * sizeof(float), n);
     if (rc < 0)
         return rc;
     column_grow(&t->slate, n);
     column_grow(&t->slate_score, n);
+    if (t->options.model.user_features > 0)
+        column_grow(&t->slate_features, n);
     t->join.slate = slate_take;
     return 0;
 }
@@ -279,6 +294,8 @@ int trainer_rebuild(struct trainer *t)
     if (slates > 0) {
         column_grow(&t->slate, slates - t->slate.n);
         column_grow(&t->slate_score, slates - t->slate_score.n);
+        if (t->options.model.user_features > 0)
+            column_grow(&t->slate_features, slates - t->slate_features.n);
     }
     const int rc = rows_rebuild(&t->rows);
     return rc < 0 ? rc : join_rebuild(&t->join);
@@ -327,6 +344,9 @@ static void slates_without(struct trainer *t, uint32_t row)
         if (kept != i) {
             memcpy(to, column_at(&t->slate, i), t->slate.unit);
             memcpy(scores, column_at(&t->slate_score, i), t->slate_score.unit);
+            if (t->options.model.user_features > 0)
+                memcpy(column_edit(&t->slate_features, kept), column_at(&t->slate_features, i),
+                       t->slate_features.unit);
         }
         uint16_t n = 0;
         for (int k = 0; k < to->n_items; k++) {

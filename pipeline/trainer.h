@@ -64,6 +64,7 @@ struct trainer {
     struct column features; // user features of the remainder; not opened when the width is 0
     struct column slate;    // struct slate; these two are opened with options.slates only
     struct column slate_score;            // float[SLATE_ITEMS_MAX][tasks] of each
+    struct column slate_features;         // as features
     trainer_score_fn score;               // may be NULL, like those below
     trainer_score_slates_fn score_slates; // after the examples, before any of both is learned
     trainer_step_fn step;

@@ -50,8 +50,9 @@ static void print_id(const struct id_table *t, uint32_t row)
     fprintf(f.dump, "%.*s", id.size, id.bytes);
 }
 
-static void dump(void *arg, const struct slate *s, const float *scores)
+static void dump(void *arg, const struct slate *s, const float *scores, const float *user_features)
 {
+    (void)user_features;
     (void)arg;
     fprintf(f.dump, "%d ", s->kind);
     print_id(&f.rows.users, s->user);

@@ -609,13 +609,17 @@ static void see_slate_in(struct seen_slates *s, const struct core_join *from,
     s->n++;
 }
 
-static void see_slate(void *arg, const struct slate *slate, const float *scores)
+static void see_slate(void *arg, const struct slate *slate, const float *scores,
+                      const float *user_features)
 {
+    (void)user_features;
     see_slate_in(&seen, arg, slate, scores);
 }
 
-static void see_other_slate(void *arg, const struct slate *slate, const float *scores)
+static void see_other_slate(void *arg, const struct slate *slate, const float *scores,
+                            const float *user_features)
 {
+    (void)user_features;
     see_slate_in(&seen_other, arg, slate, scores);
 }
 

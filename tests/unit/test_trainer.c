@@ -88,6 +88,20 @@ static void apply(struct trainer *t, int from, int to, uint64_t number, bool las
     assert_true(join_balanced(&t->join));
 }
 
+// Slates, and something that learns from them.
+static void slates_on(struct trainer_options *options, int slates, int batch)
+{
+    options->slates = slates;
+    options->slate_batch = batch;
+    options->model.objectives = (struct objective_options){
+        .slates = batch,
+        .tasks = 1,
+        .value = {1},
+        .distill = {.weight = slates > 0, .temperature = 1},
+        .preference = {.weight = slates > 0},
+    };
+}
+
 static void the_same_events_in_other_slices_give_the_same_columns(void **state)
 {
     (void)state;
@@ -95,8 +109,7 @@ static void the_same_events_in_other_slices_give_the_same_columns(void **state)
     struct trainer_options options = core_trainer();
     const int n = make_stream(3, EVENTS_MAX);
     for (int kind = 0; kind < 4; kind++) {
-        options.slates = kind / 2 * 20;
-        options.slate_batch = 6;
+        slates_on(&options, kind / 2 * 20, 6);
         options.join.feedback_delay_ms = 15000;
         options.model.kind = kind % 2 ? MODEL_TWO_TOWER : MODEL_RECIPE;
         options.model.hidden = 6;
@@ -156,8 +169,7 @@ static void a_trainer_restored_in_the_middle_goes_on_alike(void **state)
     const int n = make_stream(4, 1200);
     for (int slates = 0; slates < 2; slates++) {
         struct core_copy copy;
-        options.slates = slates * 30;
-        options.slate_batch = 7;
+        slates_on(&options, slates * 30, 7);
         options.join.feedback_delay_ms = 15000;
         assert_int_equal(trainer_open(&first, &options), 0);
         assert_int_equal(trainer_open(&second, &options), 0);
@@ -560,8 +572,7 @@ static void open_with_slates(const struct trainer_options *options)
 static struct trainer_options slate_options(void)
 {
     struct trainer_options options = core_trainer();
-    options.slates = 5;
-    options.slate_batch = 2;
+    slates_on(&options, 5, 2);
     return options;
 }
 
@@ -719,7 +730,7 @@ static void without_slates_there_are_no_columns_of_them(void **state)
     trainer_close(&t);
     options = slate_options();
     open_with_slates(&options);
-    assert_int_equal(t.columns.n, columns + 7);
+    assert_int_equal(t.columns.n, columns + 7 + 2); // the model's: guards and scalars
     trainer_close(&t);
 }
 
