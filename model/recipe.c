@@ -18,15 +18,28 @@ enum { CACHE_LINE = 64, ROWS_AHEAD = 16 };
 
 static const float DECAY = 0.7788007830714049f; // exp(-0.25)
 
+// The scalars, behind A.
+enum {
+    AT_RHO = 0,
+    AT_PA = AT_RHO + RECIPE_BUCKETS,
+    AT_RHO_LENGTH = AT_PA + 2,
+    AT_GATE = AT_RHO_LENGTH + RECIPE_BUCKETS * RECIPE_BUCKETS,
+    SCALARS = AT_GATE + RECIPE_BUCKETS * RECIPE_GATES,
+};
+
 size_t recipe_dense_size(int d)
 {
-    return 3 * (size_t)d * d + RECIPE_BUCKETS + 2;
+    return 3 * (size_t)d * d + SCALARS;
 }
 
 struct recipe_dense recipe_dense_at(const float *dense, int d)
 {
-    const float *rho = dense + 3 * (size_t)d * d;
-    return (struct recipe_dense){.A = dense, .rho = rho, .pa = rho + RECIPE_BUCKETS};
+    const float *scalars = dense + 3 * (size_t)d * d;
+    return (struct recipe_dense){.A = dense,
+                                 .rho = scalars + AT_RHO,
+                                 .pa = scalars + AT_PA,
+                                 .rho_length = scalars + AT_RHO_LENGTH,
+                                 .gate = scalars + AT_GATE};
 }
 
 // The parameters' start, and behind their size floats what their optimisers keep.
@@ -36,11 +49,11 @@ static void dense_init(const struct two_tower_options *o, float *dense, size_t s
     memset(dense, 0, A * sizeof *dense);
     for (size_t block = 0; block < 3; block++)
         for (size_t i = 0; i < d; i++)
-            dense[(block * d + i) * d + i] = 0.6f;
-    memset(dense + A, 0, RECIPE_BUCKETS * sizeof *dense);
-    dense[A + RECIPE_BUCKETS] = dense[A + RECIPE_BUCKETS + 1] = 0.5f;
+            dense[(block * d + i) * d + i] = 1;
+    memset(dense + A, 0, SCALARS * sizeof *dense);
+    dense[A + AT_PA] = dense[A + AT_PA + 1] = 0.5f;
     optimizer_start(&o->matrix, A, dense + size);
-    optimizer_start(&o->scalar, RECIPE_BUCKETS + 2, dense + size + 2 * A);
+    optimizer_start(&o->scalar, SCALARS, dense + size + 2 * A);
 }
 
 // w_k, k < m, sum 1.
@@ -60,7 +73,21 @@ static int group_of(int m, int newest)
     return newest < 1 ? 1 : newest < m ? newest : m;
 }
 
-void recipe_pool(int d, const struct recent *r, float *pooled, float *context)
+// {0}, {1}, {2,3}, {4..7}, {8..15}, {16..31}, {32..63}, {64}: of positions and of lengths.
+static int bucket_of(int k)
+{
+    return k == 0 ? 0 : 32 - __builtin_clz((unsigned)k);
+}
+_Static_assert(HISTORY_MAX < 1 << (RECIPE_BUCKETS - 1), "every length has its bucket");
+
+static void gates_of(const struct recipe_dense *p, int m, float gate[RECIPE_GATES])
+{
+    for (int j = 0; j < RECIPE_GATES; j++)
+        gate[j] = expf(p->gate[bucket_of(m) * RECIPE_GATES + j]);
+}
+
+static void recipe_pool(int d, const float gate[RECIPE_GATES], const struct recent *r,
+                        float *pooled, float *context)
 {
     const size_t n = (size_t)d;
     const int m = r->n;
@@ -72,15 +99,19 @@ void recipe_pool(int d, const struct recent *r, float *pooled, float *context)
     }
     decay_weights(m, w);
     kernels->pool(n, m, group_of(m, r->newest), w, r->vectors, r->contexts, pooled, context);
+    for (size_t scale = 0; scale < 3; scale++)
+        kernels->scale(n, gate[GATE_NEWEST + scale], pooled + scale * n);
+    kernels->scale(n, gate[GATE_CONTEXT], context);
 }
 
 void recipe_query(int d, const struct recipe_dense *p, const struct recent *r, const float *user,
                   float *q)
 {
-    float pooled[3 * d];
-    recipe_pool(d, r, pooled, q);
+    float pooled[3 * d], gate[RECIPE_GATES];
+    gates_of(p, r->n, gate);
+    recipe_pool(d, gate, r, pooled, q);
     if (user)
-        kernels->axpy((size_t)d, 1, user, q);
+        kernels->axpy((size_t)d, gate[GATE_USER], user, q);
     for (int i = 0; r->n > 0 && i < 3 * d; i++)
         kernels->axpy((size_t)d, pooled[i], p->A + (size_t)i * d, q);
     q[d] = 1;
@@ -94,17 +125,20 @@ float recipe_extra(const struct two_tower_options *o, const struct recipe_dense 
     return item->bias + p->pa[0] * prior[0] + p->pa[1] * prior[1];
 }
 
-// {0}, {1}, {2,3}, {4..7}, {8..15}, {16..31}, {32..}
-static int bucket_of(int k)
-{
-    return k == 0 ? 0 : 32 - __builtin_clz((unsigned)k);
-}
-
 // An item of one history: the position of its newest occurrence and how often it occurs.
 struct repeat {
     uint32_t example, column; // of the logits; or column: the item's row
-    uint16_t bucket, times;
+    uint16_t times;
+    uint8_t place;  // bucket of the position
+    uint8_t length; // bucket of the history's length
 };
+
+// At position k of a history of m.
+static struct repeat repeat_at(int example, uint32_t column, int k, int m)
+{
+    return (struct repeat){(uint32_t)example, column, 0, (uint8_t)bucket_of(k),
+                           (uint8_t)bucket_of(m)};
+}
 
 // Nearly all of them occur once; logf(1) is 0.
 static float repeat_log(const struct repeat *r)
@@ -114,7 +148,8 @@ static float repeat_log(const struct repeat *r)
 
 static float repeat_score(const struct recipe_dense *p, const struct repeat *r)
 {
-    return p->rho[r->bucket] + p->rho[RECIPE_BUCKETS - 1] * repeat_log(r);
+    const float *rho = p->rho, *own = p->rho_length + (size_t)r->length * RECIPE_BUCKETS;
+    return rho[r->place] + own[r->place] + (rho[RHO_TIMES] + own[RHO_TIMES]) * repeat_log(r);
 }
 
 int recipe_bonuses(const struct recipe_dense *p, int m, const uint32_t *history,
@@ -127,7 +162,7 @@ int recipe_bonuses(const struct recipe_dense *p, int m, const uint32_t *history,
         while (i < n && repeats[i].column != history[k])
             i++;
         if (i == n)
-            repeats[n++] = (struct repeat){0, history[k], (uint16_t)bucket_of(k), 0};
+            repeats[n++] = repeat_at(0, history[k], k, m);
         repeats[i].times++;
     }
     for (int i = 0; i < n; i++)
@@ -181,7 +216,9 @@ static bool dense_parameter(const struct two_tower_options *o, int i, struct den
         {"history_decayed", d, d, dd},
         {"history_mean", d, d, 2 * dd},
         {"repeat", 1, RECIPE_BUCKETS, 3 * dd},
-        {"prior", 1, 2, 3 * dd + RECIPE_BUCKETS},
+        {"prior", 1, 2, 3 * dd + AT_PA},
+        {"repeat_by_length", RECIPE_BUCKETS, RECIPE_BUCKETS, 3 * dd + AT_RHO_LENGTH},
+        {"history_gate", RECIPE_BUCKETS, RECIPE_GATES, 3 * dd + AT_GATE},
     };
     if (i >= (int)(sizeof all / sizeof *all))
         return false;
@@ -196,6 +233,7 @@ struct recipe {
     struct marks candidate_of, pooled_of, user_of;
     int pooled, users; // rows of this step's histories and queries
     int repeats;
+    float gate[RECIPE_BUCKETS][RECIPE_GATES]; // by length, exp() taken
     // Of the candidates, C <= towers.candidates_max
     uint32_t *candidates;
     float *hits;             // (C): occurrences as a target in this batch
@@ -206,13 +244,17 @@ struct recipe {
     float *V, *dV, *dcolumn; // (C, d), (C, d), (C)
     int *repeat_of;          // (C): its place in repeats, below the example's first if none
     // Of the examples, B <= towers.queries_max
-    uint32_t *target;                      // (B): column
-    uint32_t *user_number, *last, *before; // (B): for known_mask
-    uint64_t *removed;                     // (B, words of C)
-    float *X, *dX;                         // (B, 3d): pooled histories
-    float *Q, *dQ;                         // (B, d)
-    float *L;              // (B, C): logits, then probabilities, then their gradient
-    struct repeat *repeat; // (B * HISTORY_MAX)
+    uint32_t *target;                    // (B): column
+    uint32_t *user;                      // (B): place in user_rows
+    int *last;                           // (B): the newest example of each of user_rows
+    int *before;                         // (B): the one before of the same user, -1: none
+    uint32_t *known_last, *known_before; // (B): for known_mask
+    uint64_t *removed;                   // (B, words of C)
+    float *X, *dX;                       // (B, 3d): pooled histories
+    float *context;                      // (B, d): their contexts
+    float *Q, *dQ;                       // (B, d)
+    float *L;                            // (B, C): logits, then probabilities, then their gradient
+    struct repeat *repeat;               // (B * HISTORY_MAX)
     // Unique rows: the pooled history's and the users'
     uint32_t *pooled_rows, *user_rows;
     float *dpooled, *dcontext, *dusers; // (B * history, d), (B, d)
@@ -264,12 +306,15 @@ static struct towers *recipe_open(const struct towers *base, size_t items_max, s
         .dcolumn = take(C, sizeof(float)),
         .repeat_of = take(C, sizeof(int)),
         .target = take(B, sizeof(uint32_t)),
-        .user_number = take(B, sizeof(uint32_t)),
-        .last = take(B, sizeof(uint32_t)),
-        .before = take(B, sizeof(uint32_t)),
+        .user = take(B, sizeof(uint32_t)),
+        .last = take(B, sizeof(int)),
+        .before = take(B, sizeof(int)),
+        .known_last = take(B, sizeof(uint32_t)),
+        .known_before = take(B, sizeof(uint32_t)),
         .removed = take(o->mask_known ? B * retrieval_words((int)C) : 1, sizeof(uint64_t)),
         .X = take(B * 3 * d, sizeof(float)),
         .dX = take(B * 3 * d, sizeof(float)),
+        .context = take(B * d, sizeof(float)),
         .Q = take(B * d, sizeof(float)),
         .dQ = take(B * d, sizeof(float)),
         .L = take(L, sizeof(float)),
@@ -387,6 +432,8 @@ static void queries_forward(struct recipe *r, const struct step *s, const struct
     const struct tables *t = r->towers.tables;
     const struct two_tower_options *o = r->towers.options;
     const int d = o->dim;
+    for (int b = 0; b < RECIPE_BUCKETS; b++)
+        gates_of(p, b == 0 ? 0 : 1 << (b - 1), r->gate[b]);
     for (int i = 0; i < s->n; i++) {
         const struct example *example = &s->examples[i];
         const float *vectors[HISTORY_MAX], *contexts[HISTORY_MAX];
@@ -394,9 +441,16 @@ static void queries_forward(struct recipe *r, const struct step *s, const struct
             example_prefetch(t, o, example + 1);
         const struct recent recent = recent_of(t, pooled_length(o, example), example->n_newest,
                                                example->history, vectors, contexts);
-        float *q = r->Q + (size_t)i * d;
-        recipe_pool(d, &recent, r->X + (size_t)i * 3 * d, q);
-        kernels->axpy((size_t)d, 1, column_at(&t->user_vector, example->user), q);
+        const float *gate = r->gate[bucket_of(recent.n)];
+        float *q = r->Q + (size_t)i * d, *context = r->context + (size_t)i * d;
+        recipe_pool(d, gate, &recent, r->X + (size_t)i * 3 * d, context);
+        memcpy(q, context, (size_t)d * sizeof *q);
+        kernels->axpy((size_t)d, gate[GATE_USER], column_at(&t->user_vector, example->user), q);
+        const int users = r->users;
+        const uint32_t user = marks_slot(&r->user_of, example->user, r->user_rows, &r->users);
+        r->user[i] = user;
+        r->before[i] = r->users > users ? -1 : r->last[user];
+        r->last[user] = i;
     }
     gemm_nn(s->n, d, 3 * d, r->X, p->A, r->Q); // Q = context + Uid + X A
 }
@@ -460,8 +514,7 @@ static void logits_forward(struct recipe *r, const struct step *s)
             // What an earlier example left there is below first.
             if (r->repeat_of[column] < first) {
                 r->repeat_of[column] = r->repeats;
-                r->repeat[r->repeats++] =
-                    (struct repeat){(uint32_t)i, (uint32_t)column, (uint16_t)bucket_of(k), 0};
+                r->repeat[r->repeats++] = repeat_at(i, (uint32_t)column, k, m);
             }
             r->repeat[r->repeat_of[column]].times++;
         }
@@ -470,17 +523,25 @@ static void logits_forward(struct recipe *r, const struct step *s)
     }
 }
 
+// What a user engaged with at the same time is no negative: of a basket, no item came first.
+static void baskets_mask(struct recipe *r, const struct step *s)
+{
+    for (int i = 0; i < s->n; i++)
+        for (int j = r->before[i]; j >= 0; j = r->before[j]) {
+            const uint32_t a = r->target[i], b = r->target[j];
+            if (a == b || s->examples[i].ts_ms != s->examples[j].ts_ms)
+                continue;
+            r->L[(size_t)i * s->C + b] = -INFINITY;
+            r->L[(size_t)j * s->C + a] = -INFINITY;
+        }
+}
+
 // What a user engaged with elsewhere in this batch is no negative of the user's.
 static void known_mask(struct recipe *r, const struct step *s)
 {
-    int users = 0;
-    marks_clear(&r->user_of);
-    for (int i = 0; i < s->n; i++)
-        r->user_number[i] = marks_slot(&r->user_of, s->examples[i].user, r->user_rows, &users);
     memset(r->removed, 0, (size_t)s->n * retrieval_words(s->C) * sizeof *r->removed);
-    sampled_softmax_remove_known(s->n, s->C, r->user_number, r->target, r->last, r->before,
+    sampled_softmax_remove_known(s->n, s->C, r->user, r->target, r->known_last, r->known_before,
                                  r->removed);
-    marks_clear(&r->user_of);
 }
 
 // Turns L into its gradient, adds the sum of its rows to dcolumn, and returns the loss.
@@ -503,9 +564,12 @@ static double softmax_backward(struct recipe *r, const struct step *s)
 static void repeat_learn(struct recipe *r, const struct repeat *repeat, float dscore)
 {
     const size_t d = (size_t)r->towers.options->dim;
-    float *drho = r->ddense + 3 * d * d;
-    drho[repeat->bucket] += dscore;
-    drho[RECIPE_BUCKETS - 1] += dscore * repeat_log(repeat);
+    float *drho = r->ddense + 3 * d * d + AT_RHO;
+    float *down = r->ddense + 3 * d * d + AT_RHO_LENGTH + (size_t)repeat->length * RECIPE_BUCKETS;
+    drho[repeat->place] += dscore;
+    drho[RHO_TIMES] += dscore * repeat_log(repeat);
+    down[repeat->place] += dscore;
+    down[RHO_TIMES] += dscore * repeat_log(repeat);
 }
 
 static void softmax(struct towers *t, struct step *s)
@@ -514,6 +578,7 @@ static void softmax(struct towers *t, struct step *s)
     const int d = t->options->dim;
     candidates_correct(r, s);
     logits_forward(r, s);
+    baskets_mask(r, s);
     s->loss += softmax_backward(r, s);
     gemm_nn(s->n, d, s->C, r->L, r->V, r->dQ); // dQ = dL V
     gemm_tn(s->C, d, s->n, r->L, r->Q, r->dV); // dV = dL^T Q
@@ -543,8 +608,7 @@ static int repeats_of(const struct recipe *r, const struct step *s, int i, int m
             known++;
         if (known == n) {
             place[n] = j;
-            repeats[n++] =
-                (struct repeat){(uint32_t)i, (uint32_t)column, (uint16_t)bucket_of(k), 0};
+            repeats[n++] = repeat_at(i, (uint32_t)column, k, length);
         }
         repeats[known].times++;
     }
@@ -578,18 +642,44 @@ static void repeat_backward(struct towers *t, const struct step *s, int i, int m
                 repeat_learn(recipe_of(t), &repeats[k], dscores[j]);
 }
 
+// From the gradients of what the gates let through, dX and dQ, to those of the gates and of what
+// came to them: dX in place, dcontext (d). y = exp(gate) x, so dgate = dy . y and dx = exp(gate)
+// dy.
+static void gates_backward(struct recipe *r, const struct step *s, int i, float *dcontext)
+{
+    const size_t d = (size_t)r->towers.options->dim;
+    const struct example *example = &s->examples[i];
+    const int length = bucket_of(pooled_length(r->towers.options, example));
+    const float *gate = r->gate[length], *dQ = r->dQ + (size_t)i * d;
+    float *dgate = r->ddense + 3 * d * d + AT_GATE + (size_t)length * RECIPE_GATES;
+    for (size_t scale = 0; scale < 3; scale++) {
+        const size_t at = ((size_t)i * 3 + scale) * d;
+        dgate[GATE_NEWEST + scale] += kernels->dot(d, r->dX + at, r->X + at);
+        kernels->scale(d, gate[GATE_NEWEST + scale], r->dX + at);
+    }
+    dgate[GATE_CONTEXT] += kernels->dot(d, dQ, r->context + (size_t)i * d);
+    dgate[GATE_USER] +=
+        gate[GATE_USER] *
+        kernels->dot(d, dQ, column_at(&r->towers.tables->user_vector, example->user));
+    for (size_t j = 0; j < d; j++)
+        dcontext[j] = gate[GATE_CONTEXT] * dQ[j];
+}
+
 // Sums dX over the rows of the pooled histories and dQ over the users.
 static void gradients_scatter(struct recipe *r, const struct step *s)
 {
     const struct two_tower_options *o = r->towers.options;
     const int d = o->dim;
+    memset(r->dusers, 0, (size_t)r->users * d * sizeof(float));
     for (int i = 0; i < s->n; i++) {
         const struct example *example = &s->examples[i];
         const float *dQ = r->dQ + (size_t)i * d;
         const int m = pooled_length(o, example);
+        float dcontext[d];
         float w[HISTORY_MAX], *dvectors[HISTORY_MAX], *dcontexts[HISTORY_MAX];
         if (i + 1 < s->n)
             marks_prefetch(&r->pooled_of, example[1].n_history, example[1].history);
+        gates_backward(r, s, i, dcontext);
         decay_weights(m, w);
         for (int k = 0; k < m; k++) {
             const int before = r->pooled;
@@ -604,13 +694,9 @@ static void gradients_scatter(struct recipe *r, const struct step *s)
         }
         if (m > 0)
             kernels->unpool((size_t)d, m, group_of(m, example->n_newest), w,
-                            r->dX + (size_t)i * 3 * d, dQ, dvectors, dcontexts);
-        const int before = r->users;
-        float *sum =
-            r->dusers + (size_t)d * marks_slot(&r->user_of, example->user, r->user_rows, &r->users);
-        if (r->users > before)
-            memset(sum, 0, (size_t)d * sizeof(float));
-        kernels->axpy((size_t)d, 1, dQ, sum);
+                            r->dX + (size_t)i * 3 * d, dcontext, dvectors, dcontexts);
+        kernels->axpy((size_t)d, r->gate[bucket_of(m)][GATE_USER], dQ,
+                      r->dusers + r->user[i] * (size_t)d);
     }
 }
 
@@ -624,7 +710,7 @@ static bool backward(struct towers *t, struct step *s)
     struct recipe *r = recipe_of(t);
     const int d = t->options->dim;
     const struct recipe_dense p = recipe_dense_at(tables_dense(t->tables), d);
-    float *dpa = r->ddense + 3 * (size_t)d * d + RECIPE_BUCKETS;
+    float *dpa = r->ddense + 3 * (size_t)d * d + AT_PA;
     memset(r->dX, 0, (size_t)s->n * 3 * d * sizeof(float));
     gemm_tn(3 * d, d, s->n, r->X, r->dQ, r->ddense); // dA = X^T dQ
     gemm_nt(s->n, 3 * d, d, r->dQ, p.A, r->dX);      // dX = dQ A^T
@@ -684,7 +770,7 @@ static void dense_update(struct recipe *r, uint64_t step)
     float *w = tables_dense(t), *slots = w + t->dense_size;
     const size_t A = 3 * (size_t)o->dim * o->dim;
     optimizer_update(&o->matrix, step, A, r->ddense, w, slots);
-    optimizer_update(&o->scalar, step, RECIPE_BUCKETS + 2, r->ddense + A, w + A, slots + 2 * A);
+    optimizer_update(&o->scalar, step, SCALARS, r->ddense + A, w + A, slots + 2 * A);
 }
 
 // History rows and candidate rows are two updates of one table and one accumulator.

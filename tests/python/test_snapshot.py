@@ -201,18 +201,20 @@ def scores_of(s, user):
     emb, history = s.tensor("item_embedding").astype(float), s.tensor("user_history")[user]
     history = history[history != 0xFFFFFFFF].astype(int)
     read, repeat = history[: s.manifest["history"]], history[: s.manifest["repeat"]]
-    query = s.tensor("user_embedding")[user].astype(float)
+    gates = np.exp(s.tensor("dense_history_gate")[len(read).bit_length()].astype(float))
+    query = gates[4] * s.tensor("user_embedding")[user].astype(float)
     if len(read):
         rows = emb[read, :-1]
         weights = np.exp(-0.25 * np.arange(len(read)))
         weights /= weights.sum()
         basket = rows[: s.tensor("user_newest")[user]]
-        query = query + basket.mean(axis=0) @ s.tensor("dense_history_newest").astype(float)
-        query = query + weights @ rows @ s.tensor("dense_history_decayed").astype(float)
-        query = query + rows.mean(axis=0) @ s.tensor("dense_history_mean").astype(float)
-        query = query + weights @ s.tensor("item_context")[read].astype(float)
+        query = query + gates[0] * basket.mean(axis=0) @ s.tensor("dense_history_newest").astype(float)
+        query = query + gates[1] * weights @ rows @ s.tensor("dense_history_decayed").astype(float)
+        query = query + gates[2] * rows.mean(axis=0) @ s.tensor("dense_history_mean").astype(float)
+        query = query + gates[3] * weights @ s.tensor("item_context")[read].astype(float)
     scores = emb @ np.append(query, 1)
     rho = s.tensor("dense_repeat")[0].astype(float)
+    rho = rho + s.tensor("dense_repeat_by_length")[len(repeat).bit_length()].astype(float)
     for item in set(repeat.tolist()):
         places = np.flatnonzero(repeat == item)
         scores[item] += rho[int(places[0]).bit_length()] + rho[7] * np.log(len(places))

@@ -16,6 +16,7 @@ static const struct example first[BATCH] = {
     {.user = 2, .item = 2, .positive = 1, .n_history = 1, .history = {2}},
     {.user = 3, .item = 3, .positive = 1, .n_history = 1, .history = {1}},
 };
+// Users 0, 1 and 2 come with more than one item at time 0; user 1 once more later.
 static const struct example second[BATCH] = {
     {.user = 0, .item = 1, .positive = 1, .n_history = 2, .history = {5, 1}},
     {.user = 1, .item = 2, .positive = 1, .n_history = 0},
@@ -37,7 +38,7 @@ static const struct example second[BATCH] = {
      .positive = 1,
      .n_history = 12,
      .history = {0, 4, 0, 0, 0, 0, 0, 0, 1, 2, 6, 6}},
-    {.user = 1, .item = 1, .positive = 1, .n_history = 1, .history = {6}},
+    {.user = 1, .item = 1, .ts_ms = 1, .positive = 1, .n_history = 1, .history = {6}},
     {.user = 1, .item = 7, .positive = 1, .n_history = 2, .n_newest = 2, .history = {1, 6}},
 };
 
@@ -87,11 +88,16 @@ static double prior(const struct fixture *f, int k, int c)
 
 static int bucket(int k)
 {
-    static const int end[] = {1, 2, 4, 8, 16, 32};
+    static const int end[] = {1, 2, 4, 8, 16, 32, 64};
     int b = 0;
-    while (b < 6 && k >= end[b])
+    while (b < 7 && k >= end[b])
         b++;
     return b;
+}
+
+static double gate(const struct recipe_dense *p, int m, int j)
+{
+    return exp((double)p->gate[bucket(m) * RECIPE_GATES + j]);
 }
 
 static double score(const struct fixture *f, const struct example *e, int c)
@@ -106,15 +112,16 @@ static double score(const struct fixture *f, const struct example *e, int c)
     for (int k = 0; k < m; k++)
         weights += exp(-0.25 * k);
     for (int j = 0; j < DIM; j++) {
-        double q = (double)test_floats(&t->user_vector, e->user)[j];
+        double q = gate(&p, m, GATE_USER) * (double)test_floats(&t->user_vector, e->user)[j];
         for (int k = 0; k < m; k++) {
             const double w = exp(-0.25 * k) / weights;
-            q += w * (double)F[e->history[k] * DIM + (uint32_t)j];
+            q += gate(&p, m, GATE_CONTEXT) * w * (double)F[e->history[k] * DIM + (uint32_t)j];
             for (int i = 0; i < DIM; i++) {
                 const double x = (double)E[e->history[k] * DIM + (uint32_t)i];
-                q += k < g ? x / g * (double)p.A[i * DIM + j] : 0;
-                q += w * x * (double)p.A[(DIM + i) * DIM + j];
-                q += x / m * (double)p.A[(2 * DIM + i) * DIM + j];
+                const double newest_x = k < g ? x / g : 0;
+                q += gate(&p, m, GATE_NEWEST) * newest_x * (double)p.A[i * DIM + j];
+                q += gate(&p, m, GATE_DECAYED) * w * x * (double)p.A[(DIM + i) * DIM + j];
+                q += gate(&p, m, GATE_MEAN) * x / m * (double)p.A[(2 * DIM + i) * DIM + j];
             }
         }
         s += q * (double)E[c * DIM + j];
@@ -126,9 +133,17 @@ static double score(const struct fixture *f, const struct example *e, int c)
             last = last < 0 ? k : last;
             times++;
         }
+    const float *own = p.rho_length + 8 * bucket(e->n_history < REPEAT ? e->n_history : REPEAT);
     if (times > 0)
-        s += (double)p.rho[bucket(last)] + (double)p.rho[7] * log(times);
+        s += (double)p.rho[bucket(last)] + (double)own[bucket(last)] +
+             ((double)p.rho[7] + (double)own[7]) * log(times);
     return s;
+}
+
+// Whether somebody's examples i and j are of one time: then neither's item is the other's negative.
+static bool one_basket(const struct example *e, int i, int j)
+{
+    return e[i].user == e[j].user && e[i].ts_ms == e[j].ts_ms;
 }
 
 static double loss_with(const struct fixture *f, bool replay)
@@ -147,9 +162,13 @@ static double loss_with(const struct fixture *f, bool replay)
     for (int i = 0; i < BATCH; i++) {
         const int y = (int)second[i].item;
         double sum = 0;
-        for (int c = 0; c < ITEMS; c++)
-            if (candidate[c])
+        for (int c = 0; c < ITEMS; c++) {
+            bool masked = false;
+            for (int j = 0; j < BATCH; j++)
+                masked |= (int)second[j].item == c && c != y && one_basket(second, i, j);
+            if (candidate[c] && !masked)
                 sum += exp(score(f, &second[i], c) - log(chance[c]));
+        }
         loss += log(sum) - (score(f, &second[i], y) - log(chance[y]));
     }
     return loss;
@@ -274,8 +293,9 @@ static void the_counts_of_a_batch_are_not_in_its_prior(void **state)
 static void counts_halve_with_their_half_lives(void **state)
 {
     (void)state;
-    const struct two_tower_options o = plain_options();
+    struct two_tower_options o = plain_options();
     struct fixture f = {0};
+    o.scalar.rate = 0.01f; // five steps of rate 1 would lead the gates to infinity
     test_model_open(&f.m, &o, ITEMS, USERS);
     for (int step = 0; step < 5; step++) {
         const struct example *examples = step % 2 ? second : first;
@@ -376,7 +396,8 @@ static void a_query_is_the_numbers_worked_by_hand(void **state)
     (void)state;
     // d = 2. A0 = I, A1 = 2 I, A2 = ((0, 1), (10, 0)).
     static const float A[] = {1, 0, 0, 1, 2, 0, 0, 2, 0, 1, 10, 0};
-    const struct recipe_dense p = {.A = A};
+    float gates[RECIPE_BUCKETS * RECIPE_GATES] = {0};
+    const struct recipe_dense p = {.A = A, .gate = gates};
     const float x[] = {1, 2}, y[] = {3, -2}, user[] = {0.5f, 0.25f};
     const float f[] = {8, 0}, none[] = {0, 0};
     const float *const history[] = {x, y}, *const silent[] = {none, none};
@@ -399,6 +420,13 @@ static void a_query_is_the_numbers_worked_by_hand(void **state)
     recipe_query(2, &p, &(struct recent){2, 1, history, contexts}, user, said);
     assert_true(fabs((double)said[0] - (double)q[0] - 8 / (1 + w)) < 1e-5);
     assert_true(said[1] == q[1]);
+    // Gates of histories of two and three: of the newest doubled, of the user's own vector halved.
+    gates[2 * RECIPE_GATES + GATE_NEWEST] = logf(2);
+    gates[2 * RECIPE_GATES + GATE_USER] = logf(0.5f);
+    float gated[3];
+    recipe_query(2, &p, &(struct recent){2, 1, history, silent}, user, gated);
+    assert_true(fabs((double)gated[0] - (double)q[0] - (1 - 0.25)) < 1e-6);
+    assert_true(fabs((double)gated[1] - (double)q[1] - (2 - 0.125)) < 1e-6);
     // One event: newest = decayed = mean = (1, 2).
     recipe_query(2, &p, &(struct recent){1, 1, history, silent}, NULL, q);
     assert_memory_equal(q, ((float[]){1 + 2 + 20, 2 + 4 + 1, 1}), sizeof q);
@@ -410,7 +438,8 @@ static void bonuses_are_the_numbers_worked_by_hand(void **state)
 {
     (void)state;
     const float rho[RECIPE_BUCKETS] = {1, 2, 4, 8, 16, 32, 64, 100};
-    const struct recipe_dense p = {.rho = rho};
+    float own[RECIPE_BUCKETS * RECIPE_BUCKETS] = {0};
+    const struct recipe_dense p = {.rho = rho, .rho_length = own};
     struct bonus bonuses[HISTORY_MAX];
     uint32_t history[HISTORY_MAX];
     for (uint32_t k = 0; k < HISTORY_MAX; k++)
@@ -432,6 +461,11 @@ static void bonuses_are_the_numbers_worked_by_hand(void **state)
     assert_true(fabs((double)bonuses[0].score - (1 + 100 * log(2))) < 1e-4);
     assert_true(fabs((double)bonuses[1].score - (2 + 100 * log(3))) < 1e-4);
     assert_true(bonuses[2].score == 4);
+    // Histories of four to seven have something of their own to say.
+    own[3 * RECIPE_BUCKETS + 0] = 0.5f;
+    own[3 * RECIPE_BUCKETS + RHO_TIMES] = -100;
+    recipe_bonuses(&p, 6, again, bonuses);
+    assert_true(fabs((double)bonuses[0].score - 1.5) < 1e-5 && bonuses[1].score == 2);
 }
 
 static void the_extra_dimension_is_the_number_worked_by_hand(void **state)

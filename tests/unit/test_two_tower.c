@@ -385,7 +385,7 @@ static void dense_parameters_have_names_of_their_own_and_lie_within_the_column(v
                 assert_string_not_equal(p.name, q.name);
             }
         }
-        assert_int_equal(n, kind == MODEL_RECIPE ? 5 : 18);
+        assert_int_equal(n, kind == MODEL_RECIPE ? 7 : 18);
         assert_true(end <= m.tables->dense_size);
         assert_int_equal(m.tables->dense.n * DIM, 3 * m.tables->dense_size);
         test_model_close(&m);
