@@ -18,6 +18,15 @@ static const char *table_optimizer(enum config_optimizer o)
 
 enum { SLATES_PER_EXAMPLE = 8 };
 
+static enum attention_positions attention_positions(enum config_positions p)
+{
+    static const enum attention_positions of[] = {
+        [CONFIG_POSITIONS_NONE] = ATTENTION_POSITIONS_NONE,
+        [CONFIG_POSITIONS_SEED] = ATTENTION_POSITIONS_SEED,
+        [CONFIG_POSITIONS_STANDARD] = ATTENTION_POSITIONS_STANDARD};
+    return of[p];
+}
+
 static struct optimizer optimizer_with(const char *name, double rate)
 {
     struct optimizer o = *optimizer_find(name);
@@ -104,6 +113,14 @@ struct two_tower_options assemble_model(const struct config *c)
         .prior_half_life = {(float)c->model_prior_half_life_fast,
                             (float)c->model_prior_half_life_slow},
         .logq_half_life = (float)c->model_logq_half_life,
+        .encoder = {.layers = c->model_attention,
+                    .heads = c->model_attention_heads,
+                    .positions = attention_positions(c->model_attention_positions),
+                    .residual = c->model_attention_residual,
+                    .norm = c->model_attention_norm,
+                    .actions = c->model_attention_actions,
+                    .gaps = c->model_attention_gaps,
+                    .context = c->model_attention_rows == CONFIG_ATTENTION_CONTEXT},
         .user_features = c->model_user_features,
         .item_features = c->model_item_features,
         .hidden = c->model_hidden,

@@ -160,8 +160,37 @@ static int history_stored(const struct asking *a, uint64_t user, uint32_t *rows,
     return EX_OK;
 }
 
-// user: a row, or TT_NO_ROW for one that the snapshot does not know.
-static int user_best(struct asking *a, uint64_t user, int n, int newest, const uint32_t *history)
+// The time of the snapshot, to which its golden queries refer: the newest event it has seen.
+static int64_t snapshot_now_ms(const struct asking *a)
+{
+    cJSON *manifest = cJSON_Parse(tt_manifest_json(a->reader));
+    const cJSON *lineage = cJSON_GetObjectItemCaseSensitive(manifest, "lineage");
+    const cJSON *now = cJSON_GetObjectItemCaseSensitive(lineage, "event_time_max_ms");
+    const int64_t ms = cJSON_IsNumber(now) ? (int64_t)now->valuedouble : 0;
+    cJSON_Delete(manifest);
+    return ms;
+}
+
+// What is known of a stored history's events. A history given by hand is of just now, and nobody
+// says what was done.
+static void events_stored(const struct asking *a, uint64_t user, int n, uint8_t *gaps,
+                          struct recent *recent)
+{
+    const struct serving *s = &a->serving;
+    if (s->user_history_ms) {
+        const int64_t now_ms = snapshot_now_ms(a);
+        for (int k = 0; k < n; k++)
+            gaps[k] = history_gap(now_ms - s->user_history_ms[user * s->history + (uint64_t)k]);
+        recent->gaps = gaps;
+    }
+    if (s->user_history_actions)
+        recent->actions = s->user_history_actions + user * s->history;
+}
+
+// user: a row, or TT_NO_ROW for one that the snapshot does not know. stored: the history is the
+// snapshot's.
+static int user_best(struct asking *a, uint64_t user, bool stored, int n, int newest,
+                     const uint32_t *history)
 {
     const struct serving *s = &a->serving;
     const float *vectors[HISTORY_MAX], *contexts[HISTORY_MAX];
@@ -171,6 +200,12 @@ static int user_best(struct asking *a, uint64_t user, int n, int newest, const u
     if (a->options.kind == MODEL_RECIPE && !s->item_context)
         return command_fail(a->line, EX_DATAERR, "%s: item_context.f32.safetensors is missing",
                             tt_path(a->reader));
+    if (two_tower_reads_gaps(&a->options) && !s->user_history_ms)
+        return command_fail(a->line, EX_DATAERR, "%s: user_history_ms.safetensors is missing",
+                            tt_path(a->reader));
+    if (two_tower_reads_actions(&a->options) && !s->user_history_actions)
+        return command_fail(a->line, EX_DATAERR, "%s: user_history_actions.safetensors is missing",
+                            tt_path(a->reader));
     if (a->options.kind == MODEL_TWO_TOWER && a->options.attention && !s->item_row)
         return command_fail(a->line, EX_DATAERR, "%s: item_row.f32.safetensors is missing",
                             tt_path(a->reader));
@@ -179,8 +214,12 @@ static int user_best(struct asking *a, uint64_t user, int n, int newest, const u
                                  : s->item_vector + history[k] * (s->dim + 1);
         contexts[k] = s->item_context ? s->item_context + history[k] * s->dim : NULL;
     }
-    view_query(&a->view, &(struct recent){n, newest, vectors, contexts},
-               user == TT_NO_ROW ? NULL : s->user_vector + user * s->dim, NULL, query);
+    uint8_t gaps[HISTORY_MAX];
+    struct recent recent = {n, newest, vectors, contexts, NULL, NULL};
+    if (stored)
+        events_stored(a, user, n, gaps, &recent);
+    view_query(&a->view, &recent, user == TT_NO_ROW ? NULL : s->user_vector + user * s->dim, NULL,
+               query);
     const int n_bonuses = view_bonuses(&a->view, n, history, bonuses);
     for (int b = 0; b < n_bonuses; b++) {
         bonus_rows[b] = bonuses[b].row;
@@ -224,9 +263,9 @@ static int ask_user(struct asking *a, const char *id, const char *given)
     if (status == EX_OK)
         status = towers_load(a);
     // A history given by hand says nothing of times: its items count as one after the other.
-    const uint32_t stored = given ? 1 : a->serving.user_newest[user];
-    const int newest = stored < (uint32_t)n ? (int)stored : n;
-    return status == EX_OK ? user_best(a, user, n, newest, history) : status;
+    const uint32_t together = given ? 1 : a->serving.user_newest[user];
+    const int newest = together < (uint32_t)n ? (int)together : n;
+    return status == EX_OK ? user_best(a, user, !given, n, newest, history) : status;
 }
 
 // ---- For an item

@@ -157,6 +157,24 @@ static const struct config_row rows[] = {
      "two_tower: learn from so many of the highest-scored negatives only; 0: from all."},
     {"model.history_encoder", CONFIG_ENUM, AT(model_history_encoder), "none", "none|attention", "",
      SHAPES_MODEL, "two_tower: how the user tower reads the history."},
+    {"model.attention", CONFIG_INT, AT(model_attention), "0", "0", "4", SHAPES_MODEL,
+     "recipe: layers of attention over the history, added to the query; 0: none."},
+    {"model.attention_heads", CONFIG_INT, AT(model_attention_heads), "1", "1", "64", SHAPES_MODEL,
+     "recipe: heads of each layer; they divide model.dim."},
+    {"model.attention_positions", CONFIG_ENUM, AT(model_attention_positions), "none",
+     "none|seed|standard", "", SHAPES_MODEL,
+     "recipe: what says how many events ago one was; seed is an older table."},
+    {"model.attention_residual", CONFIG_BOOL, AT(model_attention_residual), "true", "", "",
+     SHAPES_MODEL, "recipe: a layer adds to what it reads."},
+    {"model.attention_norm", CONFIG_BOOL, AT(model_attention_norm), "true", "", "", SHAPES_MODEL,
+     "recipe: a layer reads rows of mean 0 and deviation 1."},
+    {"model.attention_actions", CONFIG_BOOL, AT(model_attention_actions), "false", "", "",
+     SHAPES_MODEL, "recipe: attention knows what the user did with each item."},
+    {"model.attention_gaps", CONFIG_BOOL, AT(model_attention_gaps), "true", "", "", SHAPES_MODEL,
+     "recipe: attention knows how long ago each event was, to a factor of two."},
+    {"model.attention_rows", CONFIG_ENUM, AT(model_attention_rows), "item", "item|context", "",
+     SHAPES_MODEL,
+     "recipe: attention reads the items' rows, or those that say only what comes next."},
 
     {"value.tasks", CONFIG_TEXT, AT(value_tasks), "*=1", "", "", SHAPES_MODEL,
      "The kinds of engagement that count and what each is worth, of any sign: \"click=1, like=2, "
@@ -1039,6 +1057,10 @@ int config_check(const struct config *c, struct config_problems *problems)
         problem_add(problems, key_origin(c, "source.engagements"),
                     "'source.impressions' and 'source.engagements' are both empty: there is "
                     "nothing to learn from");
+    if (c->model_attention > 0 && c->model_dim % c->model_attention_heads != 0)
+        problem_add(problems, key_origin(c, "model.attention_heads"),
+                    "'model.attention_heads' is %d, which does not divide 'model.dim', %d",
+                    c->model_attention_heads, c->model_dim);
     if (c->join_actions.n > JOIN_ACTIONS_MAX)
         problem_add(problems, c->join_actions.origin[JOIN_ACTIONS_MAX],
                     "'join.actions' has more than %d actions", JOIN_ACTIONS_MAX);

@@ -84,6 +84,8 @@ enum config_feedback {
     CONFIG_FEEDBACK_ES_DFM
 };
 enum config_encoder { CONFIG_ENCODER_NONE, CONFIG_ENCODER_ATTENTION };
+enum config_positions { CONFIG_POSITIONS_NONE, CONFIG_POSITIONS_SEED, CONFIG_POSITIONS_STANDARD };
+enum config_attention_rows { CONFIG_ATTENTION_ITEM, CONFIG_ATTENTION_CONTEXT };
 enum config_io { CONFIG_IO_AUTO, CONFIG_IO_URING, CONFIG_IO_PWRITE };
 enum config_log_level { CONFIG_LOG_DEBUG, CONFIG_LOG_INFO, CONFIG_LOG_WARNING, CONFIG_LOG_ERROR };
 enum config_log_format { CONFIG_LOG_TEXT, CONFIG_LOG_LOGFMT, CONFIG_LOG_JSON };
@@ -154,6 +156,11 @@ struct config {
     bool model_accidental_hits;
     int model_hard_negatives;
     enum config_encoder model_history_encoder;
+    int model_attention, model_attention_heads;
+    enum config_positions model_attention_positions;
+    bool model_attention_residual, model_attention_norm;
+    bool model_attention_actions, model_attention_gaps;
+    enum config_attention_rows model_attention_rows;
 
     const char *value_tasks;
 

@@ -151,9 +151,10 @@ static void image_close(struct image *m)
     free(m->item_owner);
 }
 
-static int user_history(const struct image *m, uint32_t user, uint32_t *rows, int *newest)
+static int user_history(const struct image *m, uint32_t user, struct history_walk *walk)
 {
-    return history_recent(&m->rows.history, user, m->item_owner, m->history, rows, newest);
+    return history_recent(&m->rows.history, user, m->trainer.event_time_ms, m->item_owner,
+                          m->history, walk);
 }
 
 // Users with a history, evenly spaced over all.
@@ -171,12 +172,15 @@ static void golden_choose(struct publishing *p)
             continue;
         last = user;
         *g = (struct golden){.user = user};
-        int newest;
-        g->n_history = user_history(m, m->users[user], g->history, &newest);
+        uint8_t actions[HISTORY_MAX], gaps[HISTORY_MAX];
+        struct history_walk walk = {g->history, actions, gaps, NULL, 0};
+        g->n_history = user_history(m, m->users[user], &walk);
         if (g->n_history == 0)
             continue;
-        const struct recent recent =
-            recent_of(&m->tables, g->n_history, newest, g->history, vectors, contexts);
+        struct recent recent =
+            recent_of(&m->tables, g->n_history, walk.newest, g->history, vectors, contexts);
+        recent.actions = actions;
+        recent.gaps = gaps;
         view_query(&m->view, &recent, column_at(&m->tables.user_vector, m->users[user]), NULL,
                    p->queries + (size_t)p->n_golden * w);
         g->n_bonuses = view_bonuses(&m->view, g->n_history, g->history, g->bonuses);
@@ -294,13 +298,42 @@ static int user_histories(struct publishing *p)
         const uint64_t n = m->n_users - first < BLOCK ? m->n_users - first : BLOCK;
         for (uint64_t i = 0; i < n; i++) {
             uint32_t *rows = p->histories + i * width;
-            int newest;
-            const int length = user_history(m, m->users[first + i], rows, &newest);
-            p->newest[first + i] = (uint8_t)newest;
+            uint8_t actions[HISTORY_MAX], gaps[HISTORY_MAX];
+            struct history_walk walk = {rows, actions, gaps, NULL, 0};
+            const int length = user_history(m, m->users[first + i], &walk);
+            p->newest[first + i] = (uint8_t)walk.newest;
             for (int k = 0; k < m->history; k++)
                 rows[k] = k < length ? m->item_number[rows[k]] : TT_NO_ROW;
         }
         rc = writer_append(p->w, p->histories, n * width * sizeof *p->histories);
+    }
+    return rc == 0 ? writer_end(p->w) : rc;
+}
+
+// What an encoder of the history reads beside its rows, in files of its own: a walk more for each,
+// and only of models that read them.
+static int user_events(struct publishing *p, bool actions)
+{
+    const struct image *m = &p->image;
+    const size_t width = (size_t)m->history, size = actions ? 1 : sizeof(int64_t);
+    int rc = writer_array_begin(
+        p->w, &(struct writer_array){.file = actions ? "user_history_actions.safetensors"
+                                                     : "user_history_ms.safetensors",
+                                     .tensor = actions ? "actions" : "ms",
+                                     .role = actions ? "user_history_actions" : "user_history_ms",
+                                     .dtype = actions ? "U8" : "I64",
+                                     .n_dims = 2,
+                                     .shape = {m->n_users, (uint64_t)m->history}});
+    for (uint64_t i = 0; i < m->n_users && rc == 0; i++) {
+        uint32_t rows[HISTORY_MAX];
+        uint8_t masks[HISTORY_MAX], gaps[HISTORY_MAX];
+        int64_t ts_ms[HISTORY_MAX];
+        struct history_walk walk = {rows, masks, gaps, ts_ms, 0};
+        for (size_t k = (size_t)user_history(m, m->users[i], &walk); k < width; k++) {
+            masks[k] = 0;
+            ts_ms[k] = 0;
+        }
+        rc = writer_append(p->w, actions ? (const void *)masks : ts_ms, width * size);
     }
     return rc == 0 ? writer_end(p->w) : rc;
 }
@@ -496,6 +529,10 @@ static int files_write(struct publishing *p, const struct publish_options *o)
         rc = user_histories(p);
     if (rc == 0)
         rc = user_newests(p);
+    if (rc == 0 && two_tower_reads_gaps(&m->model))
+        rc = user_events(p, false);
+    if (rc == 0 && two_tower_reads_actions(&m->model))
+        rc = user_events(p, true);
     if (rc == 0)
         rc = dense_matrices(p);
     if (rc == 0)

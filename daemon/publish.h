@@ -12,6 +12,9 @@
 //     user_ids*, user_index.oidx
 //     user_history.safetensors     (M, H)      item rows, newest first; 0xFFFFFFFF: none
 //     user_newest.safetensors      (M)         how many of them share the newest time
+//     user_history_ms.safetensors  (M, H)      when each was, with model.attention_gaps; the golden
+//                                              users' queries are as of lineage.event_time_max_ms
+//     user_history_actions.safetensors (M, H)  what the user did, masks, with .attention_actions
 //     item_context.f32.safetensors (N, d)      recipe: what an item says of the next one
 //     item_row.f32.safetensors     (N, d)      two_tower with attention: what the encoder reads
 //     dense_<name>.safetensors     the towers' matrices

@@ -21,9 +21,9 @@ static const struct tt_array *matrix(const struct tt_reader *r, const char *name
                                                                                            : NULL;
 }
 
-static bool has_shape(const struct tt_array *a, uint64_t rows, uint64_t columns)
+static bool has_shape(const struct tt_array *a, const char *dtype, uint64_t rows, uint64_t columns)
 {
-    return strcmp(a->dtype, "F32") == 0 && a->n_dims == 2 && a->shape[0] == rows &&
+    return strcmp(a->dtype, dtype) == 0 && a->n_dims == 2 && a->shape[0] == rows &&
            a->shape[1] == columns;
 }
 
@@ -45,16 +45,19 @@ int serving_init(struct serving *s, const struct tt_reader *r, char *error, size
     const struct tt_array *newest = matrix(r, "user_newest.safetensors", "U32", 1, s->users.n);
     const struct tt_array *context = tt_find(r, "item_context.f32.safetensors");
     const struct tt_array *row = tt_find(r, "item_row.f32.safetensors");
+    const struct tt_array *ms = tt_find(r, "user_history_ms.safetensors");
+    const struct tt_array *actions = tt_find(r, "user_history_actions.safetensors");
     const char *wrong = NULL;
     if (!items || items->shape[1] < 2)
         wrong = "item vectors";
     else if (!users || users->shape[1] != items->shape[1] - 1)
         wrong = "user vectors";
-    else if (context && !has_shape(context, s->items.n, users->shape[1]))
+    else if (context && !has_shape(context, "F32", s->items.n, users->shape[1]))
         wrong = "item contexts";
-    else if (row && !has_shape(row, s->items.n, users->shape[1]))
+    else if (row && !has_shape(row, "F32", s->items.n, users->shape[1]))
         wrong = "item rows";
-    else if (!history || !newest)
+    else if (!history || !newest || (ms && !has_shape(ms, "I64", s->users.n, history->shape[1])) ||
+             (actions && !has_shape(actions, "U8", s->users.n, history->shape[1])))
         wrong = "histories";
     else if (s->titles.n != s->items.n)
         wrong = "titles";
@@ -70,6 +73,8 @@ int serving_init(struct serving *s, const struct tt_reader *r, char *error, size
     s->item_row = row ? row->data : NULL;
     s->user_newest = newest->data;
     s->user_history = history->data;
+    s->user_history_ms = ms ? ms->data : NULL;
+    s->user_history_actions = actions ? actions->data : NULL;
     s->dim = (size_t)users->shape[1];
     s->history = (size_t)history->shape[1];
     return 0;

@@ -17,15 +17,17 @@
 #define SERVING_FORMAT "twotower-snapshot"
 
 struct serving {
-    const struct tt_reader *reader; // borrowed
-    struct tt_table items, users;   // N and M rows
-    struct tt_strings titles;       // N
-    const float *item_vector;       // (N, dim + 1); the last element is bias and prior
-    const float *user_vector;       // (M, dim)
-    const float *item_context;      // (N, dim), NULL when the model has none
-    const float *item_row;          // (N, dim), NULL when no encoder reads the items' own rows
-    const uint32_t *user_newest;    // (M): of the history's first, how many share one time
-    const uint32_t *user_history;   // (M, history): item rows, newest first, then TT_NO_ROW
+    const struct tt_reader *reader;      // borrowed
+    struct tt_table items, users;        // N and M rows
+    struct tt_strings titles;            // N
+    const float *item_vector;            // (N, dim + 1); the last element is bias and prior
+    const float *user_vector;            // (M, dim)
+    const float *item_context;           // (N, dim), NULL when the model has none
+    const float *item_row;               // (N, dim), NULL when no encoder reads the items' own rows
+    const uint32_t *user_newest;         // (M): of the history's first, how many share one time
+    const uint32_t *user_history;        // (M, history): item rows, newest first, then TT_NO_ROW
+    const int64_t *user_history_ms;      // (M, history): times; NULL when the model reads none
+    const uint8_t *user_history_actions; // (M, history): masks; NULL when the model reads none
     const struct tt_array *items_array;
     size_t dim, history;
 };

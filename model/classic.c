@@ -214,40 +214,36 @@ static void items_view(const struct view *v, int n, const float *vectors,
     }
 }
 
+// The encoder with its one layer, the caller's, as far as sizes go.
+static struct attention_encoder encoder_at(const struct two_tower_options *o, int B_max,
+                                           struct attention *layer)
+{
+    const struct attention_encoder_shape shape = history_shape(o);
+    *layer = (struct attention){.width = o->dim,
+                                .heads = shape.heads,
+                                .queries = ATTENTION_NEWEST,
+                                .sequences_max = B_max,
+                                .length_max = o->history};
+    return (struct attention_encoder){.shape = shape, .layers = layer, .B_max = B_max};
+}
+
 // summary (2d): [z ; m] of one history, newest first.
 static void history_read(const struct two_tower_options *o, const struct layer *layers,
                          const float *dense, int m, const float *const *history, float *summary)
 {
-    const struct attention_encoder_shape shape = history_shape(o);
-    const size_t d = (size_t)o->dim, length = (size_t)(m > 0 ? m : 1);
-    float X[length * d], Z[length * d], KV[2 * length * d], P[length * (size_t)shape.heads];
-    float E[(size_t)shape.length * d], newest[d], Q[d], mix[d], top[d];
-    int row, start[2];
-    struct attention layer = {.width = o->dim,
-                              .heads = shape.heads,
-                              .queries = ATTENTION_NEWEST,
-                              .query = linear_at(&layers[LAYER_QUERY], dense),
-                              .keyvalue = linear_at(&layers[LAYER_KEYVALUE], dense),
-                              .output = linear_at(&layers[LAYER_OUTPUT], dense),
-                              .sequences_max = 1,
-                              .length_max = o->history,
-                              .newest = newest,
-                              .Q = Q,
-                              .KV = KV,
-                              .mix = mix,
-                              .P = P};
-    struct attention_encoder encoder = {.shape = shape,
-                                        .layers = &layer,
-                                        .E = E,
-                                        .B_max = 1,
-                                        .row = &row,
-                                        .start = start,
-                                        .Z = (float *[]){Z},
-                                        .top = top};
+    const size_t d = (size_t)o->dim;
+    struct attention layer;
+    struct attention_encoder encoder = encoder_at(o, 1, &layer);
+    const size_t bytes = attention_encoder_scratch(&encoder, false, NULL);
+    float X[(size_t)o->history * d];
+    char memory[bytes];
+    layer.query = linear_at(&layers[LAYER_QUERY], dense);
+    layer.keyvalue = linear_at(&layers[LAYER_KEYVALUE], dense);
+    layer.output = linear_at(&layers[LAYER_OUTPUT], dense);
+    // Sines for every query cost more than the query, but a view has no place of its own for them.
+    attention_encoder_scratch(&encoder, false, &(struct arena){memory, bytes, 0});
     for (int k = 0; k < m; k++)
         memcpy(X + (size_t)k * d, history[k], d * sizeof *X);
-    // Sines for every query cost more than the query, but a view has no place of its own for them.
-    attention_positions_fill(shape.positions, shape.length, shape.width, E);
     attention_encoder_forward(&encoder, 1, &m, X, summary);
 }
 
@@ -336,15 +332,16 @@ static size_t memory_bytes(const struct towers *base, size_t parameters)
     const size_t N = (size_t)base->queries_max, I = (size_t)base->candidates_max;
     const size_t H = reads_history(o) ? (size_t)o->history : 0;
     const size_t loss = B * B + 2 * B + 2 * (2 * retrieval_words((int)B)) + 2 * B;
-    // Per event of a history: Z, dZ twice, keys and values with their gradients, X, dX, and ditems.
-    const size_t history =
-        N * H * (11 * d + 1 + (size_t)history_shape(o).heads) + H * (d + 1) + N * (10 * d + 2) + 1;
+    struct attention layer;
+    struct attention_encoder encoder = encoder_at(o, base->queries_max, &layer);
+    const size_t encoding = H ? attention_encoder_scratch(&encoder, true, NULL) : 0;
+    const size_t history = N * H * (3 * d + 1); // X, dX, and ditems
     const size_t batch =
         B * (4 * (d + 1) + 8 + sizeof(struct example) / sizeof(float) + (size_t)o->user_features);
     const size_t items = I * (4 * d + 4 + (size_t)o->item_features);
     const size_t queries = N * (11 * d + 8 + (size_t)o->user_features);
     const size_t arrays = 128; // each may begin up to 64 bytes late
-    return (parameters + loss + history + batch + items + queries) * sizeof(float) +
+    return (parameters + loss + history + batch + items + queries) * sizeof(float) + encoding +
            tower_bytes(&user, N) + tower_bytes(&item, I) + sizeof(struct attention) + arrays * 64;
 }
 

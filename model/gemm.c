@@ -5,19 +5,37 @@
 #include <stdio.h>
 #include <string.h>
 
+void gemm_nt_part(int M, int N, int K, const float *A, int lda, const float *B, int ldb, float *C,
+                  int ldc)
+{
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, M, N, K, 1, A, lda, B, ldb, 1, C, ldc);
+}
+
+void gemm_tn_part(int M, int N, int K, const float *A, int lda, const float *B, int ldb, float *C,
+                  int ldc)
+{
+    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, M, N, K, 1, A, lda, B, ldb, 1, C, ldc);
+}
+
+void gemm_nn_part(int M, int N, int K, const float *A, int lda, const float *B, int ldb, float *C,
+                  int ldc)
+{
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, M, N, K, 1, A, lda, B, ldb, 1, C, ldc);
+}
+
 void gemm_nt(int M, int N, int K, const float *A, const float *B, float *C)
 {
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, M, N, K, 1, A, K, B, K, 1, C, N);
+    gemm_nt_part(M, N, K, A, K, B, K, C, N);
 }
 
 void gemm_tn(int M, int N, int K, const float *A, const float *B, float *C)
 {
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, M, N, K, 1, A, M, B, N, 1, C, N);
+    gemm_tn_part(M, N, K, A, M, B, N, C, N);
 }
 
 void gemm_nn(int M, int N, int K, const float *A, const float *B, float *C)
 {
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, M, N, K, 1, A, K, B, N, 1, C, N);
+    gemm_nn_part(M, N, K, A, K, B, N, C, N);
 }
 
 void gemm_init(void)

@@ -13,6 +13,15 @@ void gemm_nt(int M, int N, int K, const float *A, const float *B, float *C); // 
 void gemm_tn(int M, int N, int K, const float *A, const float *B, float *C); // A (K, M), B (K, N)
 void gemm_nn(int M, int N, int K, const float *A, const float *B, float *C); // A (M, K), B (K, N)
 
+// The same on parts of wider matrices, a head's columns for example: a row of A, B and C begins
+// lda, ldb and ldc floats after the one before.
+void gemm_nt_part(int M, int N, int K, const float *A, int lda, const float *B, int ldb, float *C,
+                  int ldc);
+void gemm_tn_part(int M, int N, int K, const float *A, int lda, const float *B, int ldb, float *C,
+                  int ldc);
+void gemm_nn_part(int M, int N, int K, const float *A, int lda, const float *B, int ldb, float *C,
+                  int ldc);
+
 // Call once, before the first product and before threads: one BLAS thread.
 void gemm_init(void);
 const char *gemm_core(void);

@@ -52,6 +52,12 @@ void history_add(struct history *h, uint32_t user, struct history_entry entry)
     int place = head->n;
     while (place > 0 && old[place - 1].ts_ms > entry.ts_ms)
         place--;
+    for (int at = place - 1; at >= 0 && old[at].ts_ms == entry.ts_ms; at--)
+        if (old[at].item == entry.item && old[at].generation == entry.generation) {
+            struct history_entry *same = heap_edit(&h->entry, head->block, (size_t)at, 1);
+            same->actions |= entry.actions;
+            return;
+        }
     const int64_t newest = place == head->n ? entry.ts_ms : old[head->n - 1].ts_ms;
     int settled = 0; // entries older than the newest time, with the new one
     while (settled < head->n && old[settled].ts_ms < newest)
@@ -94,67 +100,51 @@ void history_add(struct history *h, uint32_t user, struct history_entry entry)
     entries[place] = entry;
 }
 
-// Walks the entries before ts_ms that are still valid, newest first; NULL at the end. at: the place
-// to go on from, history_head.n at first.
-static const struct history_entry *entry_before(const struct history *h,
-                                                const struct history_head *head, int64_t ts_ms,
-                                                const struct id_table *items, int *at)
+static inline void walk_put(struct history_walk *w, int n, const struct history_entry *entry,
+                            int64_t now_ms, int64_t *newest_ms)
 {
-    const struct history_entry *entries = head->block ? heap_at(&h->entry, head->block) : NULL;
-    while (*at > 0) {
-        const struct history_entry *entry = &entries[--*at];
-        const struct id_row *item = id_table_row(items, entry->item);
-        if (entry->ts_ms < ts_ms && item->kind != ID_ABSENT &&
-            item->generation == entry->generation)
-            return entry;
+    if (n == 0) {
+        *newest_ms = entry->ts_ms;
+        w->newest = 0;
     }
-    return NULL;
+    w->newest += entry->ts_ms == *newest_ms;
+    w->rows[n] = entry->item;
+    w->actions[n] = entry->actions;
+    w->gaps[n] = history_gap(now_ms - entry->ts_ms);
+    if (w->ts_ms)
+        w->ts_ms[n] = entry->ts_ms;
 }
 
 int history_before(const struct history *h, uint32_t user, int64_t ts_ms,
-                   const struct id_table *items, int max, uint32_t *rows)
-{
-    const struct history_head *head = head_of(h, user);
-    const struct history_entry *entry;
-    int n = 0, at = head->n;
-    while (n < max && (entry = entry_before(h, head, ts_ms, items, &at)))
-        rows[n++] = entry->item;
-    return n;
-}
-
-int history_newest(const struct history *h, uint32_t user, int64_t ts_ms,
-                   const struct id_table *items, int max)
-{
-    const struct history_head *head = head_of(h, user);
-    const struct history_entry *entry;
-    int64_t newest = 0;
-    int n = 0, at = head->n;
-    while (n < max && (entry = entry_before(h, head, ts_ms, items, &at))) {
-        if (n > 0 && entry->ts_ms != newest)
-            break;
-        newest = entry->ts_ms;
-        n++;
-    }
-    return n;
-}
-
-int history_recent(const struct history *h, uint32_t user, const int16_t *owner, int max,
-                   uint32_t *rows, int *newest)
+                   const struct id_table *items, int max, struct history_walk *walk)
 {
     const struct history_head *head = head_of(h, user);
     const struct history_entry *entries = head->block ? heap_at(&h->entry, head->block) : NULL;
     int64_t newest_ms = 0;
     int n = 0;
-    *newest = 0;
+    walk->newest = 0;
     for (int at = head->n - 1; at >= 0 && n < max; at--) {
         const struct history_entry *entry = &entries[at];
-        if (owner[entry->item] != entry->generation)
+        if (entry->ts_ms >= ts_ms)
             continue;
-        if (n == 0)
-            newest_ms = entry->ts_ms;
-        *newest += entry->ts_ms == newest_ms;
-        rows[n++] = entry->item;
+        const struct id_row *item = id_table_row(items, entry->item);
+        if (item->kind != ID_ABSENT && item->generation == entry->generation)
+            walk_put(walk, n++, entry, ts_ms, &newest_ms);
     }
+    return n;
+}
+
+int history_recent(const struct history *h, uint32_t user, int64_t now_ms, const int16_t *owner,
+                   int max, struct history_walk *walk)
+{
+    const struct history_head *head = head_of(h, user);
+    const struct history_entry *entries = head->block ? heap_at(&h->entry, head->block) : NULL;
+    int64_t newest_ms = 0;
+    int n = 0;
+    walk->newest = 0;
+    for (int at = head->n - 1; at >= 0 && n < max; at--)
+        if (owner[entries[at].item] == entries[at].generation)
+            walk_put(walk, n++, &entries[at], now_ms, &newest_ms);
     return n;
 }
 

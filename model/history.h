@@ -6,6 +6,7 @@
 // Kept per user: the newest `length` engagements older than the newest time stamp, and up to
 // `length` at that time stamp. So the history before any later instant is complete, and before the
 // newest instant too, however many engagements share it. At most 2 length entries of 16 bytes.
+// Several actions on one item at one instant are one engagement: its mask has a bit for each.
 //
 // One thread. Everything lies in columns.
 #pragma once
@@ -13,12 +14,27 @@
 #include "model/heap.h"
 #include "model/id_table.h"
 
-enum { HISTORY_MAX = 64 };
+enum { HISTORY_MAX = 64, HISTORY_ACTIONS = 8, HISTORY_GAPS = 32 };
+
+// The bit of an action by its number. The eighth and all after it share the last one.
+static inline uint8_t history_action(int number)
+{
+    return (uint8_t)(1 << (number < HISTORY_ACTIONS ? number : HISTORY_ACTIONS - 1));
+}
+
+// The bucket of the time between an engagement and who looks back at it: 0 below a second, then one
+// for each doubling, [2^(b - 1), 2^b) seconds.
+static inline uint8_t history_gap(int64_t gap_ms)
+{
+    const uint64_t seconds = gap_ms > 0 ? (uint64_t)gap_ms / 1000 : 0;
+    const int bucket = seconds > 0 ? 64 - __builtin_clzll(seconds) : 0;
+    return (uint8_t)(bucket < HISTORY_GAPS ? bucket : HISTORY_GAPS - 1);
+}
 
 struct history_entry {
     uint32_t item; // row
     uint8_t generation;
-    uint8_t action;
+    uint8_t actions; // mask
     uint16_t reserved;
     int64_t ts_ms;
 };
@@ -41,17 +57,23 @@ int history_open(struct history *h, struct columns *s, size_t users_max, size_t 
                  int length);
 // An engagement of this user, in any order of time.
 void history_add(struct history *h, uint32_t user, struct history_entry entry);
-// The rows of the newest engagements before ts_ms, newest first, at most max; returns how many.
-// Items that have expired since are left out.
+// Where one walk writes, newest first, a place for each engagement in every array of the caller's.
+struct history_walk {
+    uint32_t *rows;
+    uint8_t *actions; // masks
+    uint8_t *gaps;    // history_gap of each
+    int64_t *ts_ms;   // when each was; may be NULL
+    int newest;       // of the first, how many share one time: a basket, a page of ratings
+};
+
+// The newest engagements before ts_ms, at most max; returns how many. Items that have expired since
+// are left out. Gaps are up to ts_ms.
 int history_before(const struct history *h, uint32_t user, int64_t ts_ms,
-                   const struct id_table *items, int max, uint32_t *rows);
-// How many of the first of them share one time: a basket, a page of ratings.
-int history_newest(const struct history *h, uint32_t user, int64_t ts_ms,
-                   const struct id_table *items, int max);
-// Both at once and at the end of time, for whoever walks all users: owner[row] is the generation of
-// the item in the row, -1 when there is none. Two bytes for each item stay in a cache where their
-// rows do not.
-int history_recent(const struct history *h, uint32_t user, const int16_t *owner, int max,
-                   uint32_t *rows, int *newest);
+                   const struct id_table *items, int max, struct history_walk *walk);
+// The same at the end of time with gaps up to now_ms, for whoever walks all users: owner[row] is
+// the generation of the item in the row, -1 when there is none. Two bytes for each item stay in a
+// cache where their rows do not.
+int history_recent(const struct history *h, uint32_t user, int64_t now_ms, const int16_t *owner,
+                   int max, struct history_walk *walk);
 // The user's row has expired.
 void history_clear(struct history *h, uint32_t user);

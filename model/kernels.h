@@ -25,6 +25,16 @@ struct kernels {
     // dz[k], in the order of k, for a row may occur twice.
     void (*unpool)(size_t n, int m, int g, const float *w, const float *dpooled,
                    const float *dcontext, float *const *dx, float *const *dz);
+    // Of m rows x_k, one after the other: y += sum of p[k] x_k.
+    void (*weigh)(size_t n, int m, const float *p, const float *x, float *y);
+    // The derivative of that and of s_k = a . x_k: dx_k += p[k] dy + ds[k] a, da += sum ds[k] x_k.
+    void (*unweigh)(size_t n, int m, const float *p, const float *ds, const float *a,
+                    const float *dy, const float *x, float *dx, float *da);
+    // y = (x - mean) / sqrt(variance + epsilon), and returns what the differences were multiplied
+    // by. y may be x. n > 0.
+    float (*normalize)(size_t n, float epsilon, const float *x, float *y);
+    // Its derivative: dx = scale (dy - mean of dy - y times the mean of y dy). dx may be dy.
+    void (*unnormalize)(size_t n, float scale, const float *y, const float *dy, float *dx);
     // x[i] = exp(x[i] - shift), returns the sum; max returns the largest, -inf for n = 0.
     // exp is within 2 ulp for arguments in [-87, 0] and 0 below.
     float (*exp_shifted)(size_t n, float shift, float *x);

@@ -202,6 +202,96 @@ static void unpool(size_t n, int m, int g, const float *w, const float *dpooled,
     }
 }
 
+static void weigh(size_t n, int m, const float *p, const float *x, float *y)
+{
+    for (size_t i = 0; i < n; i += LANES) {
+        const size_t count = n - i < LANES ? n - i : LANES;
+        struct block sum, a;
+        block_get(&sum, y + i, count);
+        for (int k = 0; k < m; k++) {
+            block_get(&a, x + (size_t)k * n + i, count);
+            for (EACH_PART(part))
+                sum.part[part] += p[k] * a.part[part];
+        }
+        block_put(&sum, y + i, count);
+    }
+}
+
+static void unweigh(size_t n, int m, const float *p, const float *ds, const float *a,
+                    const float *dy, const float *x, float *dx, float *da)
+{
+    for (size_t i = 0; i < n; i += LANES) {
+        const size_t count = n - i < LANES ? n - i : LANES;
+        struct block ask, down, sum, row, drow;
+        block_get(&ask, a + i, count);
+        block_get(&down, dy + i, count);
+        block_get(&sum, da + i, count);
+        for (int k = 0; k < m; k++) {
+            const size_t at = (size_t)k * n + i;
+            block_get(&row, x + at, count);
+            block_get(&drow, dx + at, count);
+            for (EACH_PART(part)) {
+                drow.part[part] += p[k] * down.part[part] + ds[k] * ask.part[part];
+                sum.part[part] += ds[k] * row.part[part];
+            }
+            block_put(&drow, dx + at, count);
+        }
+        block_put(&sum, da + i, count);
+    }
+}
+
+static float normalize(size_t n, float epsilon, const float *x, float *y)
+{
+    struct block sum = {0}, b;
+    for (size_t i = 0; i < n; i += LANES) {
+        block_get(&b, x + i, n - i);
+        for (EACH_PART(p))
+            sum.part[p] += b.part[p];
+    }
+    const float mean = sum_lanes(&sum) / (float)n;
+    sum = (struct block){0};
+    for (size_t i = 0; i < n; i += LANES) {
+        if (n - i < LANES)
+            block_load_tail(&b, x + i, n - i, mean);
+        else
+            block_load(&b, x + i);
+        for (EACH_PART(p)) {
+            b.part[p] -= mean;
+            sum.part[p] += b.part[p] * b.part[p];
+        }
+        block_put(&b, y + i, n - i);
+    }
+    const float scaled = 1 / sqrtf(sum_lanes(&sum) / (float)n + epsilon);
+    for (size_t i = 0; i < n; i += LANES) {
+        block_get(&b, y + i, n - i);
+        for (EACH_PART(p))
+            b.part[p] *= scaled;
+        block_put(&b, y + i, n - i);
+    }
+    return scaled;
+}
+
+static void unnormalize(size_t n, float factor, const float *y, const float *dy, float *dx)
+{
+    struct block sum = {0}, product = {0}, a, b;
+    for (size_t i = 0; i < n; i += LANES) {
+        block_get(&a, y + i, n - i);
+        block_get(&b, dy + i, n - i);
+        for (EACH_PART(p)) {
+            sum.part[p] += b.part[p];
+            product.part[p] += a.part[p] * b.part[p];
+        }
+    }
+    const float mean = sum_lanes(&sum) / (float)n, along = sum_lanes(&product) / (float)n;
+    for (size_t i = 0; i < n; i += LANES) {
+        block_get(&a, y + i, n - i);
+        block_get(&b, dy + i, n - i);
+        for (EACH_PART(p))
+            b.part[p] = factor * ((b.part[p] - mean) - along * a.part[p]);
+        block_put(&b, dx + i, n - i);
+    }
+}
+
 // exp(t) = 2^k exp(r), k = round(t / ln 2), r = t - k ln 2 in [-0.35, 0.35], the latter by the
 // Taylor-like polynomial of Cephes' expf (degree 7, error below 1 ulp). ln 2 is taken away in two
 // parts (Cody and Waite): k times the first is exact, so r loses nothing. A NaN stays a NaN.
@@ -365,6 +455,10 @@ const struct kernels KERNELS_NAME = {
     .axpy = axpy,
     .pool = pool,
     .unpool = unpool,
+    .weigh = weigh,
+    .unweigh = unweigh,
+    .normalize = normalize,
+    .unnormalize = unnormalize,
     .exp_shifted = exp_shifted,
     .max = max,
     .scale = scale,

@@ -27,9 +27,14 @@ enum {
     SCALARS = AT_GATE + RECIPE_BUCKETS * RECIPE_GATES,
 };
 
-size_t recipe_dense_size(int d)
+size_t recipe_encoder_offset(int d)
 {
     return 3 * (size_t)d * d + SCALARS;
+}
+
+size_t recipe_dense_size(const struct two_tower_options *o)
+{
+    return recipe_encoder_offset(o->dim) + history_encoder_size(o->dim, &o->encoder);
 }
 
 struct recipe_dense recipe_dense_at(const float *dense, int d)
@@ -54,6 +59,9 @@ static void dense_init(const struct two_tower_options *o, float *dense, size_t s
     dense[A + AT_PA] = dense[A + AT_PA + 1] = 0.5f;
     optimizer_start(&o->matrix, A, dense + size);
     optimizer_start(&o->scalar, SCALARS, dense + size + 2 * A);
+    const size_t at = recipe_encoder_offset(o->dim);
+    history_encoder_start(o->dim, &o->encoder, o->seed, dense + at);
+    optimizer_start(&o->matrix, history_encoder_size(o->dim, &o->encoder), dense + size + 2 * at);
 }
 
 // w_k, k < m, sum 1.
@@ -104,16 +112,20 @@ static void recipe_pool(int d, const float gate[RECIPE_GATES], const struct rece
     kernels->scale(n, gate[GATE_CONTEXT], context);
 }
 
-void recipe_query(int d, const struct recipe_dense *p, const struct recent *r, const float *user,
-                  float *q)
+void recipe_query(const struct two_tower_options *o, const float *dense, const struct recent *r,
+                  const float *user, float *q)
 {
+    const int d = o->dim;
+    const struct recipe_dense p = recipe_dense_at(dense, d);
     float pooled[3 * d], gate[RECIPE_GATES];
-    gates_of(p, r->n, gate);
+    gates_of(&p, r->n, gate);
     recipe_pool(d, gate, r, pooled, q);
     if (user)
         kernels->axpy((size_t)d, gate[GATE_USER], user, q);
     for (int i = 0; r->n > 0 && i < 3 * d; i++)
-        kernels->axpy((size_t)d, pooled[i], p->A + (size_t)i * d, q);
+        kernels->axpy((size_t)d, pooled[i], p.A + (size_t)i * d, q);
+    if (o->encoder.layers)
+        history_encoder_query(d, &o->encoder, o->history, dense + recipe_encoder_offset(d), r, q);
     q[d] = 1;
 }
 
@@ -188,23 +200,17 @@ static void items_view(const struct view *v, int n, const float *vectors,
 static void query_view(const struct view *v, const struct recent *recent, const float *user,
                        const float *features, float *q)
 {
-    const struct recipe_dense p = recipe_dense_at(v->dense, v->options->dim);
     struct recent pooled = *recent;
     (void)features;
     if (pooled.n > v->options->history)
         pooled.n = v->options->history;
-    recipe_query(v->options->dim, &p, &pooled, user, q);
+    recipe_query(v->options, v->dense, &pooled, user, q);
 }
 
 static int bonuses_view(const struct view *v, int m, const uint32_t *history, struct bonus *bonuses)
 {
     const struct recipe_dense p = recipe_dense_at(v->dense, v->options->dim);
     return recipe_bonuses(&p, m < v->options->repeat ? m : v->options->repeat, history, bonuses);
-}
-
-static size_t dense_floats(const struct two_tower_options *o)
-{
-    return recipe_dense_size(o->dim);
 }
 
 static bool dense_parameter(const struct two_tower_options *o, int i, struct dense_parameter *p)
@@ -220,9 +226,13 @@ static bool dense_parameter(const struct two_tower_options *o, int i, struct den
         {"repeat_by_length", RECIPE_BUCKETS, RECIPE_BUCKETS, 3 * dd + AT_RHO_LENGTH},
         {"history_gate", RECIPE_BUCKETS, RECIPE_GATES, 3 * dd + AT_GATE},
     };
-    if (i >= (int)(sizeof all / sizeof *all))
+    const int n = (int)(sizeof all / sizeof *all);
+    if (i >= n && !history_encoder_block(d, &o->encoder, i - n, p))
         return false;
-    *p = all[i];
+    if (i < n)
+        *p = all[i];
+    else
+        p->offset += recipe_encoder_offset(d);
     return true;
 }
 
@@ -231,7 +241,8 @@ static bool dense_parameter(const struct two_tower_options *o, int i, struct den
 struct recipe {
     struct towers towers;
     struct marks candidate_of, pooled_of, user_of;
-    int pooled, users; // rows of this step's histories and queries
+    struct history_encoder *encoder; // NULL without
+    int pooled, users;               // rows of this step's histories and queries
     int repeats;
     float gate[RECIPE_BUCKETS][RECIPE_GATES]; // by length, exp() taken
     // Of the candidates, C <= towers.candidates_max
@@ -278,6 +289,7 @@ static void recipe_close(struct towers *t)
     marks_close(&r->candidate_of);
     marks_close(&r->pooled_of);
     marks_close(&r->user_of);
+    history_encoder_close(r->encoder);
     void **const first = (void **)&r->candidates, **const end = (void **)(r + 1);
     for (void **p = first; p < end; p++)
         free(*p);
@@ -324,10 +336,13 @@ static struct towers *recipe_open(const struct towers *base, size_t items_max, s
         .dpooled = take(B * H * d, sizeof(float)),
         .dcontext = take(B * H * d, sizeof(float)),
         .dusers = take(B * d, sizeof(float)),
-        .ddense = take(recipe_dense_size(o->dim), sizeof(float)),
+        .ddense = take(recipe_dense_size(o), sizeof(float)),
     };
+    if (o->encoder.layers)
+        r->encoder = history_encoder_open(o->dim, &o->encoder, o->history, base->queries_max);
     bool complete = marks_open(&r->candidate_of, items_max) &&
-                    marks_open(&r->pooled_of, items_max) && marks_open(&r->user_of, users_max);
+                    marks_open(&r->pooled_of, items_max) && marks_open(&r->user_of, users_max) &&
+                    (r->encoder || !o->encoder.layers);
     void **const first = (void **)&r->candidates, **const end = (void **)(r + 1);
     for (void **p = first; p < end; p++)
         complete = complete && *p;
@@ -434,13 +449,19 @@ static void queries_forward(struct recipe *r, const struct step *s, const struct
     const int d = o->dim;
     for (int b = 0; b < RECIPE_BUCKETS; b++)
         gates_of(p, b == 0 ? 0 : 1 << (b - 1), r->gate[b]);
+    if (r->encoder)
+        history_encoder_begin(r->encoder, p->A + recipe_encoder_offset(d));
     for (int i = 0; i < s->n; i++) {
         const struct example *example = &s->examples[i];
         const float *vectors[HISTORY_MAX], *contexts[HISTORY_MAX];
         if (i + 1 < s->n)
             example_prefetch(t, o, example + 1);
-        const struct recent recent = recent_of(t, pooled_length(o, example), example->n_newest,
-                                               example->history, vectors, contexts);
+        struct recent recent = recent_of(t, pooled_length(o, example), example->n_newest,
+                                         example->history, vectors, contexts);
+        recent.actions = example->actions;
+        recent.gaps = example->gaps;
+        if (r->encoder)
+            history_encoder_take(r->encoder, &recent);
         const float *gate = r->gate[bucket_of(recent.n)];
         float *q = r->Q + (size_t)i * d, *context = r->context + (size_t)i * d;
         recipe_pool(d, gate, &recent, r->X + (size_t)i * 3 * d, context);
@@ -453,6 +474,8 @@ static void queries_forward(struct recipe *r, const struct step *s, const struct
         r->last[user] = i;
     }
     gemm_nn(s->n, d, 3 * d, r->X, p->A, r->Q); // Q = context + Uid + X A
+    if (r->encoder)
+        history_encoder_forward(r->encoder, r->Q);
 }
 
 static void forward(struct towers *t, struct step *s)
@@ -465,7 +488,7 @@ static void forward(struct towers *t, struct step *s)
     memset(r->dV, 0, (size_t)s->C * d * sizeof(float));
     memset(r->dcolumn, 0, (size_t)s->C * sizeof(float));
     memset(r->dQ, 0, (size_t)s->n * d * sizeof(float));
-    memset(r->ddense, 0, recipe_dense_size(t->options->dim) * sizeof(float));
+    memset(r->ddense, 0, recipe_dense_size(t->options) * sizeof(float));
 }
 
 // corrected = column - log chance of being a candidate. The chance uses the counts with this batch
@@ -695,6 +718,8 @@ static void gradients_scatter(struct recipe *r, const struct step *s)
         if (m > 0)
             kernels->unpool((size_t)d, m, group_of(m, example->n_newest), w,
                             r->dX + (size_t)i * 3 * d, dcontext, dvectors, dcontexts);
+        if (r->encoder)
+            history_encoder_give(r->encoder, i, o->encoder.context ? dcontexts : dvectors);
         kernels->axpy((size_t)d, r->gate[bucket_of(m)][GATE_USER], dQ,
                       r->dusers + r->user[i] * (size_t)d);
     }
@@ -719,9 +744,12 @@ static bool backward(struct towers *t, struct step *s)
         dpa[0] += r->dcolumn[c] * r->prior[c][0];
         dpa[1] += r->dcolumn[c] * r->prior[c][1];
     }
+    if (r->encoder)
+        history_encoder_backward(r->encoder, r->dQ, r->ddense + recipe_encoder_offset(d));
     gradients_scatter(r, s);
-    return finite_sum((size_t)s->C * d, r->dV) && finite_sum((size_t)s->n * 3 * d, r->dX) &&
-           finite_sum(recipe_dense_size(d), r->ddense);
+    return (!r->encoder || history_encoder_finite(r->encoder)) &&
+           finite_sum((size_t)s->C * d, r->dV) && finite_sum((size_t)s->n * 3 * d, r->dX) &&
+           finite_sum(recipe_dense_size(t->options), r->ddense);
 }
 
 static void rows_update(const struct recipe *r, uint64_t step, struct column *vector,
@@ -771,6 +799,9 @@ static void dense_update(struct recipe *r, uint64_t step)
     const size_t A = 3 * (size_t)o->dim * o->dim;
     optimizer_update(&o->matrix, step, A, r->ddense, w, slots);
     optimizer_update(&o->scalar, step, SCALARS, r->ddense + A, w + A, slots + 2 * A);
+    const size_t at = recipe_encoder_offset(o->dim);
+    optimizer_update(&o->matrix, step, history_encoder_size(o->dim, &o->encoder), r->ddense + at,
+                     w + at, slots + 2 * at);
 }
 
 // History rows and candidate rows are two updates of one table and one accumulator.
@@ -788,7 +819,7 @@ static void update(struct towers *towers, struct step *s)
 }
 
 const struct towers_kind recipe_kind = {
-    .dense_size = dense_floats,
+    .dense_size = recipe_dense_size,
     .dense = dense_parameter,
     .open = recipe_open,
     .close = recipe_close,

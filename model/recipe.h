@@ -25,9 +25,11 @@
 // with the target is left out: on baskets of groceries 0.0791/0.2248 becomes 0.0846/0.2319. If what
 // came later was left out too, ml1m would lose 0.002/0.002. Tables by row-wise Adagrad, A by Adam.
 //
+// With options.encoder attention over the history adds to q (model/history_encoder.h).
+//
 // The functions here are pure, so that the publisher and readers of a snapshot compute what the
 // trainer computes. Dense parameters: A (3d, d), rho (8), pa (2), rho_length (8, 8), gate (8, 5),
-// one after the other.
+// the encoder's, one after the other.
 #pragma once
 
 #include "model/tables.h"
@@ -43,12 +45,13 @@ struct recipe_dense {
     const float *gate;       // (8, 5): by length, logarithms
 };
 
-size_t recipe_dense_size(int d); // floats
+size_t recipe_dense_size(const struct two_tower_options *o); // floats
+size_t recipe_encoder_offset(int d);                         // of the encoder's parameters
 struct recipe_dense recipe_dense_at(const float *dense, int d);
 
 // q (d + 1) for one user, the last element 1. user: Uid (d), NULL for an unknown user.
-void recipe_query(int d, const struct recipe_dense *p, const struct recent *r, const float *user,
-                  float *q);
+void recipe_query(const struct two_tower_options *o, const float *dense, const struct recent *r,
+                  const float *user, float *q);
 // b[c] + sum_s pa[s] lp_s(c): the last element of the item's vector. N: known items.
 float recipe_extra(const struct two_tower_options *o, const struct recipe_dense *p,
                    const struct model_state *state, const struct item_state *item, double N);

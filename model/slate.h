@@ -52,9 +52,10 @@ struct slate {
     uint8_t ranker;
     uint8_t repeated; // labels have been seen before: the teacher's terms alone read it
     uint16_t n_items;
-    uint8_t n_history, n_newest;   // as in struct example
-    int64_t ts_ms;                 // of the impression
-    uint32_t history[HISTORY_MAX]; // item rows as of the impression, newest first
+    uint8_t n_history, n_newest;                     // as in struct example
+    int64_t ts_ms;                                   // of the impression
+    uint32_t history[HISTORY_MAX];                   // item rows as of the impression, newest first
+    uint8_t actions[HISTORY_MAX], gaps[HISTORY_MAX]; // of each, as in struct example
     struct slate_item items[SLATE_ITEMS_MAX];
 };
 

@@ -77,7 +77,8 @@ void view_items(const struct view *v, int n, const float *vectors, const struct 
 // q (d + 1) from the user's recent engagements and the user's own vector, NULL if unknown.
 void view_query(const struct view *v, const struct recent *recent, const float *user,
                 const float *features, float *q);
-// The rows' vectors, collected into two arrays of the caller's with n places each.
+// The rows' vectors, collected into two arrays of the caller's with n places each; actions and gaps
+// are the caller's to add.
 struct recent recent_of(const struct tables *t, int n, int newest, const uint32_t *rows,
                         const float **vectors, const float **contexts);
 // The repeat term: up to HISTORY_MAX (row, bonus) pairs.

@@ -353,8 +353,12 @@ static void slates_score_published(struct two_tower *m, const struct step *s,
                               ? reference_item_context(&m->reference, context->history[k])
                               : NULL;
         }
-        const struct recent recent = {context->n_history, context->n_newest, vectors,
-                                      m->tables.item_context.base ? contexts : NULL};
+        const struct recent recent = {context->n_history,
+                                      context->n_newest,
+                                      vectors,
+                                      m->tables.item_context.base ? contexts : NULL,
+                                      context->actions,
+                                      context->gaps};
         view_query(&v, &recent, reference_user_vector(&m->reference, context->user),
                    s->features ? s->features + (size_t)i * m->options.user_features : NULL, q);
         const int n_bonuses = view_bonuses(&v, context->n_history, context->history, bonuses);
@@ -420,6 +424,8 @@ struct slate_report two_tower_learn_slates(struct two_tower *m, int n, const str
                                           .n_history = slates[i].n_history,
                                           .n_newest = slates[i].n_newest};
         memcpy(m->contexts[i].history, slates[i].history, sizeof slates[i].history);
+        memcpy(m->contexts[i].actions, slates[i].actions, sizeof slates[i].actions);
+        memcpy(m->contexts[i].gaps, slates[i].gaps, sizeof slates[i].gaps);
         m->first[i] = b.rows;
         for (int k = 0; k < slates[i].n_items; k++)
             m->slot[b.rows++] = towers->kind->item(towers, &s, slates[i].items[k].item);
@@ -477,7 +483,7 @@ struct recent recent_of(const struct tables *t, int n, int newest, const uint32_
         vectors[k] = column_at(&t->item_vector, rows[k]);
         contexts[k] = recipe ? column_at(&t->item_context, rows[k]) : NULL;
     }
-    return (struct recent){n, newest, vectors, recipe ? contexts : NULL};
+    return (struct recent){n, newest, vectors, recipe ? contexts : NULL, NULL, NULL};
 }
 
 void two_tower_queries(struct two_tower *m, int n, const struct example *examples,
@@ -487,9 +493,10 @@ void two_tower_queries(struct two_tower *m, int n, const struct example *example
     const size_t d = (size_t)m->options.dim;
     for (int i = 0; i < n; i++) {
         const float *vectors[HISTORY_MAX], *contexts[HISTORY_MAX];
-        const struct recent recent =
-            recent_of(&m->tables, examples[i].n_history, examples[i].n_newest, examples[i].history,
-                      vectors, contexts);
+        struct recent recent = recent_of(&m->tables, examples[i].n_history, examples[i].n_newest,
+                                         examples[i].history, vectors, contexts);
+        recent.actions = examples[i].actions;
+        recent.gaps = examples[i].gaps;
         view_query(&v, &recent, column_at(&m->tables.user_vector, examples[i].user),
                    features ? features + (size_t)i * m->options.user_features : NULL,
                    Q + (size_t)i * (d + 1));

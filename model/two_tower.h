@@ -19,6 +19,7 @@
 
 #include "model/debias.h"
 #include "model/history.h"
+#include "model/history_encoder.h"
 #include "model/id_table.h"
 #include "model/objectives.h"
 #include "model/optimizer.h"
@@ -41,6 +42,7 @@ struct two_tower_options {
     enum sampled_form correction; // recipe: of the candidates' logits
     bool mask_known; // recipe: a user's other engagements in the batch are no negatives
     float prior_half_life[2], logq_half_life; // in examples
+    struct history_encoder_options encoder;   // recipe only
     // two_tower only
     int user_features, item_features, hidden;
     float temperature;
@@ -57,6 +59,17 @@ static inline int two_tower_history(const struct two_tower_options *o)
     return o->history > o->repeat ? o->history : o->repeat;
 }
 
+// What it reads of each engagement besides the item.
+static inline bool two_tower_reads_gaps(const struct two_tower_options *o)
+{
+    return o->kind == MODEL_RECIPE && o->encoder.layers > 0 && o->encoder.gaps;
+}
+
+static inline bool two_tower_reads_actions(const struct two_tower_options *o)
+{
+    return o->kind == MODEL_RECIPE && o->encoder.layers > 0 && o->encoder.actions;
+}
+
 // One impression with its label. Histories are as of the impression.
 struct example {
     uint32_t user, item; // rows
@@ -71,6 +84,8 @@ struct example {
     uint8_t surface;               // where it was shown: as in struct slate
     uint8_t task;                  // of the action; TASK_NONE for a negative and for none
     uint32_t history[HISTORY_MAX]; // item rows, newest first
+    uint8_t actions[HISTORY_MAX];  // what the user did with each, a mask (history_action)
+    uint8_t gaps[HISTORY_MAX];     // time from each to the impression (history_gap)
 };
 
 struct two_tower;
@@ -121,6 +136,8 @@ struct recent {
     int n, newest;                // newest: how many of them share the newest time; 0 counts as 1
     const float *const *vectors;  // of their items, (d) each
     const float *const *contexts; // recipe: the items' context vectors, (d) each; else NULL
+    const uint8_t *actions;       // masks (history_action), NULL: nothing is known of them
+    const uint8_t *gaps;          // history_gap of each, NULL: all are recent
 };
 
 struct bonus {

@@ -495,6 +495,8 @@ void evaluator_score_slates(struct evaluator *e, int n, const struct slate *slat
                                              .n_history = slates[i].n_history,
                                              .n_newest = slates[i].n_newest};
         memcpy(e->sampled[taken].history, slates[i].history, sizeof slates[i].history);
+        memcpy(e->sampled[taken].actions, slates[i].actions, sizeof slates[i].actions);
+        memcpy(e->sampled[taken].gaps, slates[i].gaps, sizeof slates[i].gaps);
         taken++;
     }
     if (taken == 0)

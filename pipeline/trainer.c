@@ -27,6 +27,62 @@ static void remember(struct trainer *t, int n, const struct example *examples)
     }
 }
 
+// The history of an example or of a slate, which keep it under the same names.
+struct past {
+    uint8_t *n, *newest;
+    uint32_t *rows;
+    uint8_t *actions, *gaps;
+};
+#define PAST_OF(x)                                                                                 \
+    ((struct past){&(x)->n_history, &(x)->n_newest, (x)->history, (x)->actions, (x)->gaps})
+
+// What the user had engaged with before the impression.
+static void past_recall(const struct trainer *t, uint32_t user, int64_t ts_ms, struct past past)
+{
+    struct history_walk walk = {.rows = past.rows, .actions = past.actions, .gaps = past.gaps};
+    *past.n = (uint8_t)history_before(&t->rows.history, user, ts_ms, &t->rows.items,
+                                      two_tower_history(&t->options.model), &walk);
+    *past.newest = (uint8_t)walk.newest;
+}
+
+// Takes from the history what is not wanted any more; the newest time loses with it.
+static void past_forget(struct past past, bool (*wanted)(const void *arg, uint32_t row),
+                        const void *arg)
+{
+    uint8_t n = 0, newest = *past.newest;
+    for (int k = 0; k < *past.n; k++) {
+        if (!wanted(arg, past.rows[k])) {
+            if (k < *past.newest)
+                newest--;
+            continue;
+        }
+        past.rows[n] = past.rows[k];
+        past.actions[n] = past.actions[k];
+        past.gaps[n] = past.gaps[k];
+        n++;
+    }
+    *past.n = n;
+    *past.newest = newest;
+}
+
+// The item in the row was there already when the example was seen.
+struct then {
+    const struct id_table *items;
+    int64_t ts_ms;
+};
+
+static bool then_there(const void *arg, uint32_t row)
+{
+    const struct then *then = arg;
+    const struct id_row *item = id_table_row(then->items, row);
+    return item->kind != ID_ABSENT && item->created_ms <= then->ts_ms;
+}
+
+static bool another_row(const void *arg, uint32_t row)
+{
+    return row != *(const uint32_t *)arg;
+}
+
 // One step on a uniform draw, with replacement, from the window. Rows may have left since, or have
 // another owner: such an example is passed over, and such an item goes from the history.
 static void replay(struct trainer *t)
@@ -45,14 +101,7 @@ static void replay(struct trainer *t)
             continue;
         struct example *example = &t->replaying[n++];
         *example = r->example;
-        example->n_history = 0;
-        for (int k = 0; k < r->example.n_history; k++) {
-            const struct id_row *item = id_table_row(&rows->items, r->example.history[k]);
-            if (item->kind != ID_ABSENT && item->created_ms <= example->ts_ms)
-                example->history[example->n_history++] = r->example.history[k];
-            else if (k < r->example.n_newest)
-                example->n_newest--;
-        }
+        past_forget(PAST_OF(example), then_there, &(struct then){&rows->items, example->ts_ms});
     }
     if (n == 0)
         return;
@@ -128,7 +177,6 @@ static void example_take(void *arg, const struct labelled *l)
     struct rows *rows = &t->rows;
     if (l->positive || t->options.negatives) {
         struct trainer_state *state = state_edit(t);
-        const int length = two_tower_history(&t->options.model);
         struct example *example = column_edit(&t->remainder, state->remainder);
         *example = (struct example){
             .user = l->user,
@@ -142,10 +190,7 @@ static void example_take(void *arg, const struct labelled *l)
             .surface = l->surface,
             .task = l->task,
         };
-        example->n_history = (uint8_t)history_before(&rows->history, l->user, l->ts_ms,
-                                                     &rows->items, length, example->history);
-        example->n_newest =
-            (uint8_t)history_newest(&rows->history, l->user, l->ts_ms, &rows->items, length);
+        past_recall(t, l->user, l->ts_ms, PAST_OF(example));
         if (t->options.model.user_features > 0)
             features_keep(column_edit(&t->features, state->remainder), l->user_features,
                           t->features.unit);
@@ -157,7 +202,7 @@ static void example_take(void *arg, const struct labelled *l)
                     (struct history_entry){
                         .item = l->item,
                         .generation = id_table_row(&rows->items, l->item)->generation,
-                        .action = (uint8_t)l->action,
+                        .actions = history_action(l->action),
                         .ts_ms = l->engaged_ms,
                     });
     if (trainer_state(t)->remainder == (uint32_t)t->chunk)
@@ -168,17 +213,12 @@ static void slate_take(void *arg, const struct slate *slate, const float *scores
                        const float *user_features)
 {
     struct trainer *t = arg;
-    const struct rows *rows = &t->rows;
-    const int length = two_tower_history(&t->options.model);
     const size_t tasks = (size_t)t->join.options.n_tasks, width = SLATE_ITEMS_MAX * tasks;
     struct trainer_state *state = state_edit(t);
     struct slate *kept = column_edit(&t->slate, state->slates);
     float *kept_scores = column_edit(&t->slate_score, state->slates);
     *kept = *slate;
-    kept->n_history = (uint8_t)history_before(&rows->history, slate->user, slate->ts_ms,
-                                              &rows->items, length, kept->history);
-    kept->n_newest =
-        (uint8_t)history_newest(&rows->history, slate->user, slate->ts_ms, &rows->items, length);
+    past_recall(t, slate->user, slate->ts_ms, PAST_OF(kept));
     for (size_t i = slate->n_items * tasks; i < width; i++)
         kept_scores[i] = NAN;
     memcpy(kept_scores, scores, slate->n_items * tasks * sizeof *scores);
@@ -301,20 +341,6 @@ int trainer_rebuild(struct trainer *t)
     return rc < 0 ? rc : join_rebuild(&t->join);
 }
 
-// Takes the item out of a list of history; returns how many are left.
-static uint8_t history_without(uint32_t row, uint32_t *history, uint8_t n, uint8_t *n_newest)
-{
-    uint8_t kept = 0, newest = *n_newest;
-    for (int k = 0; k < n; k++) {
-        if (history[k] != row)
-            history[kept++] = history[k];
-        else if (k < *n_newest)
-            newest--;
-    }
-    *n_newest = newest;
-    return kept;
-}
-
 static void examples_without(struct trainer *t, uint32_t row)
 {
     uint32_t kept = 0;
@@ -327,7 +353,7 @@ static void examples_without(struct trainer *t, uint32_t row)
         *to = *from;
         if (features)
             memmove(column_edit(&t->features, kept), features, t->features.unit);
-        to->n_history = history_without(row, to->history, to->n_history, &to->n_newest);
+        past_forget(PAST_OF(to), another_row, &row);
         kept++;
     }
     state_edit(t)->remainder = kept;
@@ -359,7 +385,7 @@ static void slates_without(struct trainer *t, uint32_t row)
         for (int k = n * tasks; k < to->n_items * tasks; k++)
             scores[k] = NAN;
         to->n_items = n;
-        to->n_history = history_without(row, to->history, to->n_history, &to->n_newest);
+        past_forget(PAST_OF(to), another_row, &row);
         kept += n > 0;
     }
     state_edit(t)->slates = kept;

@@ -43,6 +43,28 @@ static void time_unpool(const struct kernels *k, size_t n)
               (float *const[]){other, y, other, y});
 }
 
+static void time_weigh(const struct kernels *k, size_t n)
+{
+    k->weigh(n, 1, (float[]){1e-9f}, x, y);
+}
+
+static void time_unweigh(const struct kernels *k, size_t n)
+{
+    k->unweigh(n, 1, (float[]){1e-9f}, (float[]){1e-9f}, x, x, z, y, y + LONGEST - n);
+}
+
+static void time_normalize(const struct kernels *k, size_t n)
+{
+    static float other[LONGEST];
+    sink = k->normalize(n, 1e-6f, x, other);
+}
+
+static void time_unnormalize(const struct kernels *k, size_t n)
+{
+    static float other[LONGEST];
+    k->unnormalize(n, 1, x, y, other);
+}
+
 static void time_scale_add(const struct kernels *k, size_t n)
 {
     k->scale_add(n, -1, x, y);
@@ -87,6 +109,10 @@ static const struct {
     {"exp_shifted", time_exp_shifted},
     {"max", time_max},
     {"scale", time_scale},
+    {"weigh", time_weigh},
+    {"unweigh", time_unweigh},
+    {"normalize", time_normalize},
+    {"unnormalize", time_unnormalize},
     {"scale_add", time_scale_add},
     {"rowwise_adagrad", time_rowwise_adagrad},
     {"to_half", time_to_half},

@@ -358,6 +358,14 @@ for encoder in none attention; do
     [ -n "$why" ] || why=$(golden_lists "$root/$(cut -d ' ' -f 1 "$root/LATEST")")
     verdict "the classic towers with history encoder $encoder are verified and asked as well" "$why"
 done
+why=
+learns attention -o model.attention=2 -o model.dim=16 -o model.attention_gaps=true \
+    -o model.attention_actions=true || why="status $status"
+root=$work/attention/snapshots
+asks "$TWOTOWER" verify "$root"
+[ "$status" -eq 0 ] || why=${why:-$(cat "$work/err")}
+[ -n "$why" ] || why=$(golden_lists "$root/$(cut -d ' ' -f 1 "$root/LATEST")")
+verdict "the recipe with attention is verified and asked as well" "$why"
 root=$work/one/snapshots
 
 # ---- The example for readers in C, against the library as it is installed

@@ -196,6 +196,23 @@ def all_ids_are_there_and_as_they_were_sent(s, user_of, item_of):
     assert set(s.ids("user")) <= {user_of(u) for u in range(40)} and s.ids("user")
 
 
+def attended(s, user, rows):
+    """What one layer of attention with one head adds to a query: model/history_encoder.h."""
+    def part(name):
+        return s.tensor("dense_attention" + name).astype(float)
+
+    ages = s.manifest["lineage"]["event_time_max_ms"] - s.tensor("user_history_ms")[user][: len(rows)]
+    gaps = [min(int(max(age, 0) // 1000).bit_length(), 31) for age in ages]
+    events = rows + part("_gaps")[gaps]
+    normal = events - events.mean(axis=1, keepdims=True)
+    normal /= np.sqrt((normal**2).mean(axis=1, keepdims=True) + 1e-6)
+    asked = part("1_query_weight") @ normal[0] + part("1_query_bias")[0]
+    keys, values = np.split(normal @ part("1_keyvalue_weight").T + part("1_keyvalue_bias")[0], 2, axis=1)
+    weights = np.exp(keys @ asked / np.sqrt(rows.shape[1]))
+    mixed = (weights / weights.sum()) @ values
+    return (events[0] + part("1_output_weight") @ mixed + part("1_output_bias")[0]) @ part("_out")
+
+
 def scores_of(s, user):
     """The recipe's scores of all items for a user's row: model/recipe.h, in double precision."""
     emb, history = s.tensor("item_embedding").astype(float), s.tensor("user_history")[user]
@@ -212,6 +229,7 @@ def scores_of(s, user):
         query = query + gates[1] * weights @ rows @ s.tensor("dense_history_decayed").astype(float)
         query = query + gates[2] * rows.mean(axis=0) @ s.tensor("dense_history_mean").astype(float)
         query = query + gates[3] * weights @ s.tensor("item_context")[read].astype(float)
+        query = query + attended(s, user, rows)
     scores = emb @ np.append(query, 1)
     rho = s.tensor("dense_repeat")[0].astype(float)
     rho = rho + s.tensor("dense_repeat_by_length")[len(repeat).bit_length()].astype(float)

@@ -7,7 +7,7 @@
 #include "model/rng.h"
 #include "tests/support/gradcheck.h"
 
-enum { B = 4, H = 5, D = 6, HEADS = 2, LAYERS = 2, MEMORY = 1 << 14 };
+enum { B = 4, H = 5, D = 6, HEADS = 2, LAYERS = 2, MEMORY = 1 << 15 };
 
 // Full, short, empty, one event.
 static const int lengths[B] = {5, 3, 0, 1};
@@ -35,9 +35,10 @@ static void fill(struct rng *rng)
     rng_fill_uniform(rng, f.R, B * H * D, -1, 1);
 }
 
-static void setup_encoder(enum attention_positions positions, bool residual, const int *valid)
+static void setup_encoder(enum attention_positions positions, bool residual, bool norm,
+                          const int *valid)
 {
-    const struct attention_encoder_shape shape = {D, H, HEADS, LAYERS, positions, residual};
+    const struct attention_encoder_shape shape = {D, H, HEADS, LAYERS, positions, residual, norm};
     struct arena params, grads, scratch;
     struct rng rng = {11, 0};
     f = (struct fixture){.valid = valid};
@@ -132,7 +133,8 @@ static void layer_backward_agrees_with_finite_differences(void **state)
         struct rng rng = {7, 0};
         f = (struct fixture){0};
         arenas(&params, &grads, &scratch);
-        attention_init(&f.layer, D, HEADS, queries[q], 3, H, &params, &grads, &scratch, &rng);
+        attention_init(&f.layer, D, HEADS, queries[q], 3, H, &params, &grads, &rng);
+        attention_scratch(&f.layer, true, &scratch);
         rng_fill_uniform(&rng, f.params, params.used / sizeof(float), -1, 1);
         fill(&rng);
         layer_loss(NULL);
@@ -150,12 +152,14 @@ static void the_newest_event_alone_gets_what_it_gets_among_all(void **state)
     struct rng rng = {7, 0};
     (void)state;
     arenas(&params, &grads, &scratch);
-    attention_init(&f.layer, D, HEADS, ATTENTION_ALL, 3, H, &params, &grads, &scratch, &rng);
+    attention_init(&f.layer, D, HEADS, ATTENTION_ALL, 3, H, &params, &grads, &rng);
+    attention_scratch(&f.layer, true, &scratch);
     fill(&rng);
     attention_forward(&f.layer, 3, start, f.X, all);
     arenas(&params, &grads, &scratch);
     rng = (struct rng){7, 0};
-    attention_init(&f.layer, D, HEADS, ATTENTION_NEWEST, 3, H, &params, &grads, &scratch, &rng);
+    attention_init(&f.layer, D, HEADS, ATTENTION_NEWEST, 3, H, &params, &grads, &rng);
+    attention_scratch(&f.layer, true, &scratch);
     attention_forward(&f.layer, 3, start, f.X, newest);
     for (int s = 0; s < 3; s++)
         for (int i = 0; i < D; i++)
@@ -166,16 +170,18 @@ static void encoder_backward_agrees_with_finite_differences(void **state)
 {
     static const struct {
         enum attention_positions positions;
-        bool residual;
+        bool residual, norm;
         const int *valid;
     } cases[] = {
-        {ATTENTION_POSITIONS_NONE, false, NULL},
-        {ATTENTION_POSITIONS_SEED, false, lengths},
-        {ATTENTION_POSITIONS_STANDARD, true, lengths},
+        {ATTENTION_POSITIONS_NONE, false, false, NULL},
+        {ATTENTION_POSITIONS_SEED, false, false, lengths},
+        {ATTENTION_POSITIONS_STANDARD, true, false, lengths},
+        {ATTENTION_POSITIONS_STANDARD, true, true, lengths},
+        {ATTENTION_POSITIONS_NONE, false, true, lengths},
     };
     (void)state;
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
-        setup_encoder(cases[c].positions, cases[c].residual, cases[c].valid);
+        setup_encoder(cases[c].positions, cases[c].residual, cases[c].norm, cases[c].valid);
         encoder_loss(NULL);
         attention_encoder_backward(&f.encoder, B, f.R, f.dX);
         assert_encoder_gradients();
@@ -185,7 +191,7 @@ static void encoder_backward_agrees_with_finite_differences(void **state)
 static void encoder_backward_adds_to_what_is_there(void **state)
 {
     (void)state;
-    setup_encoder(ATTENTION_POSITIONS_STANDARD, true, lengths);
+    setup_encoder(ATTENTION_POSITIONS_STANDARD, true, true, lengths);
     encoder_loss(NULL);
     attention_encoder_backward(&f.encoder, B, f.R, f.dX);
     attention_encoder_backward(&f.encoder, B, f.R, f.dX);
@@ -198,7 +204,7 @@ static void rows_past_the_end_of_a_history_are_neither_read_nor_taught(void **st
 {
     float before[B * 2 * D];
     (void)state;
-    setup_encoder(ATTENTION_POSITIONS_STANDARD, true, lengths);
+    setup_encoder(ATTENTION_POSITIONS_STANDARD, true, true, lengths);
     encoder_loss(NULL);
     memcpy(before, f.out, sizeof before);
     for (int b = 0; b < B; b++)
@@ -216,7 +222,7 @@ static void an_empty_history_gives_zeros(void **state)
 {
     const int none[B] = {0};
     (void)state;
-    setup_encoder(ATTENTION_POSITIONS_SEED, true, none);
+    setup_encoder(ATTENTION_POSITIONS_SEED, true, true, none);
     memset(f.out, 0xff, sizeof f.out);
     attention_encoder_forward(&f.encoder, B, f.valid, f.X, f.out);
     attention_encoder_backward(&f.encoder, B, f.R, f.dX);
@@ -231,7 +237,7 @@ static void an_empty_history_gives_zeros(void **state)
 static void the_mean_is_of_the_raw_rows(void **state)
 {
     (void)state;
-    setup_encoder(ATTENTION_POSITIONS_STANDARD, false, lengths);
+    setup_encoder(ATTENTION_POSITIONS_STANDARD, false, false, lengths);
     encoder_loss(NULL);
     for (int b = 0; b < B; b++)
         for (int i = 0; i < D && lengths[b]; i++) {
@@ -254,6 +260,90 @@ static void the_newest_row_carries_the_last_position(void **state)
     assert_true(fabs(E[1] - cos(0.02)) < 1e-6 && fabs(E[2] - sin(2e-4)) < 1e-6);
 }
 
+static void the_standard_positions_pair_a_sine_and_a_cosine_of_one_frequency(void **state)
+{
+    // The table this one follows counts single columns and doubles the exponent on top: its waves
+    // are longer than 10000 from the middle on, and no sine has its cosine.
+    enum { LENGTH = 7, WIDTH = 8 };
+    float E[LENGTH * WIDTH], seed[LENGTH * WIDTH];
+    (void)state;
+    attention_positions_fill(ATTENTION_POSITIONS_STANDARD, LENGTH, WIDTH, E);
+    attention_positions_fill(ATTENTION_POSITIONS_SEED, LENGTH, WIDTH, seed);
+    for (int h = 0; h < LENGTH; h++)
+        for (int i = 0; i < WIDTH; i += 2) {
+            const double x = E[h * WIDTH + i], y = E[h * WIDTH + i + 1];
+            const double angle = (LENGTH - 1 - h) * pow(10000, -(double)i / WIDTH);
+            assert_true(fabs(x * x + y * y - 1) < 1e-6);
+            assert_true(fabs(x - sin(angle)) < 1e-6 && fabs(y - cos(angle)) < 1e-6);
+        }
+    assert_true(fabsf(seed[2] - E[2]) > 0.1f);
+}
+
+static void a_history_followed_by_nothing_is_encoded_like_a_short_one(void **state)
+{
+    // Each history alone, in an encoder that is just as long, gives what it gives among others in
+    // one with room to spare.
+    (void)state;
+    setup_encoder(ATTENTION_POSITIONS_NONE, true, true, lengths);
+    encoder_loss(NULL);
+    for (int b = 0; b < B; b++) {
+        static _Alignas(64) float scratch[MEMORY];
+        struct attention layers[LAYERS];
+        float out[2 * D] = {0};
+        if (lengths[b] == 0)
+            continue;
+        struct attention_encoder e = {.shape = f.encoder.shape, .layers = layers, .B_max = 1};
+        e.shape.length = lengths[b];
+        for (int l = 0; l < LAYERS; l++) {
+            layers[l] = f.encoder.layers[l];
+            layers[l].sequences_max = 1;
+            layers[l].length_max = lengths[b];
+        }
+        attention_encoder_scratch(&e, false, &(struct arena){(char *)scratch, sizeof scratch, 0});
+        attention_encoder_forward(&e, 1, NULL, f.X + b * H * D, out);
+        for (int i = 0; i < 2 * D; i++)
+            assert_true(fabsf(out[i] - f.out[b * 2 * D + i]) < 1e-5f);
+    }
+}
+
+// How far the rows are from all being the same one, relative to their size.
+static double rows_apart(int n, const float *Z)
+{
+    double apart = 0, size = 0;
+    for (int i = 0; i < D; i++) {
+        double mean = 0;
+        for (int k = 0; k < n; k++)
+            mean += Z[k * D + i] / (double)n;
+        for (int k = 0; k < n; k++) {
+            apart += pow(Z[k * D + i] - mean, 2);
+            size += pow(Z[k * D + i], 2);
+        }
+    }
+    return sqrt(apart / size);
+}
+
+static void a_deep_stack_keeps_its_events_apart_with_the_residual_only(void **state)
+{
+    enum { DEEP = 12 };
+    static _Alignas(64) float params[1 << 16], grads[1 << 16], scratch[1 << 16];
+    (void)state;
+    for (int residual = 0; residual < 2; residual++) {
+        const struct attention_encoder_shape shape = {
+            D, H, HEADS, DEEP, ATTENTION_POSITIONS_NONE, residual, residual};
+        struct attention_encoder e;
+        struct rng rng = {31, 0};
+        float X[H * D], out[2 * D];
+        attention_encoder_init(&e, &shape, 1, &(struct arena){(char *)params, sizeof params, 0},
+                               &(struct arena){(char *)grads, sizeof grads, 0},
+                               &(struct arena){(char *)scratch, sizeof scratch, 0}, &rng);
+        rng_fill_uniform(&rng, X, H * D, -1, 1);
+        attention_encoder_forward(&e, 1, NULL, X, out);
+        // What the last layer reads has been through eleven.
+        const double apart = rows_apart(H, e.stack.Z[DEEP - 1]);
+        assert_true(residual ? apart > 0.3 : apart < 1e-4);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -266,6 +356,9 @@ int main(void)
         cmocka_unit_test(an_empty_history_gives_zeros),
         cmocka_unit_test(the_mean_is_of_the_raw_rows),
         cmocka_unit_test(the_newest_row_carries_the_last_position),
+        cmocka_unit_test(the_standard_positions_pair_a_sine_and_a_cosine_of_one_frequency),
+        cmocka_unit_test(a_history_followed_by_nothing_is_encoded_like_a_short_one),
+        cmocka_unit_test(a_deep_stack_keeps_its_events_apart_with_the_residual_only),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

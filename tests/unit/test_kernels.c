@@ -74,6 +74,43 @@ static float run_unpool(const struct kernels *k, size_t n, struct inputs *in, in
     return 0;
 }
 
+// Two rows, a part of each other's memory: n floats at n are the second.
+static float run_weigh(const struct kernels *k, size_t n, struct inputs *in, int at)
+{
+    const float p[] = {0.3f, 0.7f};
+    float x[2 * SIZE];
+    memcpy(x, in->x, sizeof in->x);
+    memcpy(x + SIZE, in->z, sizeof in->z);
+    k->weigh(n, 2, p, x + at, in->y + at);
+    return 0;
+}
+
+static float run_unweigh(const struct kernels *k, size_t n, struct inputs *in, int at)
+{
+    const float p[] = {0.3f, 0.7f}, ds[] = {-0.2f, 0.4f};
+    float x[2 * SIZE], dx[2 * SIZE];
+    memcpy(x, in->x, sizeof in->x);
+    memcpy(x + SIZE, in->z, sizeof in->z);
+    memset(dx, 0, sizeof dx);
+    k->unweigh(n, 2, p, ds, in->z + at, in->x + at, x + at, dx + at, in->y + at);
+    for (size_t i = 0; i < n; i++)
+        in->y[(size_t)at + i] += dx[(size_t)at + i] - 3 * dx[(size_t)at + n + i];
+    for (size_t i = 0; i < 2 * SIZE; i++)
+        assert_true(dx[i] == 0 || (i >= (size_t)at && i < (size_t)at + 2 * n));
+    return 0;
+}
+
+static float run_normalize(const struct kernels *k, size_t n, struct inputs *in, int at)
+{
+    return n ? k->normalize(n, 1e-3f, in->x + at, in->y + at) : 0;
+}
+
+static float run_unnormalize(const struct kernels *k, size_t n, struct inputs *in, int at)
+{
+    k->unnormalize(n, 1.7f, in->x + at, in->y + at, in->y + at);
+    return 0;
+}
+
 static float run_exp_shifted(const struct kernels *k, size_t n, struct inputs *in, int at)
 {
     for (size_t i = 0; i < SIZE; i++)
@@ -121,6 +158,10 @@ static const struct {
     {"axpy", run_axpy},
     {"pool", run_pool},
     {"unpool", run_unpool},
+    {"weigh", run_weigh},
+    {"unweigh", run_unweigh},
+    {"normalize", run_normalize},
+    {"unnormalize", run_unnormalize},
     {"exp_shifted", run_exp_shifted},
     {"max", run_max},
     {"scale", run_scale},
@@ -213,6 +254,39 @@ static void the_sums_and_updates_agree_with_double_precision(void **state)
             assert_true(fabs(was.y[i] + a / 2 + 0.3 * b + c / 3 - in.y[i]) < 3e-6);
             assert_true(fabs(0.7 * context[i] - dz[i]) < 3e-6);
         }
+
+        const float p[] = {0.25f, -2}, ds[] = {3, 0.5f};
+        float rows[2 * SIZE], drows[2 * SIZE] = {0};
+        memcpy(rows, was.x, n * sizeof *rows);
+        memcpy(rows + n, was.y, n * sizeof *rows);
+        in = was;
+        kernels->weigh(n, 2, p, rows, in.z);
+        for (size_t i = 0; i < n; i++)
+            assert_true(fabs(was.z[i] + 0.25 * was.x[i] - 2.0 * was.y[i] - in.z[i]) < 3e-6);
+        in = was;
+        kernels->unweigh(n, 2, p, ds, was.y, was.z, rows, drows, in.z);
+        for (size_t i = 0; i < n; i++) {
+            assert_true(fabs(0.25 * was.z[i] + 3.0 * was.y[i] - drows[i]) < 3e-6);
+            assert_true(fabs(-2.0 * was.z[i] + 0.5 * was.y[i] - drows[n + i]) < 3e-6);
+            assert_true(fabs(was.z[i] + 3.0 * was.x[i] + 0.5 * was.y[i] - in.z[i]) < 5e-6);
+        }
+
+        double mean = 0, variance = 0, down = 0, along = 0;
+        for (size_t i = 0; i < n; i++)
+            mean += was.x[i] / (double)n;
+        for (size_t i = 0; i < n; i++)
+            variance += pow(was.x[i] - mean, 2) / (double)n;
+        const double factor = 1 / sqrt(variance + 0.01);
+        if (n > 0)
+            assert_true(fabs(kernels->normalize(n, 0.01f, was.x, in.x) - factor) < 1e-4 * factor);
+        for (size_t i = 0; i < n; i++) {
+            assert_true(fabs(factor * (was.x[i] - mean) - in.x[i]) < 1e-4);
+            down += was.z[i] / (double)n;
+            along += (double)was.z[i] * in.x[i] / (double)n;
+        }
+        kernels->unnormalize(n, 0.5f, in.x, was.z, in.y);
+        for (size_t i = 0; i < n; i++)
+            assert_true(fabs(0.5 * (was.z[i] - down - along * in.x[i]) - in.y[i]) < 1e-5);
 
         in = was;
         kernels->scale_add(n, 3, in.x, in.y);

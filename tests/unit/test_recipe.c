@@ -25,8 +25,10 @@ static const struct example second[BATCH] = {
      .positive = 1,
      .n_history = 5,
      .n_newest = 3,
-     .history = {4, 2, 4, 2, 2}},
-    {.user = 0, .item = 4, .positive = 1, .n_history = 3, .history = {1, 5, 1}},
+     .history = {4, 2, 4, 2, 2},
+     .actions = {1, 2, 0, 255, 1},
+     .gaps = {0, 0, 0, 7, 31}},
+    {.user = 0, .item = 4, .positive = 1, .n_history = 3, .history = {1, 5, 1}, .gaps = {3, 3, 9}},
     {.user = 3,
      .item = 3,
      .positive = 1,
@@ -100,8 +102,28 @@ static double gate(const struct recipe_dense *p, int m, int j)
     return exp((double)p->gate[bucket(m) * RECIPE_GATES + j]);
 }
 
+// What attention adds to a score, by the function that a snapshot's reader calls; its numbers are
+// proven in test_history_encoder.c.
+static double attended(const struct fixture *f, const struct example *e, int m, const float *item)
+{
+    const struct two_tower_options *o = two_tower_options(f->m.model);
+    const struct tables *t = f->m.tables;
+    const float *vectors[HISTORY_MAX], *contexts[HISTORY_MAX];
+    struct recent recent = recent_of(t, m, e->n_newest, e->history, vectors, contexts);
+    float q[DIM] = {0};
+    double s = 0;
+    recent.actions = e->actions;
+    recent.gaps = e->gaps;
+    history_encoder_query(DIM, &o->encoder, HISTORY, tables_dense(t) + recipe_encoder_offset(DIM),
+                          &recent, q);
+    for (int j = 0; j < DIM; j++)
+        s += (double)q[j] * (double)item[j];
+    return s;
+}
+
 static double score(const struct fixture *f, const struct example *e, int c)
 {
+    const struct two_tower_options *o = two_tower_options(f->m.model);
     const struct tables *t = f->m.tables;
     const struct recipe_dense p = recipe_dense_at(tables_dense(t), DIM);
     const int m = e->n_history < HISTORY ? e->n_history : HISTORY;
@@ -126,6 +148,8 @@ static double score(const struct fixture *f, const struct example *e, int c)
         }
         s += q * (double)E[c * DIM + j];
     }
+    if (o->encoder.layers > 0)
+        s += attended(f, e, m, E + c * DIM);
     s += (double)p.pa[0] * prior(f, 0, c) + (double)p.pa[1] * prior(f, 1, c);
     int last = -1, times = 0;
     for (int k = 0; k < e->n_history && k < REPEAT; k++)
@@ -194,7 +218,7 @@ static void start(struct fixture *f, const struct two_tower_options *o)
     rng_fill_uniform(&rng, test_floats(&t->item_vector, 0), ITEMS * DIM, -1, 1);
     rng_fill_uniform(&rng, test_floats(&t->item_context, 0), ITEMS * DIM, -1, 1);
     rng_fill_uniform(&rng, test_floats(&t->user_vector, 0), USERS * DIM, -1, 1);
-    rng_fill_uniform(&rng, test_floats(&t->dense, 0), recipe_dense_size(DIM), -1, 1);
+    rng_fill_uniform(&rng, test_floats(&t->dense, 0), recipe_dense_size(o), -1, 1);
     for (size_t i = 0; i < ITEMS; i++)
         rng_fill_uniform(&rng, &test_item_state(&f->m, i)->bias, 1, -1, 1);
 }
@@ -212,6 +236,59 @@ static void a_step_is_the_gradient_of_the_loss_in_the_header(void **state)
     assert_int_equal(report.examples, BATCH);
     assert_int_equal(report.candidates, 6);
     test_model_close(&f.m);
+}
+
+static void with_attention_a_step_is_still_the_gradient_of_the_loss(void **state)
+{
+    static const struct history_encoder_options encoders[] = {
+        {.layers = 1, .heads = 3},
+        {.layers = 1, .heads = 1, .residual = true, .gaps = true, .context = true},
+        {.layers = 2,
+         .heads = 3,
+         .residual = true,
+         .norm = true,
+         .gaps = true,
+         .actions = true,
+         .positions = ATTENTION_POSITIONS_STANDARD},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof encoders / sizeof *encoders; i++) {
+        struct two_tower_options o = plain_options();
+        struct fixture f;
+        o.encoder = encoders[i];
+        start(&f, &o);
+        const double loss = loss_of_second(&f);
+        const struct step_report report =
+            test_model_assert_gradients(&f.m, BATCH, second, NULL, loss_of_second, &f);
+        assert_true(fabs(report.loss - loss) < 1e-5 * loss);
+        test_model_close(&f.m);
+    }
+}
+
+static void attention_begins_by_changing_nothing(void **state)
+{
+    (void)state;
+    const struct two_tower_options plain = plain_options();
+    struct two_tower_options o = plain;
+    struct test_model with, without;
+    float Q[2][BATCH * (DIM + 1)];
+    o.encoder = (struct history_encoder_options){
+        .layers = 2, .heads = 3, .residual = true, .norm = true, .gaps = true, .actions = true};
+    test_model_open(&with, &o, ITEMS, USERS);
+    test_model_open(&without, &plain, ITEMS, USERS);
+    two_tower_queries(with.model, BATCH, second, NULL, Q[0]);
+    two_tower_queries(without.model, BATCH, second, NULL, Q[1]);
+    assert_memory_equal(Q[0], Q[1], sizeof Q[0]);
+    // Its out-projection learns from the first step on, and everything else from the second.
+    two_tower_learn(with.model, BATCH, second, NULL);
+    two_tower_learn(without.model, BATCH, second, NULL);
+    assert_memory_equal(with.tables->item_vector.base, without.tables->item_vector.base,
+                        ITEMS * DIM * sizeof(float));
+    two_tower_queries(with.model, BATCH, second, NULL, Q[0]);
+    two_tower_queries(without.model, BATCH, second, NULL, Q[1]);
+    assert_true(memcmp(Q[0], Q[1], sizeof Q[0]) != 0);
+    test_model_close(&with);
+    test_model_close(&without);
 }
 
 static void a_row_in_histories_and_among_candidates_is_updated_once_for_each(void **state)
@@ -396,41 +473,45 @@ static void a_query_is_the_numbers_worked_by_hand(void **state)
     (void)state;
     // d = 2. A0 = I, A1 = 2 I, A2 = ((0, 1), (10, 0)).
     static const float A[] = {1, 0, 0, 1, 2, 0, 0, 2, 0, 1, 10, 0};
-    float gates[RECIPE_BUCKETS * RECIPE_GATES] = {0};
-    const struct recipe_dense p = {.A = A, .gate = gates};
+    float dense[3 * 4 + 256] = {0};
+    float *gates = dense + (recipe_dense_at(dense, 2).gate - dense);
     const float x[] = {1, 2}, y[] = {3, -2}, user[] = {0.5f, 0.25f};
     const float f[] = {8, 0}, none[] = {0, 0};
     const float *const history[] = {x, y}, *const silent[] = {none, none};
     const float *const contexts[] = {f, none};
     const double w = exp(-0.25);
     const double decayed[] = {(1 + 3 * w) / (1 + w), (2 - 2 * w) / (1 + w)};
+    struct two_tower_options o = plain_options();
     float q[3];
-    recipe_query(2, &p, &(struct recent){2, 1, history, silent}, user, q);
+    assert_true(recipe_encoder_offset(2) <= sizeof dense / sizeof *dense);
+    memcpy(dense, A, sizeof A);
+    o.dim = 2;
+    recipe_query(&o, dense, &(struct recent){2, 1, history, silent, NULL, NULL}, user, q);
     // Newest (1, 2); mean (2, 0), which A2 turns into (0, 2).
     assert_true(fabs((double)q[0] - (0.5 + 1 + 2 * decayed[0] + 0)) < 1e-6);
     assert_true(fabs((double)q[1] - (0.25 + 2 + 2 * decayed[1] + 2)) < 1e-6);
     assert_true(q[2] == 1);
     // The same as one basket: what was the newest, (1, 2), is the mean of both, (2, 0).
     float basket[3];
-    recipe_query(2, &p, &(struct recent){2, 2, history, silent}, user, basket);
+    recipe_query(&o, dense, &(struct recent){2, 2, history, silent, NULL, NULL}, user, basket);
     assert_true(fabs((double)basket[0] - (double)q[0] - 1) < 1e-6);
     assert_true(fabs((double)basket[1] - (double)q[1] + 2) < 1e-6);
     // What the newest item says by itself is added with its weight.
     float said[3];
-    recipe_query(2, &p, &(struct recent){2, 1, history, contexts}, user, said);
+    recipe_query(&o, dense, &(struct recent){2, 1, history, contexts, NULL, NULL}, user, said);
     assert_true(fabs((double)said[0] - (double)q[0] - 8 / (1 + w)) < 1e-5);
     assert_true(said[1] == q[1]);
     // Gates of histories of two and three: of the newest doubled, of the user's own vector halved.
     gates[2 * RECIPE_GATES + GATE_NEWEST] = logf(2);
     gates[2 * RECIPE_GATES + GATE_USER] = logf(0.5f);
     float gated[3];
-    recipe_query(2, &p, &(struct recent){2, 1, history, silent}, user, gated);
+    recipe_query(&o, dense, &(struct recent){2, 1, history, silent, NULL, NULL}, user, gated);
     assert_true(fabs((double)gated[0] - (double)q[0] - (1 - 0.25)) < 1e-6);
     assert_true(fabs((double)gated[1] - (double)q[1] - (2 - 0.125)) < 1e-6);
     // One event: newest = decayed = mean = (1, 2).
-    recipe_query(2, &p, &(struct recent){1, 1, history, silent}, NULL, q);
+    recipe_query(&o, dense, &(struct recent){1, 1, history, silent, NULL, NULL}, NULL, q);
     assert_memory_equal(q, ((float[]){1 + 2 + 20, 2 + 4 + 1, 1}), sizeof q);
-    recipe_query(2, &p, &(struct recent){0}, user, q);
+    recipe_query(&o, dense, &(struct recent){0}, user, q);
     assert_memory_equal(q, ((float[]){0.5f, 0.25f, 1}), sizeof q);
 }
 
@@ -491,6 +572,8 @@ int main(void)
         cmocka_unit_test(bonuses_are_the_numbers_worked_by_hand),
         cmocka_unit_test(the_extra_dimension_is_the_number_worked_by_hand),
         cmocka_unit_test(a_step_is_the_gradient_of_the_loss_in_the_header),
+        cmocka_unit_test(with_attention_a_step_is_still_the_gradient_of_the_loss),
+        cmocka_unit_test(attention_begins_by_changing_nothing),
         cmocka_unit_test(a_row_in_histories_and_among_candidates_is_updated_once_for_each),
         cmocka_unit_test(a_replay_moves_vectors_but_neither_counts_nor_the_priors_weights),
         cmocka_unit_test(the_counts_of_a_batch_are_not_in_its_prior),

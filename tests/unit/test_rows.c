@@ -106,17 +106,19 @@ static void what_leaves_takes_its_title_and_history_along(void **state)
     history_add(&rows.history, 0, (struct history_entry){.item = 0, .generation = 1, .ts_ms = 5});
     history_add(&rows.history, 1, (struct history_entry){.item = 0, .generation = 1, .ts_ms = 5});
     uint32_t found[4];
-    assert_int_equal(history_before(&rows.history, 0, 10, &rows.items, 4, found), 1);
+    uint8_t actions[4], gaps[4];
+    struct history_walk walk = {found, actions, gaps, NULL, 0};
+    assert_int_equal(history_before(&rows.history, 0, 10, &rows.items, 4, &walk), 1);
     assert_int_equal(rows_expire(&rows, TEST_START_MS + 500000), 0);
     assert_int_equal(rows_expire(&rows, TEST_START_MS + 500001), 1); // the first user
-    assert_int_equal(history_before(&rows.history, 0, 10, &rows.items, 4, found), 0);
-    assert_int_equal(history_before(&rows.history, 1, 10, &rows.items, 4, found), 1);
+    assert_int_equal(history_before(&rows.history, 0, 10, &rows.items, 4, &walk), 0);
+    assert_int_equal(history_before(&rows.history, 1, 10, &rows.items, 4, &walk), 1);
     assert_title(0, "seven");
     assert_int_equal(rows_expire(&rows, TEST_START_MS + 1000001), 2);
     assert_title(0, "");
     // The next owner of the row begins with nothing.
     assert_int_equal(user(3, TEST_START_MS), 1);
-    assert_int_equal(history_before(&rows.history, 1, 10, &rows.items, 4, found), 0);
+    assert_int_equal(history_before(&rows.history, 1, 10, &rows.items, 4, &walk), 0);
 }
 
 static void a_reference_is_valid_while_the_owner_is_the_same(void **state)

@@ -405,8 +405,10 @@ static void assert_users(const struct tt_reader *r, uint32_t n, const uint32_t *
             column_at(&two_tower_tables(f.trainer.rows.model)->user_vector, rows[i]),
             DIM * sizeof(float));
         uint32_t expected[HISTORY];
+        uint8_t actions[HISTORY], gaps[HISTORY];
+        struct history_walk walk = {expected, actions, gaps, NULL, 0};
         const int known = history_before(&f.trainer.rows.history, rows[i], INT64_MAX,
-                                         &f.trainer.rows.items, HISTORY, expected);
+                                         &f.trainer.rows.items, HISTORY, &walk);
         for (int k = 0; k < HISTORY; k++) {
             const uint32_t number = histories[i * HISTORY + (uint32_t)k];
             if (k >= known) {
@@ -453,10 +455,14 @@ static void assert_golden(const struct tt_reader *r, uint32_t n, const uint32_t 
     {
         const uint32_t row = user_rows[(uint32_t)number_of(user, "row")];
         struct example example = {.user = row};
+        int64_t ts_ms[HISTORY_MAX];
+        struct history_walk walk = {example.history, example.actions, example.gaps, ts_ms, 0};
         example.n_history = (uint8_t)history_before(&f.trainer.rows.history, row, INT64_MAX,
-                                                    &f.trainer.rows.items, 7, example.history);
-        example.n_newest = (uint8_t)history_newest(&f.trainer.rows.history, row, INT64_MAX,
-                                                   &f.trainer.rows.items, 7);
+                                                    &f.trainer.rows.items, 7, &walk);
+        example.n_newest = (uint8_t)walk.newest;
+        // The snapshot looks back from the newest event it has seen.
+        for (int k = 0; k < example.n_history; k++)
+            example.gaps[k] = history_gap(trainer_state(&f.trainer)->event_time_ms - ts_ms[k]);
         float q[WIDTH];
         two_tower_queries(f.trainer.rows.model, 1, &example, NULL, q);
         const cJSON *query = cJSON_GetObjectItemCaseSensitive(user, "query");

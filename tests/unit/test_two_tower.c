@@ -216,7 +216,8 @@ static void a_view_of_copies_gives_what_the_model_gives(void **state)
                 history[k] = vectors + batch[i].history[k] * DIM;
                 said[k] = contexts + batch[i].history[k] * DIM;
             }
-            const struct recent recent = {batch[i].n_history, batch[i].n_newest, history, said};
+            const struct recent recent = {batch[i].n_history, batch[i].n_newest, history, said,
+                                          batch[i].actions,   batch[i].gaps};
             view_query(&view, &recent, users + batch[i].user * DIM,
                        o.user_features ? features + i * UF : NULL, q);
             assert_memory_equal(q, Q[i], sizeof q);
