@@ -144,8 +144,8 @@ static inline void test_copy_assert_equal(const struct test_copy *copy, const st
     }
 }
 
-// One step of any sort, taken back: with SGD at rate 1 the gradient is what the columns were minus
-// what they were afterwards.
+// One step of any sort, taken back: with SGD at one rate for all the gradient is what the columns
+// were minus what they were afterwards, by the rate.
 struct test_step {
     struct test_copy before, after;
 };
@@ -183,7 +183,7 @@ static inline float test_step_gradient(const struct test_step *s, const struct t
         i++;
     memcpy(&before, s->before.bytes[i] + k * sizeof before, sizeof before);
     memcpy(&after, s->after.bytes[i] + k * sizeof after, sizeof after);
-    return before - after;
+    return (before - after) / two_tower_options(m->model)->table.rate;
 }
 
 // n floats of a column from the k-th on against differences of loss(arg).

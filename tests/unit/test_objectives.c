@@ -1,0 +1,992 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Steps of slates as the model takes them, for every kind of model: what the terms of
+// model/objectives.h do to towers and heads. The terms by themselves have tests of their own.
+#include "model/objectives.h"
+
+#include <stdio.h>
+
+#include "model/towers.h"
+#include "tests/unit/test_model.h"
+
+enum { DIM = 8, BATCH = 6, ITEMS = 12, USERS = 6, UF = 3, IF = 2, TASKS = 3, SLATES = 5 };
+enum { HISTORY = 4, REPEAT = 5, HEADS = 2 };
+
+// The recipe, two linear towers, and towers with all their parts.
+enum { SHAPE_RECIPE, SHAPE_PLAIN, SHAPE_FULL, SHAPES };
+static const char *const shape_names[SHAPES] = {"recipe", "two_tower", "two_tower, full"};
+
+static const struct example batch[BATCH] = {
+    {.user = 0, .item = 1, .positive = 1, .n_history = 2, .history = {3, 2}},
+    {.user = 1, .item = 1, .positive = 1, .n_history = 0},
+    {.user = 2, .item = 4, .positive = 1, .n_history = 3, .history = {4, 4, 1}},
+    {.user = 0, .item = 5, .positive = 1, .n_history = 1, .history = {1}},
+    {.user = 3, .item = 6, .positive = 1, .n_history = 5, .history = {8, 9, 8, 2, 1}},
+    {.user = 3, .item = 2, .positive = 1, .n_history = 5, .history = {6, 8, 9, 8, 2}},
+};
+static const float batch_features[BATCH * UF] = {.1f, .2f, .3f, -.1f, .5f, -.9f, .4f, .4f, 0,
+                                                 .7f, 1,   -1,  .2f,  .3f, .4f,  -1,  0,   1};
+
+static struct two_tower_options plain_options(int shape)
+{
+    struct two_tower_options o = {.kind = shape == SHAPE_RECIPE ? MODEL_RECIPE : MODEL_TWO_TOWER,
+                                  .dim = DIM,
+                                  .history = HISTORY,
+                                  .repeat = REPEAT,
+                                  .batch_max = BATCH,
+                                  .seed = 3,
+                                  .init = 0.5f,
+                                  .table = *optimizer_find("sgd"),
+                                  .hidden = 5,
+                                  .temperature = 1,
+                                  .prior_half_life = {6, 40},
+                                  .logq_half_life = 20};
+    o.table.rate = 0.0625f; // the batches learned in between shall not carry it far
+    o.matrix = o.scalar = o.table;
+    if (shape == SHAPE_FULL) {
+        o.user_features = UF;
+        o.item_features = IF;
+        o.attention = true;
+    }
+    o.objectives = (struct objective_options){.slates = SLATES, .tasks = TASKS, .head = o.table};
+    memcpy(o.objectives.value, (float[]){1, 0.5f, -0.75f}, TASKS * sizeof(float));
+    return o;
+}
+
+// ---- The terms, each with settings that no other has.
+
+static void distill_listwise_on(struct objective_options *o)
+{
+    o->distill.weight = 0.7f;
+    o->distill.form = DISTILL_LISTWISE;
+    o->distill.temperature = 1.5f;
+}
+
+static void distill_plackett_luce_on(struct objective_options *o)
+{
+    o->distill.weight = 0.8f;
+    o->distill.form = DISTILL_PLACKETT_LUCE;
+    o->distill.top = 3;
+    o->distill.temperature = 1;
+}
+
+static void distill_top_positives_on(struct objective_options *o)
+{
+    o->distill.weight = 1.2f;
+    o->distill.form = DISTILL_TOP_POSITIVES;
+    o->distill.top = 3;
+    o->distill.temperature = 2;
+}
+
+static void distill_soft_pair_on(struct objective_options *o)
+{
+    o->distill.weight = 0.9f;
+    o->distill.form = DISTILL_SOFT_PAIR;
+    o->distill.temperature = 0.75f;
+}
+
+static void distill_margin_on(struct objective_options *o)
+{
+    o->distill.weight = 0.3f;
+    o->distill.form = DISTILL_MARGIN;
+    o->distill.temperature = 1;
+}
+
+static void align_on(struct objective_options *o, enum align_form form, float weight)
+{
+    o->align.weight = weight;
+    o->align.form = form;
+    o->align.temperature = 0.8f;
+    o->align.student_temperature = 1.25f;
+    o->align.beta = 0.6f;
+    o->align.ratio_cap = 1.5f;
+    o->align.top_k = 3;
+}
+
+static void align_kl_on(struct objective_options *o)
+{
+    align_on(o, ALIGN_KL, 0.6f);
+}
+
+static void align_policy_on(struct objective_options *o)
+{
+    align_on(o, ALIGN_POLICY, 0.4f);
+}
+
+static void align_shaped_on(struct objective_options *o)
+{
+    align_on(o, ALIGN_SHAPED, 1.1f);
+}
+
+static void align_dpo_on(struct objective_options *o)
+{
+    align_on(o, ALIGN_DPO, 0.9f);
+}
+
+static void align_s_dpo_on(struct objective_options *o)
+{
+    align_on(o, ALIGN_S_DPO, 0.5f);
+}
+
+static void align_proxy_on(struct objective_options *o)
+{
+    align_on(o, ALIGN_KL, 0.7f);
+    o->align.teacher = ALIGN_PROXY;
+}
+
+static void trust_on(struct objective_options *o)
+{
+    o->align.trust = 0.45f;
+}
+
+static void preference_bpr_on(struct objective_options *o)
+{
+    o->preference.weight = 1.3f;
+    o->preference.form = PREFERENCE_BPR;
+}
+
+static void preference_dpo_on(struct objective_options *o)
+{
+    preference_bpr_on(o);
+    o->preference.form = PREFERENCE_DPO;
+    o->preference.beta = 0.7f;
+}
+
+static void preference_s_dpo_on(struct objective_options *o)
+{
+    preference_dpo_on(o);
+    o->preference.form = PREFERENCE_S_DPO;
+}
+
+static void ranker_on(struct objective_options *o)
+{
+    o->ranker.weight = 0.5f;
+    o->ranker.heads = HEADS;
+}
+
+static void ranker_distill_on(struct objective_options *o)
+{
+    ranker_on(o);
+    o->ranker.distill = 0.8f;
+}
+
+static void ranker_logits_on(struct objective_options *o)
+{
+    ranker_distill_on(o);
+    o->ranker.scale = RANKER_LOGITS;
+}
+
+static void ranker_stopped_on(struct objective_options *o)
+{
+    ranker_distill_on(o);
+    o->ranker.stop_gradient = true;
+}
+
+static void all_on(struct objective_options *o)
+{
+    distill_listwise_on(o);
+    align_shaped_on(o);
+    trust_on(o);
+    preference_s_dpo_on(o);
+    ranker_distill_on(o);
+}
+
+static void all_by_proxy_on(struct objective_options *o)
+{
+    distill_plackett_luce_on(o);
+    align_policy_on(o);
+    o->align.teacher = ALIGN_PROXY;
+    trust_on(o);
+    preference_dpo_on(o);
+    ranker_distill_on(o);
+}
+
+static const struct {
+    const char *name;
+    void (*on)(struct objective_options *o);
+} terms[] = {
+    {"distill listwise", distill_listwise_on},
+    {"distill Plackett-Luce", distill_plackett_luce_on},
+    {"distill top positives", distill_top_positives_on},
+    {"distill soft pairs", distill_soft_pair_on},
+    {"distill margins", distill_margin_on},
+    {"align KL", align_kl_on},
+    {"align policy", align_policy_on},
+    {"align shaped", align_shaped_on},
+    {"align DPO", align_dpo_on},
+    {"align S-DPO", align_s_dpo_on},
+    {"align by proxy", align_proxy_on},
+    {"trust", trust_on},
+    {"preference BPR", preference_bpr_on},
+    {"preference DPO", preference_dpo_on},
+    {"preference S-DPO", preference_s_dpo_on},
+    {"ranker", ranker_on},
+    {"ranker distilled", ranker_distill_on},
+    {"ranker from logits", ranker_logits_on},
+    {"ranker, towers stopped", ranker_stopped_on},
+    {"all", all_on},
+    {"all by proxy", all_by_proxy_on},
+};
+enum { TERMS = sizeof terms / sizeof *terms };
+
+// ---- Slates.
+
+struct input {
+    int n;
+    struct slate slates[SLATES];
+    float scores[SLATES * SLATE_ITEMS_MAX * TASKS], features[SLATES * UF];
+};
+
+static void slate_fill(struct slate *slate, float *scores, int items, struct rng *rng)
+{
+    *slate = (struct slate){.user = (uint32_t)rng_below(rng, USERS),
+                            .kind = SLATE_CLOSED,
+                            .surface = (uint8_t)rng_below(rng, SURFACES_MAX),
+                            .ranker = (uint8_t)(1 + rng_below(rng, 2)),
+                            .n_items = (uint16_t)items,
+                            .n_history = (uint8_t)rng_below(rng, 8),
+                            .n_newest = (uint8_t)rng_below(rng, 3)};
+    for (int k = 0; k < slate->n_history; k++)
+        slate->history[k] = (uint32_t)rng_below(rng, ITEMS);
+    for (int k = 0; k < items; k++) {
+        struct slate_item *item = &slate->items[k];
+        const bool shown = rng_float(rng) < 0.75f;
+        *item = (struct slate_item){.item = (uint32_t)rng_below(rng, ITEMS),
+                                    .propensity =
+                                        rng_float(rng) < 0.5f ? 0 : 0.05f + 0.9f * rng_float(rng),
+                                    .position = (int16_t)((int)rng_below(rng, 42) - 1),
+                                    .shown = shown,
+                                    .labels = shown ? (uint32_t)rng_below(rng, 1 << TASKS) : 0};
+        for (int t = 0; t < TASKS; t++)
+            scores[k * TASKS + t] = rng_float(rng) < 0.05f ? NAN : rng_float(rng);
+    }
+}
+
+// Slates of 7, 5, 1, 6 and 4 items. The first holds one item twice, the newest but one of its
+// history; the fourth was not scored.
+static void input_fill(struct input *in, uint64_t seed)
+{
+    static const int items[SLATES] = {7, 5, 1, 6, 4};
+    struct rng rng = {seed, 0};
+    *in = (struct input){.n = SLATES};
+    rng_fill_uniform(&rng, in->features, SLATES * UF, -1, 1);
+    for (int i = 0; i < SLATES; i++)
+        slate_fill(&in->slates[i], in->scores + i * SLATE_ITEMS_MAX * TASKS, items[i], &rng);
+    struct slate *first = &in->slates[0];
+    first->n_history = 6;
+    first->history[0] = 2;
+    first->history[1] = first->history[3] = first->items[1].item = first->items[4].item = 7;
+    first->items[0].item = 2;
+    in->slates[3].ranker = 0;
+}
+
+// ---- A model that has learned something, with parameters of size 1/2, published and gone on.
+
+struct fixture {
+    struct two_tower_options o;
+    struct test_model m;
+    struct input in;
+    struct slate_report report;
+    double ref[SLATES][SLATE_ITEMS_MAX];      // by the model published
+    double reward[SLATES][SLATE_ITEMS_MAX];   // what align follows: a constant
+    double constant[SLATES][SLATE_ITEMS_MAX]; // of the policy's gradient
+};
+
+static const float *features_of(const struct fixture *f)
+{
+    return f->o.user_features ? f->in.features : NULL;
+}
+
+static float *heads_of(const struct fixture *f)
+{
+    return test_floats(test_column(&f->m, "model.heads"), 0);
+}
+
+static void slates_learn(void *arg)
+{
+    struct fixture *f = arg;
+    f->report =
+        two_tower_learn_slates(f->m.model, f->in.n, f->in.slates, f->in.scores, features_of(f));
+}
+
+static void batch_learn(struct fixture *f)
+{
+    assert_false(
+        two_tower_learn(f->m.model, BATCH, batch, f->o.user_features ? batch_features : NULL)
+            .skipped);
+}
+
+static void example_of(const struct slate *slate, struct example *e)
+{
+    *e = (struct example){
+        .user = slate->user, .n_history = slate->n_history, .n_newest = slate->n_newest};
+    memcpy(e->history, slate->history, sizeof e->history);
+}
+
+// s of every item by the vectors and bonuses that are served, which have tests of their own.
+static void scores_now(const struct fixture *f, double s[SLATES][SLATE_ITEMS_MAX])
+{
+    for (int i = 0; i < f->in.n; i++) {
+        const struct slate *slate = &f->in.slates[i];
+        struct example e;
+        struct bonus bonuses[HISTORY_MAX];
+        float q[DIM + 1], v[DIM + 1];
+        example_of(slate, &e);
+        two_tower_queries(f->m.model, 1, &e, f->o.user_features ? f->in.features + i * UF : NULL,
+                          q);
+        const int n = two_tower_bonuses(f->m.model, &e, bonuses);
+        for (int k = 0; k < slate->n_items; k++) {
+            two_tower_items(f->m.model, 1, &slate->items[k].item, v);
+            s[i][k] = 0;
+            for (int j = 0; j <= DIM; j++)
+                s[i][k] += (double)q[j] * (double)v[j];
+            for (int j = 0; j < n; j++)
+                s[i][k] += bonuses[j].row == slate->items[k].item ? (double)bonuses[j].score : 0;
+        }
+    }
+}
+
+static void parameters_fill(const struct test_model *m, uint64_t seed)
+{
+    struct rng rng = {seed, 0};
+    const struct tables *t = m->tables;
+    rng_fill_uniform(&rng, test_floats(&t->item_vector, 0), ITEMS * DIM, -.7f, .7f);
+    rng_fill_uniform(&rng, test_floats(&t->user_vector, 0), USERS * DIM, -.7f, .7f);
+    rng_fill_uniform(&rng, test_floats(&t->dense, 0), t->dense_size, -.4f, .4f);
+    for (size_t i = 0; i < ITEMS; i++)
+        rng_fill_uniform(&rng, &test_item_state(m, i)->bias, 1, -.5f, .5f);
+    if (t->item_context.base)
+        rng_fill_uniform(&rng, test_floats(&t->item_context, 0), ITEMS * DIM, -.7f, .7f);
+    const struct column *heads = test_column(m, "model.heads");
+    const size_t n = objectives_heads_size(&two_tower_options(m->model)->objectives, DIM);
+    if (heads)
+        rng_fill_uniform(&rng, test_floats(heads, 0), n, -.5f, .5f);
+}
+
+// No hidden unit is so near to 0 that a difference steps over the bend there: every other is on.
+static void hidden_settle(const struct test_model *m)
+{
+    struct dense_parameter p;
+    for (int i = 0; view_dense(two_tower_options(m->model), i, &p); i++)
+        for (int k = 0; strstr(p.name, "hidden_bias") && k < p.columns; k++)
+            test_floats(&m->tables->dense, 0)[p.offset + (size_t)k] = k % 2 ? -1.5f : 1.5f;
+}
+
+static void start_with(struct fixture *f, const struct two_tower_options *o)
+{
+    *f = (struct fixture){.o = *o};
+    input_fill(&f->in, 23);
+    test_model_open(&f->m, o, ITEMS, USERS);
+    for (uint32_t i = 0; i < ITEMS && o->item_features; i++)
+        two_tower_item_features(f->m.model, i, IF,
+                                (float[]){0.1f * (float)i, 0.5f - 0.1f * (float)i});
+    batch_learn(f);
+    parameters_fill(&f->m, 11);
+    two_tower_published(f->m.model);
+    scores_now(f, f->ref);
+    batch_learn(f); // now the reference differs
+    hidden_settle(&f->m);
+}
+
+static void start(struct fixture *f, int shape, void (*on)(struct objective_options *))
+{
+    struct two_tower_options o = plain_options(shape);
+    if (on)
+        on(&o.objectives);
+    start_with(f, &o);
+}
+
+// ---- The loss a second time, in doubles and without cleverness.
+
+static double sigmoid(double x)
+{
+    return 1 / (1 + exp(-x));
+}
+
+static double bce(double z, double y)
+{
+    return log(1 + exp(z)) - z * y;
+}
+
+// log softmax(x / T) of the items that mask does not say NAN for.
+static void log_softmax(int n, const double *x, const double *mask, double T, double *log_p)
+{
+    double sum = 0;
+    for (int k = 0; k < n; k++)
+        sum += isnan(mask[k]) ? 0 : exp(x[k] / T);
+    for (int k = 0; k < n; k++)
+        log_p[k] = isnan(mask[k]) ? NAN : x[k] / T - log(sum);
+}
+
+static int unmasked(int n, const double *x)
+{
+    int m = 0;
+    for (int k = 0; k < n; k++)
+        m += !isnan(x[k]);
+    return m;
+}
+
+// KL(softmax(g / T) || softmax(s / S))
+static double divergence(int n, const double *g, double T, const double *s, double S)
+{
+    double p[SLATE_ITEMS_MAX], q[SLATE_ITEMS_MAX], sum = 0;
+    log_softmax(n, g, g, T, p);
+    log_softmax(n, s, g, S, q);
+    for (int k = 0; k < n; k++)
+        sum += isnan(g[k]) ? 0 : exp(p[k]) * (p[k] - q[k]);
+    return sum;
+}
+
+static void standardise(int n, const double *g, double *x)
+{
+    const int m = unmasked(n, g);
+    double mean = 0, squares = 0;
+    for (int k = 0; k < n; k++)
+        mean += isnan(g[k]) ? 0 : g[k] / m;
+    for (int k = 0; k < n; k++)
+        squares += isnan(g[k]) ? 0 : (g[k] - mean) * (g[k] - mean) / m;
+    for (int k = 0; k < n; k++)
+        x[k] = (g[k] - mean) / fmax(sqrt(squares), 1e-6);
+}
+
+// How many pairs are high over low: engaged over skipped, or the higher score over the lower.
+static bool is_pair(const double *g, int i, int j, bool by_value)
+{
+    return by_value ? g[i] > 0 && g[j] <= 0 : g[i] > g[j];
+}
+
+typedef double (*pair_fn)(const struct objective_options *o, double s, double t);
+
+static double pair_soft(const struct objective_options *o, double s, double t)
+{
+    return bce(s, sigmoid(t / (double)o->distill.temperature));
+}
+
+static double pair_margin(const struct objective_options *o, double s, double t)
+{
+    (void)o;
+    return (s - t) * (s - t);
+}
+
+static double pair_bpr(const struct objective_options *o, double s, double t)
+{
+    (void)o, (void)t;
+    return log(1 + exp(-s));
+}
+
+static double pair_align(const struct objective_options *o, double s, double t)
+{
+    return log(1 + exp(-(double)o->align.beta * (s - t)));
+}
+
+static double pair_preference(const struct objective_options *o, double s, double t)
+{
+    return log(1 + exp(-(double)o->preference.beta * (s - t)));
+}
+
+// The mean over the pairs; t is what the student's difference is compared with.
+static double pairs_mean(const struct objective_options *o, int n, const double *g, bool by_value,
+                         const double *s, const double *t, pair_fn pair)
+{
+    double sum = 0;
+    int count = 0;
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < n; j++)
+            if (is_pair(g, i, j, by_value)) {
+                sum += pair(o, s[i] - s[j], t[i] - t[j]);
+                count++;
+            }
+    return count ? sum / count : NAN;
+}
+
+static double s_dpo(double beta, int n, const double *g, bool by_value, const double *s,
+                    const double *t)
+{
+    double sum = 0;
+    int count = 0;
+    for (int i = 0; i < n; i++) {
+        double inner = 0;
+        for (int j = 0; j < n; j++)
+            if (is_pair(g, i, j, by_value))
+                inner += exp(-beta * (s[i] - s[j] - t[i] + t[j]));
+        sum += inner > 0 ? log(1 + inner) : 0;
+        count += inner > 0;
+    }
+    return count ? sum / count : NAN;
+}
+
+// The item at place r of the order by g, -1 at the end; equal ones by index.
+static int place(int n, const double *g, int r)
+{
+    for (int k = 0; k < n; k++) {
+        int above = 0;
+        for (int j = 0; j < n; j++)
+            above += g[j] > g[k] || (g[j] == g[k] && j < k);
+        if (!isnan(g[k]) && above == r)
+            return k;
+    }
+    return -1;
+}
+
+static double plackett_luce(int n, const double *g, const double *s, int top)
+{
+    double loss = 0;
+    for (int r = 0; r < top && place(n, g, r) >= 0; r++) {
+        double sum = 0;
+        for (int j = r; place(n, g, j) >= 0; j++)
+            sum += exp(s[place(n, g, j)]);
+        loss += log(sum) - s[place(n, g, r)];
+    }
+    return loss;
+}
+
+static double top_positives(int n, const double *g, const double *s, int top, double lambda)
+{
+    const int places = top < unmasked(n, g) ? top : unmasked(n, g);
+    double loss = 0, weights = 0;
+    for (int r = 0; r < places; r++) {
+        weights += exp(-(r + 1) / lambda);
+        loss += exp(-(r + 1) / lambda) * log(1 + exp(-s[place(n, g, r)]));
+    }
+    return places ? loss / weights : NAN;
+}
+
+// ---- A term of one slate; NAN when it has nothing to say.
+
+struct said {
+    int n;
+    double *s, *ref, *reward, *constant;
+    double raw[SLATE_ITEMS_MAX], g[SLATE_ITEMS_MAX], y[SLATE_ITEMS_MAX];
+};
+
+static double distill_again(const struct objective_options *o, const struct said *x)
+{
+    const double T = (double)o->distill.temperature;
+    if (unmasked(x->n, x->g) < (o->distill.form == DISTILL_TOP_POSITIVES ? 1 : 2))
+        return NAN;
+    switch (o->distill.form) {
+    case DISTILL_LISTWISE:
+        return T * T * divergence(x->n, x->g, T, x->s, T);
+    case DISTILL_PLACKETT_LUCE:
+        return plackett_luce(x->n, x->g, x->s, o->distill.top);
+    case DISTILL_TOP_POSITIVES:
+        return top_positives(x->n, x->g, x->s, o->distill.top, T);
+    case DISTILL_SOFT_PAIR:
+        return pairs_mean(o, x->n, x->g, false, x->s, x->g, pair_soft);
+    case DISTILL_MARGIN:
+        return pairs_mean(o, x->n, x->raw, false, x->s, x->raw, pair_margin);
+    }
+    return NAN;
+}
+
+static double shaped_again(double beta, const struct said *x)
+{
+    double p[SLATE_ITEMS_MAX], r[SLATE_ITEMS_MAX], sum = 0;
+    log_softmax(x->n, x->s, x->reward, 1, p);
+    log_softmax(x->n, x->ref, x->reward, 1, r);
+    for (int k = 0; k < x->n; k++)
+        sum += isnan(x->reward[k]) ? 0 : exp(p[k]) * (x->reward[k] - beta * (p[k] - r[k]));
+    return -sum;
+}
+
+static double align_again(const struct objective_options *o, const struct said *x)
+{
+    const double beta = (double)o->align.beta;
+    double p[SLATE_ITEMS_MAX], sum = 0;
+    if (unmasked(x->n, x->reward) < 2)
+        return NAN;
+    switch (o->align.form) {
+    case ALIGN_KL:
+        return divergence(x->n, x->reward, (double)o->align.temperature, x->s,
+                          (double)o->align.student_temperature);
+    case ALIGN_POLICY:
+        log_softmax(x->n, x->s, x->reward, 1, p);
+        for (int k = 0; k < x->n; k++)
+            sum -= isnan(x->reward[k]) ? 0 : x->constant[k] * p[k];
+        return sum;
+    case ALIGN_SHAPED:
+        return shaped_again(beta, x);
+    case ALIGN_DPO:
+        return pairs_mean(o, x->n, x->reward, false, x->s, x->ref, pair_align);
+    case ALIGN_S_DPO:
+        return s_dpo(beta, x->n, x->reward, false, x->s, x->ref);
+    }
+    return NAN;
+}
+
+static double trust_again(const struct objective_options *o, const struct said *x)
+{
+    (void)o;
+    return x->n < 2 ? NAN : divergence(x->n, x->s, 1, x->ref, 1);
+}
+
+static double preference_again(const struct objective_options *o, const struct said *x)
+{
+    switch (o->preference.form) {
+    case PREFERENCE_BPR:
+        return pairs_mean(o, x->n, x->y, true, x->s, x->s, pair_bpr);
+    case PREFERENCE_DPO:
+        return pairs_mean(o, x->n, x->y, true, x->s, x->ref, pair_preference);
+    case PREFERENCE_S_DPO:
+        return s_dpo((double)o->preference.beta, x->n, x->y, true, x->s, x->ref);
+    }
+    return NAN;
+}
+
+static double label_of(const struct slate *slate, int k, int t)
+{
+    const bool final = slate->kind == SLATE_CLOSED && !slate->repeated;
+    return final && slate->items[k].shown ? (double)(slate->items[k].labels >> t & 1) : NAN;
+}
+
+static const float *scores_at(const struct fixture *f, int i, int k)
+{
+    return f->in.scores + (i * SLATE_ITEMS_MAX + k) * TASKS;
+}
+
+static void said_fill(struct fixture *f, int i, double *s, struct said *x)
+{
+    const struct slate *slate = &f->in.slates[i];
+    *x = (struct said){.n = slate->n_items,
+                       .s = s,
+                       .ref = f->ref[i],
+                       .reward = f->reward[i],
+                       .constant = f->constant[i]};
+    for (int k = 0; k < x->n; k++) {
+        x->raw[k] = slate->ranker ? 0 : NAN;
+        x->y[k] = 0;
+        for (int t = 0; t < TASKS; t++) {
+            x->raw[k] += (double)f->o.objectives.value[t] * (double)scores_at(f, i, k)[t];
+            x->y[k] += (double)f->o.objectives.value[t] * label_of(slate, k, t);
+        }
+    }
+    standardise(x->n, x->raw, x->g);
+}
+
+// ---- The heads.
+
+static void vectors_of(const struct fixture *f, int i, double *q, double v[][DIM])
+{
+    const struct slate *slate = &f->in.slates[i];
+    struct example e;
+    float Q[DIM + 1], V[DIM + 1];
+    example_of(slate, &e);
+    two_tower_queries(f->m.model, 1, &e, f->o.user_features ? f->in.features + i * UF : NULL, Q);
+    for (int j = 0; j < DIM; j++)
+        q[j] = (double)Q[j];
+    for (int k = 0; k < slate->n_items; k++) {
+        two_tower_items(f->m.model, 1, &slate->items[k].item, V);
+        for (int j = 0; j < DIM; j++)
+            v[k][j] = (double)V[j];
+    }
+}
+
+static double dot(const double *x, const double *y)
+{
+    double sum = 0;
+    for (int j = 0; j < DIM; j++)
+        sum += x[j] * y[j];
+    return sum;
+}
+
+// phi of model/light_ranker.h.
+enum { FEATURES = 2 * DIM + HEADS + 1 };
+
+static void phi_of(const struct light_ranker_parameters *p, const double *q, const double *v,
+                   double *phi)
+{
+    double R[HEADS][DIM], pi[HEADS], sum = 0;
+    memset(phi, 0, FEATURES * sizeof *phi);
+    for (int h = 0; h < HEADS; h++) {
+        for (int j = 0; j < DIM; j++) {
+            R[h][j] = (double)p->b_r[h * DIM + j];
+            for (int l = 0; l < DIM; l++)
+                R[h][j] += (double)p->W_r[(h * DIM + j) * DIM + l] * q[l];
+        }
+        phi[2 * DIM + h] = dot(R[h], v);
+        sum += pi[h] = exp(phi[2 * DIM + h]);
+    }
+    for (int j = 0; j < DIM; j++) {
+        phi[j] = v[j];
+        for (int h = 0; h < HEADS; h++)
+            phi[DIM + j] += pi[h] / sum * R[h][j];
+    }
+    phi[2 * DIM + HEADS] = dot(q, v);
+}
+
+static double affine(int n, const float *w, float b, const double *x)
+{
+    double z = (double)b;
+    for (int j = 0; j < n; j++)
+        z += (double)w[j] * x[j];
+    return z;
+}
+
+static double teacher_of(const struct objective_options *o, const struct slate *slate, float score)
+{
+    if (slate->kind != SLATE_CLOSED)
+        return NAN;
+    return o->ranker.scale == RANKER_LOGITS ? sigmoid((double)score) : (double)score;
+}
+
+// The sums over the slates of the means over the step: loss[0] of the labels, loss[1] of the
+// teacher, each multiplied by how many slates have such a thing; counts are those.
+static void ranker_again(const struct fixture *f, double loss[2], int counts[2])
+{
+    const struct objective_options *o = &f->o.objectives;
+    const struct light_ranker_shape shape = {DIM, HEADS, TASKS};
+    const struct light_ranker_parameters p = light_ranker_at(heads_of(f), &shape);
+    double sums[2] = {0};
+    int pairs[2] = {0};
+    counts[0] = counts[1] = 0;
+    for (int i = 0; i < f->in.n; i++) {
+        const struct slate *slate = &f->in.slates[i];
+        double q[DIM], v[SLATE_ITEMS_MAX][DIM], phi[FEATURES];
+        const int before[2] = {pairs[0], pairs[1]};
+        vectors_of(f, i, q, v);
+        for (int k = 0; k < slate->n_items; k++) {
+            phi_of(&p, q, v[k], phi);
+            for (int t = 0; t < TASKS; t++) {
+                const int at = slate->items[k].position;
+                const double g = at < 0 ? 0
+                                        : (double)p.g[(slate->surface * LIGHT_RANKER_POSITIONS +
+                                                       (at < LIGHT_RANKER_POSITIONS ? at : 31)) *
+                                                          TASKS +
+                                                      t];
+                const double y[2] = {label_of(slate, k, t),
+                                     teacher_of(o, slate, scores_at(f, i, k)[t])};
+                const double z[2] = {affine(FEATURES, p.W_l + t * FEATURES, p.b_l[t], phi) + g,
+                                     affine(FEATURES, p.W_a + t * FEATURES, p.b_a[t], phi)};
+                for (int c = 0; c < 2; c++)
+                    if (!isnan(y[c])) {
+                        sums[c] += bce(z[c], y[c]);
+                        pairs[c]++;
+                    }
+            }
+        }
+        for (int c = 0; c < 2; c++)
+            counts[c] += pairs[c] > before[c];
+    }
+    for (int c = 0; c < 2; c++)
+        loss[c] = pairs[c] ? counts[c] * sums[c] / pairs[c] : 0;
+}
+
+static size_t aligned(size_t floats)
+{
+    return (floats + 15) / 16 * 16;
+}
+
+static const float *proxy_of(const struct fixture *f)
+{
+    const struct light_ranker_shape shape = {DIM, HEADS, TASKS};
+    const size_t ranker =
+        f->o.objectives.ranker.weight > 0 ? aligned(light_ranker_size(&shape)) : 0;
+    return heads_of(f) + ranker;
+}
+
+static double proxy_logit(const struct fixture *f, const double *q, const double *v, int t)
+{
+    enum { WIDTH = 2 * DIM + 1 };
+    const float *W = proxy_of(f), *b = W + aligned(TASKS * WIDTH);
+    double x[WIDTH];
+    memcpy(x, q, DIM * sizeof *x);
+    memcpy(x + DIM, v, DIM * sizeof *x);
+    x[2 * DIM] = dot(q, v);
+    return affine(WIDTH, W + t * WIDTH, b[t], x);
+}
+
+static double proxy_again(const struct fixture *f, int *count)
+{
+    double sum = 0;
+    *count = 0;
+    for (int i = 0; i < f->in.n; i++) {
+        const struct slate *slate = &f->in.slates[i];
+        double q[DIM], v[SLATE_ITEMS_MAX][DIM], loss = 0;
+        int pairs = 0;
+        vectors_of(f, i, q, v);
+        for (int k = 0; k < slate->n_items; k++)
+            for (int t = 0; t < TASKS; t++)
+                if (!isnan(label_of(slate, k, t))) {
+                    loss += bce(proxy_logit(f, q, v[k], t), label_of(slate, k, t));
+                    pairs++;
+                }
+        sum += pairs ? loss / pairs : 0;
+        *count += pairs > 0;
+    }
+    return sum;
+}
+
+// ---- All together.
+
+static bool by_proxy(const struct objective_options *o)
+{
+    return o->align.weight > 0 && o->align.teacher == ALIGN_PROXY;
+}
+
+// What is a constant to the gradient: the reward, and the policy's coefficients.
+static void constants_fill(struct fixture *f)
+{
+    const struct objective_options *o = &f->o.objectives;
+    double s[SLATES][SLATE_ITEMS_MAX];
+    scores_now(f, s);
+    for (int i = 0; i < f->in.n; i++) {
+        const struct slate *slate = &f->in.slates[i];
+        struct said x;
+        said_fill(f, i, s[i], &x);
+        memcpy(f->reward[i], x.g, sizeof x.g);
+        if (by_proxy(o)) {
+            double q[DIM], v[SLATE_ITEMS_MAX][DIM], reward[SLATE_ITEMS_MAX] = {0};
+            vectors_of(f, i, q, v);
+            for (int k = 0; k < slate->n_items; k++)
+                for (int t = 0; t < TASKS; t++)
+                    reward[k] += (double)o->value[t] * proxy_logit(f, q, v[k], t);
+            standardise(x.n, reward, f->reward[i]);
+        }
+        double log_pi[SLATE_ITEMS_MAX];
+        log_softmax(x.n, s[i], f->reward[i], 1, log_pi);
+        for (int k = 0; k < x.n; k++) {
+            const double pi = exp(log_pi[k]), theta = (double)slate->items[k].propensity;
+            const double ratio = theta > 0 ? fmin(pi / theta, (double)o->align.ratio_cap) : 1;
+            f->constant[i][k] =
+                ratio * o->align.top_k * pow(1 - pi, o->align.top_k - 1) * f->reward[i][k];
+        }
+    }
+}
+
+static const struct {
+    enum objective objective;
+    double (*loss)(const struct objective_options *o, const struct said *x);
+} slate_terms[] = {
+    {OBJECTIVE_DISTILL, distill_again},
+    {OBJECTIVE_ALIGN, align_again},
+    {OBJECTIVE_TRUST, trust_again},
+    {OBJECTIVE_PREFERENCE, preference_again},
+};
+
+static double weight_of(const struct objective_options *o, enum objective objective)
+{
+    const double weights[OBJECTIVES] = {
+        [OBJECTIVE_DISTILL] = (double)o->distill.weight,
+        [OBJECTIVE_ALIGN] = (double)o->align.weight,
+        [OBJECTIVE_TRUST] = (double)o->align.trust,
+        [OBJECTIVE_PREFERENCE] = (double)o->preference.weight,
+        [OBJECTIVE_RANKER] = (double)o->ranker.weight,
+        [OBJECTIVE_RANKER_DISTILL] = o->ranker.weight > 0 ? (double)o->ranker.distill : 0,
+        [OBJECTIVE_PROXY] = by_proxy(o),
+    };
+    return weights[objective];
+}
+
+// loss and n of each term that is on, as in the report.
+static void losses_again(struct fixture *f, double loss[OBJECTIVES], int n[OBJECTIVES])
+{
+    const struct objective_options *o = &f->o.objectives;
+    double s[SLATES][SLATE_ITEMS_MAX];
+    memset(loss, 0, OBJECTIVES * sizeof *loss);
+    memset(n, 0, OBJECTIVES * sizeof *n);
+    scores_now(f, s);
+    for (int i = 0; i < f->in.n; i++) {
+        struct said x;
+        said_fill(f, i, s[i], &x);
+        for (size_t t = 0; t < sizeof slate_terms / sizeof *slate_terms; t++) {
+            const enum objective objective = slate_terms[t].objective;
+            if (weight_of(o, objective) == 0 || f->in.slates[i].kind != SLATE_CLOSED)
+                continue;
+            const double one = slate_terms[t].loss(o, &x);
+            loss[objective] += isnan(one) ? 0 : one;
+            n[objective] += !isnan(one);
+        }
+    }
+    if (o->ranker.weight > 0) {
+        double both[2];
+        int counts[2];
+        ranker_again(f, both, counts);
+        loss[OBJECTIVE_RANKER] = both[0];
+        n[OBJECTIVE_RANKER] = counts[0];
+        if (o->ranker.distill > 0) {
+            loss[OBJECTIVE_RANKER_DISTILL] = both[1];
+            n[OBJECTIVE_RANKER_DISTILL] = counts[1];
+        }
+    }
+    if (by_proxy(o))
+        loss[OBJECTIVE_PROXY] = proxy_again(f, &n[OBJECTIVE_PROXY]);
+}
+
+static double loss_of_heads(void *arg)
+{
+    struct fixture *f = arg;
+    double loss[OBJECTIVES], sum = 0;
+    int n[OBJECTIVES];
+    losses_again(f, loss, n);
+    for (int t = 0; t < OBJECTIVES; t++)
+        sum += weight_of(&f->o.objectives, (enum objective)t) * loss[t];
+    return sum;
+}
+
+// No gradient leaves the proxy, nor the light ranker when it is told so.
+static double loss_of_towers(void *arg)
+{
+    struct fixture *f = arg;
+    const struct objective_options *o = &f->o.objectives;
+    double loss[OBJECTIVES], sum = 0;
+    int n[OBJECTIVES];
+    losses_again(f, loss, n);
+    for (int t = 0; t < OBJECTIVES; t++) {
+        const bool ranker = t == OBJECTIVE_RANKER || t == OBJECTIVE_RANKER_DISTILL;
+        if (t != OBJECTIVE_PROXY && !(ranker && o->ranker.stop_gradient))
+            sum += weight_of(o, (enum objective)t) * loss[t];
+    }
+    return sum;
+}
+
+static void assert_report(struct fixture *f, const char *name)
+{
+    double loss[OBJECTIVES];
+    int n[OBJECTIVES];
+    losses_again(f, loss, n);
+    for (int t = 0; t < OBJECTIVES; t++) {
+        const struct objective_report *term = &f->report.term[t];
+        if (term->n != n[t] || !(fabs(term->loss - loss[t]) <= 1e-4 * (1 + fabs(loss[t]))))
+            fail_msg("%s: %s says %g of %d, the formula %g of %d", name, objective_names[t],
+                     term->loss, term->n, loss[t], n[t]);
+    }
+}
+
+static void assert_step(struct fixture *f, const char *name)
+{
+    struct test_step step;
+    const struct column *heads = test_column(&f->m, "model.heads");
+    constants_fill(f);
+    test_step_take(&step, &f->m, slates_learn, f);
+    assert_false(f->report.skipped);
+    assert_report(f, name);
+    // The prior's weights learn from engagements alone.
+    test_step_assert_towers(&step, &f->m, "prior", loss_of_towers, f);
+    if (heads)
+        test_step_assert(&step, &f->m, "heads", heads, 0,
+                         objectives_heads_size(&f->o.objectives, DIM), loss_of_heads, f);
+    test_step_free(&step, &f->m);
+}
+
+static void a_step_is_the_gradient_of_each_term_and_of_all(void **state)
+{
+    (void)state;
+    for (int shape = 0; shape < SHAPES; shape++)
+        for (int t = 0; t < TERMS; t++) {
+            struct fixture f;
+            char name[64];
+            snprintf(name, sizeof name, "%s, %s", shape_names[shape], terms[t].name);
+            print_message("%s\n", name);
+            start(&f, shape, terms[t].on);
+            assert_step(&f, name);
+            test_model_close(&f.m);
+        }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_step_is_the_gradient_of_each_term_and_of_all),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
