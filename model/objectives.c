@@ -532,7 +532,8 @@ bool objectives_learn(struct objectives *o, struct step *s, struct slate_batch *
 void objectives_update(struct objectives *o, const struct step *s, const struct slate_batch *b,
                        struct row_weights *weights)
 {
-    if (o->heads_size > 0) {
+    // Without a gradient the heads are not touched: L2 and momentum would move them.
+    if (kernels->dot(o->heads_size, o->dheads, o->dheads) != 0) {
         struct objective_state *state = column_edit(&o->state, 0);
         for (size_t i = 0; i < o->heads.n; i++)
             column_edit(&o->heads, i);
