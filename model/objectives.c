@@ -311,23 +311,35 @@ static uint32_t tasks_scored(const struct objective_options *o, const struct sla
     uint32_t scored = 0;
     for (int k = 0; k < slate->n_items; k++)
         for (int t = 0; t < o->tasks; t++)
-            scored |= (uint32_t)!isnan(scores[k * o->tasks + t]) << t;
+            scored |= (uint32_t)(isfinite(scores[k * o->tasks + t]) != 0) << t;
     return scored;
 }
 
 void objectives_teacher(const struct objective_options *o, const struct slate *slate,
                         const float *scores, float *g)
 {
-    const uint32_t scored = slate->ranker ? tasks_scored(o, slate, scores) : 0;
+    const bool has_scores = slate->ranker > 0 && slate->kind == SLATE_CLOSED;
+    const uint32_t scored = has_scores ? tasks_scored(o, slate, scores) : 0;
     for (int k = 0; k < slate->n_items; k++) {
         g[k] = scored ? 0 : NAN;
         for (int t = 0; t < o->tasks; t++)
             if (scored >> t & 1)
                 g[k] += o->value[t] * scores[k * o->tasks + t];
+        if (!isfinite(g[k]))
+            g[k] = NAN;
     }
 }
 
-// What the terms read, from what was logged.
+// The teacher's probability, NAN where it gave none: anything else has no finite optimum.
+static float probability_of(enum ranker_scale scale, float score)
+{
+    if (scale == RANKER_LOGITS)
+        return isfinite(score) ? (float)slate_sigmoid((double)score) : NAN;
+    return score >= 0 && score <= 1 ? score : NAN;
+}
+
+// What the terms read, from what was logged. Only a closed slate has scores and labels that are
+// final, and of a request that two versions scored the labels count once.
 static void rows_prepare(struct objectives *o, const struct slate_batch *b)
 {
     const struct objective_options *options = o->options;
@@ -336,6 +348,8 @@ static void rows_prepare(struct objectives *o, const struct slate_batch *b)
         const struct slate *slate = &b->slates[i];
         const float *scores = b->scores + (size_t)i * SLATE_ITEMS_MAX * T;
         const size_t at = (size_t)b->first[i];
+        const bool closed = slate->kind == SLATE_CLOSED, scored = closed && slate->ranker > 0;
+        const bool labelled = closed && !slate->repeated;
         for (int k = 0; k < slate->n_items; k++) {
             const struct slate_item *item = &slate->items[k];
             const size_t row = at + (size_t)k;
@@ -345,10 +359,9 @@ static void rows_prepare(struct objectives *o, const struct slate_batch *b)
                 const float score = scores[(size_t)k * T + t];
                 const float label = (item->labels >> t & 1) ? 1.0f : 0.0f;
                 o->y[row] += options->value[t] * label;
-                o->label[row * T + t] = item->shown ? label : NAN;
-                o->teacher[row * T + t] = options->ranker.scale == RANKER_LOGITS
-                                              ? (float)slate_sigmoid((double)score)
-                                              : score;
+                o->label[row * T + t] = labelled && item->shown ? label : NAN;
+                o->teacher[row * T + t] =
+                    scored ? probability_of(options->ranker.scale, score) : NAN;
             }
         }
         o->surface[i] = slate->surface;
@@ -439,6 +452,15 @@ static void rows_gather(struct objectives *o, const struct step *s, const struct
         memcpy(o->V + row * d, s->V + b->slot[row] * d, d * sizeof(float));
 }
 
+// How many slates have something that is not NAN in x (rows, T).
+static int slates_said(const struct slate_batch *b, int T, const float *x)
+{
+    int said = 0;
+    for (int i = 0; i < b->n; i++)
+        said += slate_unmasked((b->first[i + 1] - b->first[i]) * T, x + b->first[i] * T) > 0;
+    return said;
+}
+
 static void ranker_learn(struct objectives *o, struct step *s, const struct slate_batch *b,
                          struct slate_report *report)
 {
@@ -455,8 +477,11 @@ static void ranker_learn(struct objectives *o, struct step *s, const struct slat
         .teacher = options->ranker.distill > 0 ? o->teacher : NULL,
     };
     // The head gives means over the step; slates count one by one here, as in the other terms.
-    struct light_ranker_options weights = {.weight = options->ranker.weight * (float)b->n,
-                                           .distil_weight = options->ranker.distill * (float)b->n};
+    const int labelled = slates_said(b, options->tasks, o->label);
+    const int taught = batch.teacher ? slates_said(b, options->tasks, o->teacher) : 0;
+    struct light_ranker_options weights = {.weight = options->ranker.weight * (float)labelled,
+                                           .distil_weight =
+                                               options->ranker.distill * (float)taught};
     for (int t = 0; t < options->tasks; t++)
         weights.positive_weight[t] = 1;
     light_ranker_forward(&o->ranker, heads_of(o), &batch);
@@ -468,9 +493,9 @@ static void ranker_learn(struct objectives *o, struct step *s, const struct slat
     for (size_t row = 0; row < rows && moves; row++)
         kernels->axpy(d, 1, o->dV + row * d, s->dV + b->slot[row] * d);
     report->term[OBJECTIVE_RANKER] =
-        (struct objective_report){.loss = loss.bce * b->n, .n = loss.pairs > 0 ? b->n : 0};
-    report->term[OBJECTIVE_RANKER_DISTILL] = (struct objective_report){
-        .loss = loss.distil * b->n, .n = loss.distil_pairs > 0 ? b->n : 0};
+        (struct objective_report){.loss = loss.bce * labelled, .n = labelled};
+    report->term[OBJECTIVE_RANKER_DISTILL] =
+        (struct objective_report){.loss = loss.distil * taught, .n = taught};
     if (moves) {
         report->term[OBJECTIVE_RANKER].query_norm =
             (double)kernels->dot((size_t)b->n * d, s->dQ, s->dQ);
@@ -498,8 +523,6 @@ static void proxy_learn(struct objectives *o, const struct step *s, const struct
         }
         proxy_ranker_reward(&o->proxy, options->value, 1, n, q, V, S, reward);
         policy_advantage(n, reward, SCORE_FLOOR, o->proxy_reward + at);
-        if (b->slates[i].kind != SLATE_CLOSED || b->slates[i].repeated)
-            continue;
         proxy_ranker_forward(&o->proxy, n, U, V, o->X, o->Z);
         memset(o->dZ, 0, (size_t)n * T * sizeof(float));
         if (distill_pointwise(n * T, o->Z, o->label + at * T, 1, &loss, o->dZ)) {

@@ -724,7 +724,7 @@ static double affine(int n, const float *w, float b, const double *x)
 
 static double teacher_of(const struct objective_options *o, const struct slate *slate, float score)
 {
-    if (slate->kind != SLATE_CLOSED)
+    if (slate->kind != SLATE_CLOSED || slate->ranker == 0)
         return NAN;
     return o->ranker.scale == RANKER_LOGITS ? sigmoid((double)score) : (double)score;
 }
@@ -976,10 +976,237 @@ static void a_step_is_the_gradient_of_each_term_and_of_all(void **state)
             struct fixture f;
             char name[64];
             snprintf(name, sizeof name, "%s, %s", shape_names[shape], terms[t].name);
-            print_message("%s\n", name);
             start(&f, shape, terms[t].on);
             assert_step(&f, name);
             test_model_close(&f.m);
+        }
+}
+
+// ---- What a step does beside its gradient.
+
+// As in production: state beside the parameters, and L2, which moves whatever is touched.
+static struct two_tower_options adaptive_options(int shape)
+{
+    struct two_tower_options o = plain_options(shape);
+    o.table = *optimizer_find("rowwise_adagrad");
+    o.matrix = o.scalar = o.objectives.head = *optimizer_find("adam");
+    o.table.l2 = o.matrix.l2 = o.objectives.head.l2 = 0.1f;
+    return o;
+}
+
+static void start_adaptive(struct fixture *f, int shape, void (*on)(struct objective_options *))
+{
+    struct two_tower_options o = adaptive_options(shape);
+    if (on)
+        on(&o.objectives);
+    start_with(f, &o);
+}
+
+static void distill_off(struct objective_options *o)
+{
+    o->distill.weight = 0;
+}
+
+static void align_off(struct objective_options *o)
+{
+    o->align.weight = 0;
+}
+
+static void trust_off(struct objective_options *o)
+{
+    o->align.trust = 0;
+}
+
+static void preference_off(struct objective_options *o)
+{
+    o->preference.weight = 0;
+}
+
+static void ranker_off(struct objective_options *o)
+{
+    o->ranker.weight = 0;
+}
+
+static void ranker_distill_off(struct objective_options *o)
+{
+    o->ranker.distill = 0;
+}
+
+// The same, by never having heard of it.
+static void distill_none(struct objective_options *o)
+{
+    memset(&o->distill, 0, sizeof o->distill);
+}
+
+static void align_none(struct objective_options *o)
+{
+    const float trust = o->align.trust;
+    memset(&o->align, 0, sizeof o->align);
+    o->align.trust = trust;
+}
+
+static void preference_none(struct objective_options *o)
+{
+    memset(&o->preference, 0, sizeof o->preference);
+}
+
+static void ranker_none(struct objective_options *o)
+{
+    memset(&o->ranker, 0, sizeof o->ranker);
+}
+
+static const struct {
+    const char *name;
+    void (*off)(struct objective_options *o), (*none)(struct objective_options *o);
+} without[] = {
+    {"distill", distill_off, distill_none},
+    {"align", align_off, align_none},
+    {"trust", trust_off, trust_off},
+    {"preference", preference_off, preference_none},
+    {"ranker", ranker_off, ranker_none},
+    {"ranker distill", ranker_distill_off, ranker_distill_off},
+};
+enum { WITHOUT = sizeof without / sizeof *without };
+
+static void learn(struct fixture *f, int steps)
+{
+    for (int i = 0; i < steps; i++) {
+        input_fill(&f->in, 100 + (uint64_t)i);
+        slates_learn(f);
+        assert_false(f->report.skipped);
+        batch_learn(f);
+    }
+}
+
+// The columns of a have the bytes of those of b, by name; the named one (NULL: none) may differ.
+static void assert_same(const struct test_model *a, const struct test_model *b, const char *except)
+{
+    for (int i = 0; i < a->columns.n; i++) {
+        const struct column *x = a->columns.list[i], *y = test_column(b, x->name);
+        if (except && strcmp(except, x->name) == 0)
+            continue;
+        assert_non_null(y);
+        if (x->n != y->n || memcmp(x->base, y->base, x->n * x->unit) != 0)
+            fail_msg("column %s differs", x->name);
+    }
+}
+
+static void a_term_that_is_off_leaves_what_a_model_without_it_has(void **state)
+{
+    (void)state;
+    for (int shape = 0; shape < SHAPES; shape++)
+        for (int t = 0; t < WITHOUT; t++)
+            for (int others = 0; others < 2; others++) {
+                struct two_tower_options o = adaptive_options(shape);
+                struct fixture off, none, on;
+                if (others)
+                    all_on(&o.objectives);
+                start_with(&on, &o);
+                without[t].off(&o.objectives);
+                start_with(&off, &o);
+                without[t].none(&o.objectives);
+                start_with(&none, &o);
+                learn(&on, 3);
+                learn(&off, 3);
+                learn(&none, 3);
+                assert_int_equal(off.m.columns.n, none.m.columns.n);
+                assert_same(&off.m, &none.m, NULL);
+                const struct tables *a = on.m.tables, *b = off.m.tables;
+                const bool same = memcmp(a->item_vector.base, b->item_vector.base,
+                                         ITEMS * a->item_vector.unit) == 0;
+                if (same != !others) // with all of them on, each one counts
+                    fail_msg("%s, %s", shape_names[shape], without[t].name);
+                test_model_close(&on.m);
+                test_model_close(&off.m);
+                test_model_close(&none.m);
+            }
+}
+
+static void without_slates_no_column_is_opened(void **state)
+{
+    (void)state;
+    for (int shape = 0; shape < SHAPES; shape++) {
+        struct two_tower_options o = plain_options(shape), plain = o;
+        struct test_model a, b;
+        all_by_proxy_on(&o.objectives);
+        o.objectives.slates = 0;
+        memset(&plain.objectives, 0, sizeof plain.objectives);
+        test_model_open(&a, &o, ITEMS, USERS);
+        test_model_open(&b, &plain, ITEMS, USERS);
+        assert_int_equal(objectives_heads_size(&o.objectives, DIM), 0);
+        assert_false(objectives_need_reference(&o.objectives));
+        two_tower_published(a.model);
+        assert_int_equal(a.columns.n, b.columns.n);
+        assert_same(&a, &b, NULL);
+        test_model_close(&a);
+        test_model_close(&b);
+    }
+}
+
+// One item that was not shown and has no score, and two that were shown, without any score, label
+// or reference to differ by.
+static void input_silence(struct input *in)
+{
+    in->n = 1;
+    in->slates[0].n_items = 1;
+    in->slates[0].ranker = 0;
+    in->slates[0].items[0].shown = 0;
+    for (int t = 0; t < TASKS; t++)
+        in->scores[t] = NAN;
+}
+
+static void a_slate_without_anything_to_say_moves_nothing(void **state)
+{
+    (void)state;
+    for (int shape = 0; shape < SHAPES; shape++)
+        for (int t = 0; t < TERMS; t++) {
+            struct fixture f;
+            struct test_copy before;
+            start_adaptive(&f, shape, terms[t].on);
+            learn(&f, 2); // what the optimisers keep would move parameters by itself
+            input_silence(&f.in);
+            test_copy_take(&before, &f.m);
+            slates_learn(&f);
+            assert_false(f.report.skipped);
+            for (int k = 0; k < OBJECTIVES; k++)
+                assert_true(f.report.term[k].n == 0 && f.report.term[k].loss == 0);
+            test_copy_assert_equal(&before, &f.m, NULL);
+            test_copy_free(&before, &f.m);
+            test_model_close(&f.m);
+        }
+}
+
+static void a_head_with_stopped_gradient_learns_and_the_towers_do_not_know(void **state)
+{
+    (void)state;
+    for (int shape = 0; shape < SHAPES; shape++)
+        for (int others = 0; others < 2; others++) {
+            struct two_tower_options o = adaptive_options(shape);
+            struct fixture stopped, without_ranker;
+            if (others)
+                all_on(&o.objectives);
+            ranker_off(&o.objectives);
+            start_with(&without_ranker, &o);
+            ranker_stopped_on(&o.objectives);
+            start_with(&stopped, &o);
+            const struct column *heads = test_column(&stopped.m, "model.heads");
+            float *before = malloc(heads->n * heads->unit);
+            memcpy(before, heads->base, heads->n * heads->unit);
+            learn(&stopped, 3);
+            learn(&without_ranker, 3);
+            for (int i = 0; i < without_ranker.m.columns.n; i++) {
+                const struct column *x = without_ranker.m.columns.list[i];
+                const struct column *y = test_column(&stopped.m, x->name);
+                if (strcmp(x->name, "model.objectives") != 0 && // the heads' steps
+                    memcmp(x->base, y->base, x->n * x->unit) != 0)
+                    fail_msg("%s: %s", shape_names[shape], x->name);
+            }
+            assert_memory_not_equal(before, heads->base, heads->n * heads->unit);
+            assert_true(stopped.report.term[OBJECTIVE_RANKER].n > 0);
+            assert_true(stopped.report.term[OBJECTIVE_RANKER].query_norm == 0);
+            free(before);
+            test_model_close(&stopped.m);
+            test_model_close(&without_ranker.m);
         }
 }
 
@@ -987,6 +1214,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_step_is_the_gradient_of_each_term_and_of_all),
+        cmocka_unit_test(a_term_that_is_off_leaves_what_a_model_without_it_has),
+        cmocka_unit_test(without_slates_no_column_is_opened),
+        cmocka_unit_test(a_slate_without_anything_to_say_moves_nothing),
+        cmocka_unit_test(a_head_with_stopped_gradient_learns_and_the_towers_do_not_know),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
