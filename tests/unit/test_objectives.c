@@ -1210,6 +1210,588 @@ static void a_head_with_stopped_gradient_learns_and_the_towers_do_not_know(void 
         }
 }
 
+// ---- The guard.
+
+static struct two_tower_options guarded_options(int shape, bool proxy)
+{
+    struct two_tower_options o = adaptive_options(shape);
+    distill_listwise_on(&o.objectives);
+    if (proxy) {
+        distill_none(&o.objectives);
+        align_proxy_on(&o.objectives);
+    }
+    o.objectives.align.guard = true;
+    o.objectives.guard =
+        (struct reward_guard_options){.half_life = 1000, .confidence = 3, .weight_max = 10};
+    return o;
+}
+
+// A slate whose first item is engaged, and was scored highest or, without knowledge, anyhow.
+static void informative_fill(struct fixture *f, uint64_t n, int ranker, bool knows)
+{
+    struct rng rng = {n, 7};
+    float *scores = f->in.scores;
+    f->in.n = 1;
+    slate_fill(&f->in.slates[0], scores, 6, &rng);
+    f->in.slates[0].ranker = (uint8_t)ranker;
+    for (int k = 0; k < 6; k++) {
+        f->in.slates[0].items[k].shown = 1;
+        f->in.slates[0].items[k].labels = k == 0;
+        for (int t = 0; t < TASKS; t++)
+            scores[k * TASKS + t] = t == 0 ? 0.5f * rng_float(&rng) + 0.5f * (knows && k == 0) : 0;
+    }
+}
+
+static const struct reward_guard *guard_at(const struct fixture *f, int version)
+{
+    return column_at(test_column(&f->m, "model.guard"), (size_t)version);
+}
+
+static void a_version_that_has_not_proven_itself_moves_no_tower(void **state)
+{
+    (void)state;
+    for (int shape = 0; shape < SHAPES; shape++) {
+        struct two_tower_options o = guarded_options(shape, false);
+        struct fixture f;
+        struct test_copy before;
+        start_with(&f, &o);
+        test_copy_take(&before, &f.m);
+        for (uint64_t i = 0; i < 60; i++) {
+            informative_fill(&f, i, 1, false);
+            slates_learn(&f);
+            assert_true(!f.report.skipped && f.report.guard == 0);
+            assert_int_equal(f.report.term[OBJECTIVE_DISTILL].n, 0);
+        }
+        test_copy_assert_equal(&before, &f.m, "model.guard");
+        assert_true(guard_at(&f, 1)->slates > 55);
+        test_copy_free(&before, &f.m);
+        test_model_close(&f.m);
+    }
+}
+
+static void the_guard_opens_for_a_version_that_knows_and_for_no_other(void **state)
+{
+    (void)state;
+    for (int shape = 0; shape < SHAPES; shape++) {
+        struct two_tower_options o = guarded_options(shape, false);
+        struct fixture f;
+        struct test_copy before;
+        int opened = 0;
+        start_with(&f, &o);
+        test_copy_take(&before, &f.m);
+        for (int i = 1; i <= 40 && !opened; i++) {
+            informative_fill(&f, (uint64_t)i, 1, true);
+            // What the slate itself says comes after it was used.
+            const double scale = reward_guard_scale(guard_at(&f, 1), &o.objectives.guard);
+            slates_learn(&f);
+            assert_true(f.report.guard == (double)(float)scale);
+            if (f.report.guard > 0)
+                opened = i;
+            else
+                test_copy_assert_equal(&before, &f.m, "model.guard");
+        }
+        assert_in_range(opened, 10, 15); // 3 standard errors want more than 9 slates
+        assert_int_equal(f.report.term[OBJECTIVE_DISTILL].n, 1);
+        const float *now = test_floats(&f.m.tables->user_vector, 0);
+        for (int i = 0; i < f.m.columns.n; i++)
+            if (f.m.columns.list[i] == &f.m.tables->user_vector)
+                assert_memory_not_equal(now, before.bytes[i], USERS * DIM * sizeof *now);
+        // The next version starts from nothing.
+        test_copy_free(&before, &f.m);
+        test_copy_take(&before, &f.m);
+        informative_fill(&f, 99, 2, true);
+        slates_learn(&f);
+        assert_true(f.report.guard == 0);
+        test_copy_assert_equal(&before, &f.m, "model.guard");
+        assert_true(guard_at(&f, 2)->slates == 1);
+        assert_true(guard_at(&f, 0)->slates == 0 && guard_at(&f, 3)->slates == 0);
+        test_copy_free(&before, &f.m);
+        test_model_close(&f.m);
+    }
+}
+
+static void the_guard_scales_the_gradient(void **state)
+{
+    (void)state;
+    struct two_tower_options o = plain_options(SHAPE_RECIPE);
+    struct fixture f;
+    struct test_step guarded, free_step;
+    distill_listwise_on(&o.objectives);
+    o.objectives.align.guard = true;
+    o.objectives.guard =
+        (struct reward_guard_options){.half_life = 1000, .confidence = 3, .weight_max = 10};
+    start_with(&f, &o);
+    parameters_fill(&f.m, 11);
+    for (int i = 1; i <= 30; i++) {
+        struct test_copy before;
+        test_copy_take(&before, &f.m);
+        informative_fill(&f, (uint64_t)i, 1, true);
+        slates_learn(&f);
+        const struct reward_guard learned = *guard_at(&f, 1);
+        test_copy_put_back(&before, &f.m);
+        memcpy(test_floats(test_column(&f.m, "model.guard"), 1), &learned, sizeof learned);
+        test_copy_free(&before, &f.m);
+    }
+    test_step_take(&guarded, &f.m, slates_learn, &f);
+    const double scale = f.report.guard;
+    assert_true(scale > 0.1 && scale < 0.9);
+    // Certain of itself: a scale of 1.
+    const struct reward_guard certain = {1e6, 1, 1e6, 1e6, 1e6, 1e6};
+    memcpy(test_floats(test_column(&f.m, "model.guard"), 1), &certain, sizeof certain);
+    test_step_take(&free_step, &f.m, slates_learn, &f);
+    assert_true(f.report.guard > 0.9999);
+    for (size_t k = 0; k < ITEMS * DIM; k++) {
+        const struct column *c = &f.m.tables->item_vector;
+        const double all = (double)test_step_gradient(&free_step, &f.m, c, k);
+        assert_true(fabs((double)test_step_gradient(&guarded, &f.m, c, k) - scale * all) < 1e-5);
+    }
+    test_step_free(&guarded, &f.m);
+    test_step_free(&free_step, &f.m);
+    test_model_close(&f.m);
+}
+
+static void the_proxy_has_a_guard_of_its_own_and_learns_before_it_is_followed(void **state)
+{
+    (void)state;
+    for (int shape = 0; shape < SHAPES; shape++) {
+        struct two_tower_options o = guarded_options(shape, true);
+        struct fixture f;
+        struct test_copy before;
+        start_with(&f, &o);
+        test_copy_take(&before, &f.m);
+        informative_fill(&f, 1, 1, true);
+        slates_learn(&f);
+        assert_int_equal(f.report.term[OBJECTIVE_PROXY].n, 1);
+        assert_int_equal(f.report.term[OBJECTIVE_ALIGN].n, 0);
+        for (int i = 0; i < f.m.columns.n; i++) {
+            const struct column *c = f.m.columns.list[i];
+            const bool own = strcmp(c->name, "model.heads") == 0 ||
+                             strcmp(c->name, "model.guard") == 0 ||
+                             strcmp(c->name, "model.objectives") == 0;
+            if ((memcmp(c->base, before.bytes[i], c->n * c->unit) != 0) != own)
+                fail_msg("%s: %s", shape_names[shape], c->name);
+        }
+        assert_true(guard_at(&f, 0)->slates == 1 && guard_at(&f, 1)->slates == 1);
+        test_copy_free(&before, &f.m);
+        test_model_close(&f.m);
+    }
+}
+
+// ---- Which slates are read by whom.
+
+static void every_term_on(struct objective_options *o)
+{
+    all_by_proxy_on(o);
+    o->align.guard = true;
+    // Open from the start, for whoever has once agreed.
+    o->guard = (struct reward_guard_options){.half_life = 1000, .confidence = 0, .weight_max = 10};
+}
+
+static void only_closed_slates_are_read(void **state)
+{
+    (void)state;
+    for (int shape = 0; shape < SHAPES; shape++)
+        for (int kind = SLATE_EARLY; kind <= SLATE_LATE_POSITIVE; kind++) {
+            struct fixture f;
+            struct test_copy before;
+            start_adaptive(&f, shape, every_term_on);
+            learn(&f, 2);
+            input_fill(&f.in, 23);
+            for (int i = 0; i < f.in.n; i++)
+                f.in.slates[i].kind = (uint8_t)kind;
+            test_copy_take(&before, &f.m);
+            slates_learn(&f);
+            for (int t = 0; t < OBJECTIVES; t++)
+                assert_int_equal(f.report.term[t].n, 0);
+            assert_int_equal(f.report.unscored, 0);
+            test_copy_assert_equal(&before, &f.m, NULL);
+            test_copy_free(&before, &f.m);
+            test_model_close(&f.m);
+        }
+}
+
+static void a_repeated_slate_is_read_by_what_follows_the_teacher_alone(void **state)
+{
+    (void)state;
+    for (int shape = 0; shape < SHAPES; shape++) {
+        struct fixture f;
+        start_adaptive(&f, shape, every_term_on);
+        learn(&f, 2);
+        informative_fill(&f, 5, 4, true);
+        slates_learn(&f);
+        const double closed = guard_at(&f, 0)->slates;
+        f.in.slates[0].repeated = 1;
+        f.in.slates[0].ranker = 5;
+        slates_learn(&f);
+        slates_learn(&f); // by now the guard of version 5 is open
+        assert_int_equal(f.report.term[OBJECTIVE_PREFERENCE].n, 0);
+        assert_int_equal(f.report.term[OBJECTIVE_RANKER].n, 0);
+        assert_int_equal(f.report.term[OBJECTIVE_PROXY].n, 0);
+        assert_int_equal(f.report.term[OBJECTIVE_DISTILL].n, 1);
+        assert_int_equal(f.report.term[OBJECTIVE_RANKER_DISTILL].n, 1);
+        assert_int_equal(f.report.term[OBJECTIVE_TRUST].n, 1);
+        assert_true(guard_at(&f, 0)->slates == closed);
+        assert_true(guard_at(&f, 4)->slates == 1 && guard_at(&f, 5)->slates > 1.9);
+        test_model_close(&f.m);
+    }
+}
+
+// ---- What is not finite.
+
+static void a_step_that_is_not_finite_changes_nothing(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *column;
+        size_t at; // float of it
+        float value;
+    } cases[] = {
+        {"item.vector", 7 * DIM + 2, NAN},
+        {"item.vector", 2 * DIM, INFINITY},
+        {"user.vector", 1, NAN},
+        {"user.vector", 3, 3e38f},
+        {"item.state", 7 * sizeof(struct item_state) / sizeof(float), NAN},
+        {"item.state", 7 * sizeof(struct item_state) / sizeof(float), INFINITY},
+        {"model.heads", 5, NAN},
+        {"model.heads", 5, -INFINITY},
+        {"model.dense", 1, NAN},
+    };
+    for (int shape = 0; shape < SHAPES; shape++)
+        for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+            struct fixture f;
+            struct test_copy before;
+            start_adaptive(&f, shape, all_on);
+            learn(&f, 2);
+            input_fill(&f.in, 23);
+            f.in.slates[0].user = 0;
+            float *at = test_floats(test_column(&f.m, cases[c].column), 0) + cases[c].at;
+            const float was = *at;
+            *at = cases[c].value;
+            test_copy_take(&before, &f.m);
+            const uint64_t skipped = test_state(&f.m)->skipped;
+            slates_learn(&f);
+            if (!f.report.skipped || test_state(&f.m)->skipped != skipped + 1)
+                fail_msg("%s: learned from %g in %s", shape_names[shape], (double)cases[c].value,
+                         cases[c].column);
+            test_state(&f.m)->skipped = skipped;
+            test_copy_assert_equal(&before, &f.m, NULL);
+            *at = was;
+            learn(&f, 1); // nothing is left of it in the scratch memory
+            test_copy_free(&before, &f.m);
+            test_model_close(&f.m);
+        }
+}
+
+static void a_score_that_is_not_finite_counts_as_none(void **state)
+{
+    (void)state;
+    static const float values[] = {INFINITY, -INFINITY, 3e38f};
+    for (int t = 0; t < TERMS; t++)
+        for (size_t v = 0; v < sizeof values / sizeof *values; v++) {
+            struct fixture a, b;
+            start_adaptive(&a, SHAPE_RECIPE, terms[t].on);
+            start_adaptive(&b, SHAPE_RECIPE, terms[t].on);
+            for (int k = 0; k < TASKS; k++) {
+                a.in.scores[2 * TASKS + k] = NAN;
+                b.in.scores[2 * TASKS + k] = values[v];
+            }
+            if (terms[t].on == ranker_logits_on && values[v] == 3e38f)
+                b.in.scores[2 * TASKS] = b.in.scores[2 * TASKS + 1] = b.in.scores[2 * TASKS + 2] =
+                    INFINITY; // a logit may be large
+            slates_learn(&a);
+            slates_learn(&b);
+            assert_false(a.report.skipped || b.report.skipped);
+            assert_same(&a.m, &b.m, NULL);
+            test_model_close(&a.m);
+            test_model_close(&b.m);
+        }
+}
+
+// ---- Order.
+
+static void a_step_is_repeated_to_the_bit(void **state)
+{
+    (void)state;
+    for (int shape = 0; shape < SHAPES; shape++)
+        for (int by = 0; by < 2; by++) {
+            struct fixture a, b, c;
+            struct test_copy copy;
+            start_adaptive(&a, shape, by ? every_term_on : all_on);
+            start_adaptive(&b, shape, by ? every_term_on : all_on);
+            learn(&a, 5);
+            learn(&b, 3);
+            // The other one is carried over on the way, as by a restart.
+            start_adaptive(&c, shape, by ? every_term_on : all_on);
+            test_copy_take(&copy, &b.m);
+            for (int i = 0; i < b.m.columns.n; i++) {
+                struct column *to = c.m.columns.list[i];
+                memcpy(column_restore(to, copy.n[i]), copy.bytes[i], copy.n[i] * to->unit);
+            }
+            for (int i = 3; i < 5; i++) {
+                input_fill(&c.in, 100 + (uint64_t)i);
+                slates_learn(&c);
+                batch_learn(&c);
+            }
+            assert_same(&a.m, &c.m, NULL);
+            test_copy_free(&copy, &b.m);
+            test_model_close(&a.m);
+            test_model_close(&b.m);
+            test_model_close(&c.m);
+        }
+}
+
+static void items_reverse(struct input *in)
+{
+    for (int i = 0; i < in->n; i++) {
+        struct slate *slate = &in->slates[i];
+        float *scores = in->scores + i * SLATE_ITEMS_MAX * TASKS;
+        for (int a = 0, b = slate->n_items - 1; a < b; a++, b--) {
+            const struct slate_item item = slate->items[a];
+            slate->items[a] = slate->items[b];
+            slate->items[b] = item;
+            for (int t = 0; t < TASKS; t++) {
+                const float score = scores[a * TASKS + t];
+                scores[a * TASKS + t] = scores[b * TASKS + t];
+                scores[b * TASKS + t] = score;
+            }
+        }
+    }
+}
+
+static void slates_reverse(struct input *in)
+{
+    const struct input was = *in;
+    for (int i = 0; i < in->n; i++) {
+        const int from = in->n - 1 - i;
+        enum { SCORES = SLATE_ITEMS_MAX * TASKS };
+        in->slates[i] = was.slates[from];
+        memcpy(in->scores + i * SCORES, was.scores + from * SCORES, SCORES * sizeof *in->scores);
+        memcpy(in->features + i * UF, was.features + from * UF, UF * sizeof *in->features);
+    }
+}
+
+// Sums are taken in another order: the same but for rounding. Only the guards remember which slate
+// came last.
+static void the_order_of_items_and_slates_does_not_matter(void **state)
+{
+    (void)state;
+    static void (*const orders[])(struct input *) = {items_reverse, slates_reverse};
+    for (int shape = 0; shape < SHAPES; shape++)
+        for (int order = 0; order < 2; order++)
+            for (int t = 0; t < TERMS; t++) {
+                struct fixture f;
+                struct test_step as_it_is, reversed;
+                start(&f, shape, terms[t].on);
+                test_step_take(&as_it_is, &f.m, slates_learn, &f);
+                const struct slate_report first = f.report;
+                orders[order](&f.in);
+                test_step_take(&reversed, &f.m, slates_learn, &f);
+                for (int k = 0; k < OBJECTIVES; k++) {
+                    const double loss = first.term[k].loss;
+                    assert_int_equal(first.term[k].n, f.report.term[k].n);
+                    assert_true(fabs(loss - f.report.term[k].loss) <= 1e-5 * (1 + fabs(loss)));
+                }
+                const struct tables *tables = f.m.tables;
+                const struct column *c[] = {&tables->item_vector, &tables->user_vector,
+                                            &tables->dense, test_column(&f.m, "model.heads")};
+                for (int i = 0; i < 4 && c[i]; i++)
+                    for (size_t k = 0; k < c[i]->n * DIM; k++) {
+                        const double x = (double)test_step_gradient(&as_it_is, &f.m, c[i], k);
+                        const double y = (double)test_step_gradient(&reversed, &f.m, c[i], k);
+                        if (!(fabs(x - y) <= 1e-4 * (1 + fabs(x))))
+                            fail_msg("%s, %s: %s[%zu] %g, %g", shape_names[shape], terms[t].name,
+                                     c[i]->name, k, x, y);
+                    }
+                test_step_free(&as_it_is, &f.m);
+                test_step_free(&reversed, &f.m);
+                test_model_close(&f.m);
+            }
+}
+
+// ---- Sizes.
+
+static void the_largest_step_fits_its_scratch_memory(void **state)
+{
+    (void)state;
+    static struct slate slates[SLATES_MAX];
+    static float scores[SLATES_MAX * SLATE_ITEMS_MAX * SLATE_TASKS_MAX], features[SLATES_MAX * UF];
+    for (int shape = 0; shape < SHAPES; shape++)
+        for (int tasks = 1; tasks <= SLATE_TASKS_MAX; tasks++) {
+            struct two_tower_options o = adaptive_options(shape);
+            struct test_model m;
+            struct rng rng = {(uint64_t)tasks, 0};
+            o.dim = (shape == SHAPE_FULL ? 4 : 1) * (1 + tasks % 3) + (shape == SHAPE_PLAIN);
+            (tasks % 2 ? all_on : all_by_proxy_on)(&o.objectives);
+            o.objectives.tasks = tasks;
+            o.objectives.slates = SLATES_MAX;
+            o.objectives.ranker.heads = 1 + tasks % LIGHT_RANKER_HEADS_MAX;
+            o.objectives.distill.top = SLATE_ITEMS_MAX + 1;
+            for (int t = 0; t < tasks; t++)
+                o.objectives.value[t] = t % 2 ? -0.5f : 1;
+            rng_fill_uniform(&rng, features, SLATES_MAX * UF, -1, 1);
+            test_model_open(&m, &o, TEST_ROWS_MAX, TEST_ROWS_MAX);
+            for (int i = 0; i < SLATES_MAX; i++) {
+                struct slate *slate = &slates[i];
+                *slate = (struct slate){.user = (uint32_t)i,
+                                        .ranker = (uint8_t)(255 - i % 2),
+                                        .surface = (uint8_t)(i % SURFACES_MAX),
+                                        .n_items = SLATE_ITEMS_MAX,
+                                        .n_history = HISTORY_MAX,
+                                        .n_newest = HISTORY_MAX};
+                for (int k = 0; k < HISTORY_MAX; k++)
+                    slate->history[k] = (uint32_t)rng_below(&rng, TEST_ROWS_MAX);
+                for (int k = 0; k < SLATE_ITEMS_MAX; k++)
+                    slate->items[k] =
+                        (struct slate_item){.item = (uint32_t)((k + i) % TEST_ROWS_MAX),
+                                            .position = INT16_MAX,
+                                            .shown = 1,
+                                            .labels = (uint32_t)rng_below(&rng, 1u << tasks)};
+            }
+            for (size_t k = 0; k < sizeof scores / sizeof *scores; k++)
+                scores[k] = rng_float(&rng);
+            for (int step = 0; step < 2; step++) {
+                const struct slate_report report = two_tower_learn_slates(
+                    m.model, SLATES_MAX, slates, scores, o.user_features ? features : NULL);
+                assert_false(report.skipped);
+                assert_int_equal(report.slates, SLATES_MAX);
+                assert_int_equal(report.term[OBJECTIVE_TRUST].n, SLATES_MAX);
+                assert_int_equal(report.term[OBJECTIVE_RANKER].n, SLATES_MAX);
+                assert_int_equal(report.term[OBJECTIVE_DISTILL].n, SLATES_MAX);
+            }
+            test_model_close(&m);
+        }
+}
+
+static void a_slate_of_no_items_does_no_harm(void **state)
+{
+    (void)state;
+    for (int shape = 0; shape < SHAPES; shape++) {
+        struct fixture f;
+        struct test_copy before;
+        start_adaptive(&f, shape, all_by_proxy_on);
+        test_copy_take(&before, &f.m);
+        f.in.n = 1;
+        f.in.slates[0].n_items = 0;
+        slates_learn(&f);
+        assert_false(f.report.skipped);
+        test_copy_assert_equal(&before, &f.m, NULL);
+        test_copy_free(&before, &f.m);
+        test_model_close(&f.m);
+    }
+}
+
+static void heads_are_published_by_name_from_where_they_lie(void **state)
+{
+    (void)state;
+    struct objective_options o = plain_options(SHAPE_RECIPE).objectives;
+    struct dense_parameter p;
+    assert_false(objectives_parameter(&o, DIM, 0, &p));
+    ranker_distill_on(&o);
+    size_t end = 0;
+    int n = 0;
+    for (; objectives_parameter(&o, DIM, n, &p); n++) {
+        assert_true(p.offset == end && p.rows > 0 && p.columns > 0);
+        end += (size_t)p.rows * (size_t)p.columns;
+    }
+    assert_int_equal(n, 7);
+    assert_true(end <= objectives_heads_size(&o, DIM));
+    assert_int_equal(objectives_heads_size(&o, DIM) % DIM, 0);
+    o.slates = 0;
+    assert_false(objectives_parameter(&o, DIM, 0, &p));
+}
+
+// ---- Faults of the systems this one follows.
+
+// There the training step of distillation is an empty method.
+static void distillation_brings_the_model_nearer_to_its_ranker(void **state)
+{
+    (void)state;
+    for (int shape = 0; shape < SHAPES; shape++) {
+        struct two_tower_options o = plain_options(shape);
+        struct fixture f;
+        distill_listwise_on(&o.objectives);
+        ranker_distill_on(&o.objectives);
+        start_with(&f, &o);
+        slates_learn(&f);
+        const double listwise = f.report.term[OBJECTIVE_DISTILL].loss;
+        const double pointwise = f.report.term[OBJECTIVE_RANKER_DISTILL].loss;
+        assert_true(f.report.term[OBJECTIVE_DISTILL].query_norm > 0.01);
+        assert_true(f.report.term[OBJECTIVE_DISTILL].item_norm > 0.01);
+        for (int i = 0; i < 50; i++)
+            slates_learn(&f);
+        assert_true(f.report.term[OBJECTIVE_DISTILL].loss < 0.5 * listwise);
+        assert_true(f.report.term[OBJECTIVE_RANKER_DISTILL].loss < 0.95 * pointwise);
+        test_model_close(&f.m);
+    }
+}
+
+// There it is no member of the model: neither moved by the optimiser nor saved.
+static void the_proxy_ranker_learns_and_is_kept_in_a_column(void **state)
+{
+    (void)state;
+    struct fixture f, restored;
+    start(&f, SHAPE_RECIPE, align_proxy_on);
+    start(&restored, SHAPE_RECIPE, align_proxy_on);
+    const struct column *heads = test_column(&f.m, "model.heads");
+    const size_t bytes = objectives_heads_size(&f.o.objectives, DIM) * sizeof(float);
+    float before[512];
+    assert_true(bytes <= sizeof before && bytes <= heads->n * heads->unit);
+    memcpy(before, heads->base, bytes);
+    slates_learn(&f);
+    const double loss = f.report.term[OBJECTIVE_PROXY].loss;
+    for (int t = 0; t < TASKS; t++) // each task's weights
+        assert_memory_not_equal(before + t * (2 * DIM + 1), heads_of(&f) + t * (2 * DIM + 1),
+                                (2 * DIM + 1) * sizeof *before);
+    for (int i = 0; i < 100; i++)
+        slates_learn(&f);
+    assert_true(f.report.term[OBJECTIVE_PROXY].loss < 0.8 * loss);
+    // A model with its columns goes on from there.
+    for (int i = 0; i < f.m.columns.n; i++) {
+        const struct column *c = f.m.columns.list[i];
+        memcpy(column_restore(restored.m.columns.list[i], c->n), c->base, c->n * c->unit);
+    }
+    slates_learn(&f);
+    slates_learn(&restored);
+    assert_true(f.report.term[OBJECTIVE_PROXY].loss == restored.report.term[OBJECTIVE_PROXY].loss);
+    assert_true(f.report.term[OBJECTIVE_ALIGN].loss == restored.report.term[OBJECTIVE_ALIGN].loss);
+    assert_same(&f.m, &restored.m, NULL);
+    test_model_close(&f.m);
+    test_model_close(&restored.m);
+}
+
+// There the mean of the divergence is taken over all pairs, so that a long slate says less.
+static void a_divergence_is_one_of_a_slate_however_long_it_is(void **state)
+{
+    (void)state;
+    static void (*const on[])(struct objective_options *) = {align_kl_on, distill_listwise_on,
+                                                             trust_on};
+    static const enum objective which[] = {OBJECTIVE_ALIGN, OBJECTIVE_DISTILL, OBJECTIVE_TRUST};
+    for (int t = 0; t < 3; t++) {
+        struct fixture f;
+        double alone[2];
+        start(&f, SHAPE_RECIPE, on[t]);
+        parameters_fill(&f.m, 11);
+        f.in.n = 2; // of 7 and of 5 items
+        const struct input both = f.in;
+        for (int i = 0; i < 2; i++) {
+            struct test_step step;
+            f.in = both;
+            f.in.n = 1;
+            f.in.slates[0] = both.slates[i];
+            memcpy(f.in.scores, both.scores + i * SLATE_ITEMS_MAX * TASKS,
+                   SLATE_ITEMS_MAX * TASKS * sizeof *f.in.scores);
+            test_step_take(&step, &f.m, slates_learn, &f);
+            alone[i] = f.report.term[which[t]].loss;
+            assert_true(alone[i] > 0);
+            test_step_free(&step, &f.m);
+        }
+        f.in = both;
+        slates_learn(&f);
+        assert_true(fabs(f.report.term[which[t]].loss - alone[0] - alone[1]) < 1e-6);
+        test_model_close(&f.m);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1218,6 +1800,22 @@ int main(void)
         cmocka_unit_test(without_slates_no_column_is_opened),
         cmocka_unit_test(a_slate_without_anything_to_say_moves_nothing),
         cmocka_unit_test(a_head_with_stopped_gradient_learns_and_the_towers_do_not_know),
+        cmocka_unit_test(a_version_that_has_not_proven_itself_moves_no_tower),
+        cmocka_unit_test(the_guard_opens_for_a_version_that_knows_and_for_no_other),
+        cmocka_unit_test(the_guard_scales_the_gradient),
+        cmocka_unit_test(the_proxy_has_a_guard_of_its_own_and_learns_before_it_is_followed),
+        cmocka_unit_test(only_closed_slates_are_read),
+        cmocka_unit_test(a_repeated_slate_is_read_by_what_follows_the_teacher_alone),
+        cmocka_unit_test(a_step_that_is_not_finite_changes_nothing),
+        cmocka_unit_test(a_score_that_is_not_finite_counts_as_none),
+        cmocka_unit_test(a_step_is_repeated_to_the_bit),
+        cmocka_unit_test(the_order_of_items_and_slates_does_not_matter),
+        cmocka_unit_test(the_largest_step_fits_its_scratch_memory),
+        cmocka_unit_test(a_slate_of_no_items_does_no_harm),
+        cmocka_unit_test(heads_are_published_by_name_from_where_they_lie),
+        cmocka_unit_test(distillation_brings_the_model_nearer_to_its_ranker),
+        cmocka_unit_test(the_proxy_ranker_learns_and_is_kept_in_a_column),
+        cmocka_unit_test(a_divergence_is_one_of_a_slate_however_long_it_is),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
