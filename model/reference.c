@@ -41,6 +41,10 @@ int reference_open(struct reference *r, struct columns *s, const struct tables *
 
 void reference_begin(struct reference *r, uint64_t items_known)
 {
+    // Before the first item there is a prior as well: with one that was never seen it is 0, as it
+    // is for every item until something is engaged with. With none it would be 0 / 0.
+    if (items_known == 0)
+        items_known = 1;
     struct reference_state *state = column_edit(&r->state, 0);
     *state = (struct reference_state){state->epoch + 1, items_known, *tables_state(r->tables)};
     for (size_t i = 0; i < r->dense.n; i++)
