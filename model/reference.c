@@ -14,6 +14,12 @@ static size_t row_bytes(const struct reference *r)
     return (size_t)r->options->dim * sizeof(float);
 }
 
+// A unit begins with a number of 8 bytes; rows of an odd width would put every other one astray.
+static size_t unit_aligned(size_t n)
+{
+    return (n + 7) & ~(size_t)7;
+}
+
 static const struct reference_state *state_at(const struct reference *r)
 {
     return column_at(&r->state, 0);
@@ -24,10 +30,12 @@ int reference_open(struct reference *r, struct columns *s, const struct tables *
 {
     *r = (struct reference){.options = options, .tables = tables};
     const size_t row = row_bytes(r), dense = tables->dense_size / (size_t)options->dim;
-    int rc = column_open(&r->item, s, "reference.item", sizeof(struct reference_item) + 2 * row,
-                         items_max);
+    const size_t rows = tables->item_context.base ? 2 * row : row;
+    int rc = column_open(&r->item, s, "reference.item",
+                         unit_aligned(sizeof(struct reference_item) + rows), items_max);
     if (rc == 0)
-        rc = column_open(&r->user, s, "reference.user", sizeof(uint64_t) + row, users_max);
+        rc = column_open(&r->user, s, "reference.user", unit_aligned(sizeof(uint64_t) + row),
+                         users_max);
     if (rc == 0)
         rc = column_open(&r->dense, s, "reference.dense", row, dense);
     if (rc == 0)

@@ -22,7 +22,7 @@ struct reference_state {
 struct reference {
     const struct two_tower_options *options;
     const struct tables *tables;
-    struct column item;  // struct reference_item, then vector and context, d floats each
+    struct column item;  // struct reference_item, then vector and, if any, context: d floats each
     struct column user;  // the epoch, then d floats
     struct column dense; // d floats a unit: the parameters
     struct column state; // one struct reference_state
