@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 
+#include "model/reference.h"
 #include "model/towers.h"
 #include "tests/unit/test_model.h"
 
@@ -1608,6 +1609,133 @@ static void the_order_of_items_and_slates_does_not_matter(void **state)
             }
 }
 
+// ---- What was published.
+
+static void right_after_a_publication_the_reference_is_the_model(void **state)
+{
+    (void)state;
+    static void (*const dpo_on[])(struct objective_options *) = {preference_dpo_on, align_dpo_on};
+    static const enum objective dpo_of[] = {OBJECTIVE_PREFERENCE, OBJECTIVE_ALIGN};
+    for (int shape = 0; shape < SHAPES; shape++) {
+        struct fixture f;
+        struct test_step step;
+        start(&f, shape, trust_on);
+        slates_learn(&f);
+        const double apart = f.report.term[OBJECTIVE_TRUST].loss;
+        assert_true(apart > 1e-3);
+        two_tower_published(f.m.model);
+        test_step_take(&step, &f.m, slates_learn, &f);
+        assert_true(fabs(f.report.term[OBJECTIVE_TRUST].loss) < 1e-10);
+        for (size_t k = 0; k < ITEMS * DIM; k++)
+            assert_true(fabsf(test_step_gradient(&step, &f.m, &f.m.tables->item_vector, k)) <
+                        1e-5f);
+        test_step_free(&step, &f.m);
+        for (int i = 0; i < 3; i++)
+            batch_learn(&f);
+        slates_learn(&f);
+        assert_true(f.report.term[OBJECTIVE_TRUST].loss > 1e-4);
+        test_model_close(&f.m);
+
+        for (int t = 0; t < 2; t++) { // every pair is even then
+            start(&f, shape, dpo_on[t]);
+            two_tower_published(f.m.model);
+            slates_learn(&f);
+            const struct objective_report *term = &f.report.term[dpo_of[t]];
+            assert_true(term->n > 0 && fabs(term->loss - term->n * log(2)) < 1e-5);
+            slates_learn(&f); // and it is learned from there
+            assert_true(term->loss < term->n * log(2) - 1e-3);
+            test_model_close(&f.m);
+        }
+    }
+}
+
+// The reference that the model keeps, read by its columns.
+static struct reference reference_of(const struct fixture *f)
+{
+    return (struct reference){.options = &f->o,
+                              .tables = f->m.tables,
+                              .item = *test_column(&f->m, "reference.item"),
+                              .user = *test_column(&f->m, "reference.user"),
+                              .dense = *test_column(&f->m, "reference.dense"),
+                              .state = *test_column(&f->m, "reference.state")};
+}
+
+static void every_row_that_a_step_changes_was_saved(void **state)
+{
+    (void)state;
+    for (int shape = 0; shape < SHAPES; shape++) {
+        struct two_tower_options o = adaptive_options(shape);
+        struct fixture f;
+        o.uniform_negatives = 4;
+        all_on(&o.objectives);
+        start_with(&f, &o);
+        learn(&f, 3);
+        two_tower_published(f.m.model);
+        struct test_copy then;
+        test_copy_take(&then, &f.m);
+        learn(&f, 6);
+        if (shape == SHAPE_RECIPE)
+            assert_false(two_tower_replay(f.m.model, BATCH, batch).skipped);
+        const struct reference r = reference_of(&f);
+        const struct view view = reference_view(&r);
+        for (int i = 0; i < f.m.columns.n; i++) {
+            const struct column *c = f.m.columns.list[i];
+            const struct tables *t = f.m.tables;
+            for (uint32_t row = 0; c == &t->item_vector && row < ITEMS; row++)
+                assert_memory_equal(reference_item_vector(&r, row), then.bytes[i] + row * c->unit,
+                                    c->unit);
+            for (uint32_t row = 0; c == &t->item_context && row < ITEMS; row++)
+                assert_memory_equal(reference_item_context(&r, row), then.bytes[i] + row * c->unit,
+                                    c->unit);
+            for (uint32_t row = 0; c == &t->item_state && row < ITEMS; row++)
+                assert_memory_equal(reference_item_state(&r, row), then.bytes[i] + row * c->unit,
+                                    c->unit);
+            for (uint32_t row = 0; c == &t->user_vector && row < USERS; row++)
+                assert_memory_equal(reference_user_vector(&r, row), then.bytes[i] + row * c->unit,
+                                    c->unit);
+            if (c == &t->dense)
+                assert_memory_equal(view.dense, then.bytes[i], t->dense_size * sizeof(float));
+            if (c == &t->state)
+                assert_memory_equal(view.state, then.bytes[i], c->unit);
+        }
+        assert_int_equal(view.items_known, ITEMS);
+        test_copy_free(&then, &f.m);
+        test_model_close(&f.m);
+    }
+}
+
+static void a_cut_is_read_as_it_was_while_slates_are_learned(void **state)
+{
+    (void)state;
+    for (int shape = 0; shape < SHAPES; shape++) {
+        struct fixture f;
+        struct test_copy cut;
+        start_adaptive(&f, shape, every_term_on);
+        learn(&f, 2);
+        test_copy_take(&cut, &f.m);
+        columns_cut(&f.m.columns);
+        learn(&f, 2);
+        two_tower_published(f.m.model);
+        id_table_remove(&f.m.items, 4);
+        test_item(&f.m, 40);
+        test_user(&f.m, 40);
+        learn(&f, 1);
+        for (int i = 0; i < f.m.columns.n; i++) {
+            struct column *c = f.m.columns.list[i];
+            unsigned char *swept = malloc(c->n_cut * c->unit + 1);
+            assert_int_equal(c->n_cut, cut.n[i]);
+            column_sweep(c, 0, c->n_cut, swept);
+            if (memcmp(swept, cut.bytes[i], c->n_cut * c->unit) != 0)
+                fail_msg("%s: column %s was changed behind the cut's back", shape_names[shape],
+                         c->name);
+            free(swept);
+        }
+        columns_cut_end(&f.m.columns);
+        test_copy_free(&cut, &f.m);
+        test_model_close(&f.m);
+    }
+}
+
 // ---- Sizes.
 
 static void the_largest_step_fits_its_scratch_memory(void **state)
@@ -1810,6 +1938,9 @@ int main(void)
         cmocka_unit_test(a_score_that_is_not_finite_counts_as_none),
         cmocka_unit_test(a_step_is_repeated_to_the_bit),
         cmocka_unit_test(the_order_of_items_and_slates_does_not_matter),
+        cmocka_unit_test(right_after_a_publication_the_reference_is_the_model),
+        cmocka_unit_test(every_row_that_a_step_changes_was_saved),
+        cmocka_unit_test(a_cut_is_read_as_it_was_while_slates_are_learned),
         cmocka_unit_test(the_largest_step_fits_its_scratch_memory),
         cmocka_unit_test(a_slate_of_no_items_does_no_harm),
         cmocka_unit_test(heads_are_published_by_name_from_where_they_lie),
