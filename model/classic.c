@@ -667,12 +667,16 @@ static bool backward(struct towers *t, struct step *s)
            finite_sum((size_t)c->users * d, c->dusers) && finite_sum((size_t)s->C, c->db);
 }
 
-static void rows_update(const struct two_tower_options *o, uint64_t step, struct column *vector,
-                        struct column *slots, int n, const uint32_t *rows, const float *gradients)
+static void rows_update(const struct two_tower_options *o, const struct step *s, uint64_t step,
+                        struct column *vector, struct column *slots, int n, const uint32_t *rows,
+                        const float *gradients)
 {
-    for (int i = 0; i < n; i++)
-        optimizer_update(&o->table, step, (size_t)o->dim, gradients + (size_t)i * o->dim,
-                         column_edit(vector, rows[i]), column_edit(slots, rows[i]));
+    for (int i = 0; i < n; i++) {
+        const float *gradient = gradients + (size_t)i * o->dim;
+        if (step_moves(s, (size_t)o->dim, gradient))
+            optimizer_update(&o->table, step, (size_t)o->dim, gradient,
+                             column_edit(vector, rows[i]), column_edit(slots, rows[i]));
+    }
 }
 
 static void dense_update(const struct classic *c, struct tables *t, uint64_t step)
@@ -695,9 +699,11 @@ static void update(struct towers *towers, struct step *s)
     const uint64_t step = state->steps + 1;
     const uint64_t seen = state->examples + (uint64_t)(s->fresh ? c->columns : 0);
     const float average = 1.0f / (float)t->item_state.n;
-    rows_update(o, step, &t->item_vector, &t->item_slots, c->rows, c->items, c->ditems);
-    rows_update(o, step, &t->user_vector, &t->user_slots, c->users, c->user_rows, c->dusers);
+    rows_update(o, s, step, &t->item_vector, &t->item_slots, c->rows, c->items, c->ditems);
+    rows_update(o, s, step, &t->user_vector, &t->user_slots, c->users, c->user_rows, c->dusers);
     for (int u = 0; u < s->C; u++) {
+        if (!step_moves(s, 1, &c->db[u]))
+            continue;
         struct item_state *item = column_edit(&t->item_state, c->items[u]);
         optimizer_update(&o->table, step, 1, &c->db[u], &item->bias, item->bias_slots);
         if (o->logq && s->fresh)

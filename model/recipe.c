@@ -752,8 +752,9 @@ static bool backward(struct towers *t, struct step *s)
            finite_sum(recipe_dense_size(t->options), r->ddense);
 }
 
-static void rows_update(const struct recipe *r, uint64_t step, struct column *vector,
-                        struct column *slots, int n, const uint32_t *rows, const float *gradients)
+static void rows_update(const struct recipe *r, const struct step *s, uint64_t step,
+                        struct column *vector, struct column *slots, int n, const uint32_t *rows,
+                        const float *gradients)
 {
     const struct two_tower_options *o = r->towers.options;
     for (int i = 0; i < n; i++) {
@@ -761,8 +762,10 @@ static void rows_update(const struct recipe *r, uint64_t step, struct column *ve
             row_prefetch(vector, rows[i + ROWS_AHEAD]);
             row_prefetch(slots, rows[i + ROWS_AHEAD]);
         }
-        optimizer_update(&o->table, step, (size_t)o->dim, gradients + (size_t)i * o->dim,
-                         column_edit(vector, rows[i]), column_edit(slots, rows[i]));
+        const float *gradient = gradients + (size_t)i * o->dim;
+        if (step_moves(s, (size_t)o->dim, gradient))
+            optimizer_update(&o->table, step, (size_t)o->dim, gradient,
+                             column_edit(vector, rows[i]), column_edit(slots, rows[i]));
     }
 }
 
@@ -771,8 +774,10 @@ static void candidates_update(struct recipe *r, const struct step *s, uint64_t s
     struct tables *t = r->towers.tables;
     const struct two_tower_options *o = r->towers.options;
     const uint64_t at = tables_state(t)->examples + (uint64_t)s->n;
-    rows_update(r, step, &t->item_vector, &t->item_slots, s->C, r->candidates, r->dV);
+    rows_update(r, s, step, &t->item_vector, &t->item_slots, s->C, r->candidates, r->dV);
     for (int c = 0; c < s->C; c++) {
+        if (!step_moves(s, 1, &r->dcolumn[c]))
+            continue;
         struct item_state *item = column_edit(&t->item_state, r->candidates[c]);
         optimizer_update(&o->table, step, 1, &r->dcolumn[c], &item->bias, item->bias_slots);
         if (!s->fresh || r->hits[c] == 0)
@@ -810,11 +815,11 @@ static void update(struct towers *towers, struct step *s)
     struct recipe *r = recipe_of(towers);
     struct tables *t = towers->tables;
     const uint64_t step = tables_state(t)->steps + 1;
-    rows_update(r, step, &t->item_vector, &t->item_slots, r->pooled, r->pooled_rows, r->dpooled);
-    rows_update(r, step, &t->item_context, &t->item_context_slots, r->pooled, r->pooled_rows,
+    rows_update(r, s, step, &t->item_vector, &t->item_slots, r->pooled, r->pooled_rows, r->dpooled);
+    rows_update(r, s, step, &t->item_context, &t->item_context_slots, r->pooled, r->pooled_rows,
                 r->dcontext);
     candidates_update(r, s, step);
-    rows_update(r, step, &t->user_vector, &t->user_slots, r->users, r->user_rows, r->dusers);
+    rows_update(r, s, step, &t->user_vector, &t->user_slots, r->users, r->user_rows, r->dusers);
     dense_update(r, step);
 }
 

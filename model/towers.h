@@ -16,6 +16,7 @@
 // has changed nothing. Within model/ only; the rest of the program uses two_tower.h.
 #pragma once
 
+#include "model/kernels.h"
 #include "model/tables.h"
 
 struct step {
@@ -24,6 +25,7 @@ struct step {
     const float *features;          // (n, user_features), NULL when the width is 0
     bool fresh;    // examples of engagements that have not been learned before: they are counted
     bool replayed; // they have been learned before
+    bool still;    // a row or bias without a gradient is not touched: L2 and momentum would move it
     int C;         // items
     const uint32_t *rows;    // (C)
     float *Q, *dQ;           // (n, d)
@@ -32,6 +34,12 @@ struct step {
     const float *weight;     // (n) of the examples in the softmax; NULL: all 1
     double loss;
 };
+
+// Whether the update of a row or bias, by its gradient (n), is due.
+static inline bool step_moves(const struct step *s, size_t n, const float *gradient)
+{
+    return !s->still || kernels->dot(n, gradient, gradient) != 0;
+}
 
 struct towers;
 

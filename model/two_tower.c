@@ -404,7 +404,7 @@ struct slate_report two_tower_learn_slates(struct two_tower *m, int n, const str
                                            const float *scores, const float *features)
 {
     struct towers *towers = m->towers;
-    struct step s = {.n = n, .examples = m->contexts, .features = features};
+    struct step s = {.n = n, .examples = m->contexts, .features = features, .still = true};
     struct slate_batch b = {.n = n,
                             .slates = slates,
                             .scores = scores,

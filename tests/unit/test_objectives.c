@@ -1177,6 +1177,54 @@ static void a_slate_without_anything_to_say_moves_nothing(void **state)
         }
 }
 
+// Nor when others of its step have something to say.
+static void a_silent_slate_among_others_moves_nothing_of_its_own(void **state)
+{
+    (void)state;
+    for (int shape = 0; shape < SHAPES; shape++)
+        for (int t = 0; t < TERMS; t++) {
+            struct fixture f;
+            struct test_copy before;
+            start_adaptive(&f, shape, terms[t].on);
+            learn(&f, 1);
+            input_fill(&f.in, 23);
+            f.in.n = 2;
+            struct slate *first = &f.in.slates[0], *second = &f.in.slates[1];
+            for (int k = 0; k < first->n_items; k++)
+                first->items[k].item %= 8;
+            for (int k = 0; k < first->n_history; k++)
+                first->history[k] %= 8;
+            first->user = 0;
+            // Items 8 and 9 and user 5 occur in the silent one alone.
+            second->user = 5;
+            second->n_items = 1;
+            second->items[0] = (struct slate_item){.item = 8, .position = 1};
+            second->ranker = 0;
+            second->n_history = 2;
+            second->history[0] = 9;
+            second->history[1] = 8;
+            for (int k = 0; k < TASKS; k++)
+                f.in.scores[SLATE_ITEMS_MAX * TASKS + k] = NAN;
+            test_copy_take(&before, &f.m);
+            slates_learn(&f);
+            assert_false(f.report.skipped);
+            const struct tables *tables = f.m.tables;
+            for (int i = 0; i < f.m.columns.n; i++) {
+                const struct column *c = f.m.columns.list[i];
+                const bool item = c == &tables->item_vector || c == &tables->item_context ||
+                                  c == &tables->item_state || c == &tables->item_slots;
+                const size_t from = item ? 8 : 5, n = item ? 2 : 1;
+                if (!item && c != &tables->user_vector && c != &tables->user_slots)
+                    continue;
+                if (memcmp(c->base + from * c->unit, before.bytes[i] + from * c->unit,
+                           n * c->unit) != 0)
+                    fail_msg("%s, %s: %s", shape_names[shape], terms[t].name, c->name);
+            }
+            test_copy_free(&before, &f.m);
+            test_model_close(&f.m);
+        }
+}
+
 static void a_head_with_stopped_gradient_learns_and_the_towers_do_not_know(void **state)
 {
     (void)state;
@@ -1927,6 +1975,7 @@ int main(void)
         cmocka_unit_test(a_term_that_is_off_leaves_what_a_model_without_it_has),
         cmocka_unit_test(without_slates_no_column_is_opened),
         cmocka_unit_test(a_slate_without_anything_to_say_moves_nothing),
+        cmocka_unit_test(a_silent_slate_among_others_moves_nothing_of_its_own),
         cmocka_unit_test(a_head_with_stopped_gradient_learns_and_the_towers_do_not_know),
         cmocka_unit_test(a_version_that_has_not_proven_itself_moves_no_tower),
         cmocka_unit_test(the_guard_opens_for_a_version_that_knows_and_for_no_other),
