@@ -1144,8 +1144,28 @@ static void without_slates_no_column_is_opened(void **state)
     }
 }
 
-// One item that was not shown and has no score, and two that were shown, without any score, label
-// or reference to differ by.
+static void slates_that_no_term_reads_leave_the_towers_as_without_slates(void **state)
+{
+    (void)state;
+    for (int shape = 0; shape < SHAPES; shape++) {
+        struct two_tower_options o = adaptive_options(shape);
+        struct fixture a, b;
+        start_with(&a, &o);
+        o.objectives.slates = 0;
+        start_with(&b, &o);
+        for (int i = 0; i < 3; i++) {
+            input_fill(&a.in, 100 + (uint64_t)i);
+            slates_learn(&a);
+            batch_learn(&a);
+            batch_learn(&b);
+        }
+        assert_same(&b.m, &a.m, NULL);
+        test_model_close(&a.m);
+        test_model_close(&b.m);
+    }
+}
+
+// One item that was not shown and has no score.
 static void input_silence(struct input *in)
 {
     in->n = 1;
@@ -1752,6 +1772,33 @@ static void every_row_that_a_step_changes_was_saved(void **state)
     }
 }
 
+static void a_row_with_a_new_owner_is_compared_with_that_ones_start(void **state)
+{
+    (void)state;
+    for (int shape = 0; shape < SHAPES; shape++) {
+        struct fixture f;
+        start_adaptive(&f, shape, all_on);
+        learn(&f, 3); // all rows have been saved for their former owners
+        id_table_remove(&f.m.items, 7);
+        id_table_remove(&f.m.users, 1);
+        assert_int_equal(test_item(&f.m, 70), 7);
+        assert_int_equal(test_user(&f.m, 70), 1);
+        float item[DIM], user[DIM];
+        memcpy(item, test_floats(&f.m.tables->item_vector, 7), sizeof item);
+        memcpy(user, test_floats(&f.m.tables->user_vector, 1), sizeof user);
+        for (int i = 0; i < 2; i++) {
+            const struct reference r = reference_of(&f);
+            assert_memory_equal(reference_item_vector(&r, 7), item, sizeof item);
+            assert_memory_equal(reference_user_vector(&r, 1), user, sizeof user);
+            assert_true(reference_item_state(&r, 7)->bias == 0);
+            learn(&f, 5);
+            assert_memory_not_equal(test_floats(&f.m.tables->item_vector, 7), item, sizeof item);
+            assert_memory_not_equal(test_floats(&f.m.tables->user_vector, 1), user, sizeof user);
+        }
+        test_model_close(&f.m);
+    }
+}
+
 static void a_cut_is_read_as_it_was_while_slates_are_learned(void **state)
 {
     (void)state;
@@ -1974,6 +2021,7 @@ int main(void)
         cmocka_unit_test(a_step_is_the_gradient_of_each_term_and_of_all),
         cmocka_unit_test(a_term_that_is_off_leaves_what_a_model_without_it_has),
         cmocka_unit_test(without_slates_no_column_is_opened),
+        cmocka_unit_test(slates_that_no_term_reads_leave_the_towers_as_without_slates),
         cmocka_unit_test(a_slate_without_anything_to_say_moves_nothing),
         cmocka_unit_test(a_silent_slate_among_others_moves_nothing_of_its_own),
         cmocka_unit_test(a_head_with_stopped_gradient_learns_and_the_towers_do_not_know),
@@ -1989,6 +2037,7 @@ int main(void)
         cmocka_unit_test(the_order_of_items_and_slates_does_not_matter),
         cmocka_unit_test(right_after_a_publication_the_reference_is_the_model),
         cmocka_unit_test(every_row_that_a_step_changes_was_saved),
+        cmocka_unit_test(a_row_with_a_new_owner_is_compared_with_that_ones_start),
         cmocka_unit_test(a_cut_is_read_as_it_was_while_slates_are_learned),
         cmocka_unit_test(the_largest_step_fits_its_scratch_memory),
         cmocka_unit_test(a_slate_of_no_items_does_no_harm),
