@@ -427,6 +427,7 @@ struct slate_report two_tower_learn_slates(struct two_tower *m, int n, const str
         memcpy(m->contexts[i].actions, slates[i].actions, sizeof slates[i].actions);
         memcpy(m->contexts[i].gaps, slates[i].gaps, sizeof slates[i].gaps);
         m->first[i] = b.rows;
+        assert(slates[i].n_items <= SLATE_ITEMS_MAX);
         for (int k = 0; k < slates[i].n_items; k++)
             m->slot[b.rows++] = towers->kind->item(towers, &s, slates[i].items[k].item);
     }
