@@ -13,6 +13,10 @@
 //                surfaces have no common scale
 //     y_k        net value sum_t w_t y_kt, NAN for items not shown
 //
+// Only closed slates are read. Of those that say `repeated`, the labels are left to the guard of
+// their own version. A score that is not finite, or no probability where one is expected, counts as
+// none. A slate with nothing to say moves no parameter, whatever the others of its step say.
+//
 // A term is one row of the table in objectives.c: a function that gives its loss and adds its
 // gradient to that of s (the form of model/slate_loss.h). The loss of a step is the sum over its
 // slates, weighted, like that of the softmax: the tables' Adagrad starts at a fixed size.
