@@ -109,7 +109,12 @@ static void served_then(const struct fixture *f, struct served *s)
             contexts[k] =
                 t->item_context.base ? reference_item_context(&f->r, batch[i].history[k]) : NULL;
         }
-        const struct recent recent = {batch[i].n_history, batch[i].n_newest, vectors, contexts};
+        const struct recent recent = {.n = batch[i].n_history,
+                                      .newest = batch[i].n_newest,
+                                      .vectors = vectors,
+                                      .contexts = contexts,
+                                      .actions = batch[i].actions,
+                                      .gaps = batch[i].gaps};
         const float *x = f->o.user_features ? features + i * UF : NULL;
         view_query(&view, &recent, reference_user_vector(&f->r, batch[i].user), x, s->q[i]);
         s->n[i] = view_bonuses(&view, batch[i].n_history, batch[i].history, s->bonuses[i]);
