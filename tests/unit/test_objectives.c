@@ -575,7 +575,7 @@ static double distill_again(const struct objective_options *o, const struct said
     case DISTILL_SOFT_PAIR:
         return pairs_mean(o, x->n, x->g, false, x->s, x->g, pair_soft);
     case DISTILL_MARGIN:
-        return pairs_mean(o, x->n, x->raw, false, x->s, x->raw, pair_margin);
+        return pairs_mean(o, x->n, x->g, false, x->s, x->g, pair_margin);
     }
     return NAN;
 }
