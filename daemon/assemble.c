@@ -96,6 +96,16 @@ static struct debias_options assemble_debias(const struct config *c)
     return o;
 }
 
+// The recipe reads what comes, without being told how much that is; a row costs memory only where
+// an item has features.
+static int item_features(const struct config *c)
+{
+    enum { RECIPE_FEATURES = 32 };
+    return c->model_type == CONFIG_MODEL_RECIPE && c->model_item_features == 0
+               ? RECIPE_FEATURES
+               : c->model_item_features;
+}
+
 struct two_tower_options assemble_model(const struct config *c)
 {
     struct two_tower_options o = {
@@ -122,7 +132,7 @@ struct two_tower_options assemble_model(const struct config *c)
                     .gaps = c->model_attention_gaps,
                     .context = c->model_attention_rows == CONFIG_ATTENTION_CONTEXT},
         .user_features = c->model_user_features,
-        .item_features = c->model_item_features,
+        .item_features = item_features(c),
         .hidden = c->model_hidden,
         .temperature = (float)c->model_temperature,
         .logq = c->model_logq,

@@ -142,7 +142,7 @@ static const struct config_row rows[] = {
     {"model.user_features", CONFIG_INT, AT(model_user_features), "0", "0", "4096", SHAPES_MODEL,
      "two_tower: numbers in user_features of an impression."},
     {"model.item_features", CONFIG_INT, AT(model_item_features), "0", "0", "4096", SHAPES_MODEL,
-     "two_tower: numbers in features of an item."},
+     "Numbers in features of an item; 0: none, for recipe the first 32 that come."},
     {"model.hidden", CONFIG_INT, AT(model_hidden), "256", "1", "16384", SHAPES_MODEL,
      "two_tower: width of the hidden layer over features."},
     {"model.temperature", CONFIG_FLOAT, AT(model_temperature), "1", "0.001", "1000", SHAPES_MODEL,

@@ -9,6 +9,7 @@
 
 #include "model/frequency.h"
 #include "model/kernels.h"
+#include "model/recipe.h"
 #include "model/reference.h"
 #include "model/rng.h"
 #include "model/row_weights.h"
@@ -213,7 +214,8 @@ void two_tower_item_created(struct two_tower *m, uint32_t row)
         memset(row_edit(&t->item_context, row), 0, t->item_context.unit);
         optimizer_start(&o->table, (size_t)o->dim, row_edit(&t->item_context_slots, row));
     }
-    if (o->item_features > 0)
+    // The recipe's column grows with the first items that have features.
+    if (o->item_features > 0 && (o->kind == MODEL_TWO_TOWER || row < t->item_features.n))
         memset(row_edit(&t->item_features, row), 0, t->item_features.unit);
     if (frequency_kept(o))
         memset(row_edit(&t->item_frequency, row), 0, t->item_frequency.unit);
@@ -235,14 +237,40 @@ void two_tower_user_created(struct two_tower *m, uint32_t row)
         reference_user_created(&m->reference, row);
 }
 
+// Whatever unit somebody measures in. The largest comes out first: squares may overflow.
+static void length_one(int n, float *x)
+{
+    float largest = 0;
+    for (int i = 0; i < n; i++)
+        largest = fmaxf(largest, fabsf(x[i]));
+    if (largest == 0)
+        return;
+    for (int i = 0; i < n; i++)
+        x[i] /= largest;
+    const float length = sqrtf(kernels->dot((size_t)n, x, x));
+    for (int i = 0; i < n; i++)
+        x[i] /= length;
+}
+
 void two_tower_item_features(struct two_tower *m, uint32_t row, int n, const float *features)
 {
     const int width = m->options.item_features;
     if (width == 0 || n == 0)
         return;
-    float *x = row_edit(&m->tables.item_features, row);
-    memset(x, 0, (size_t)width * sizeof *x);
-    memcpy(x, features, (size_t)(n < width ? n : width) * sizeof *x);
+    float given[width], *x = row_edit(&m->tables.item_features, row);
+    memset(given, 0, sizeof given);
+    memcpy(given, features, (size_t)(n < width ? n : width) * sizeof *given);
+    if (m->options.kind == MODEL_RECIPE)
+        length_one(width, given);
+    if (memcmp(x, given, sizeof given) == 0)
+        return; // told again
+    memcpy(x, given, sizeof given);
+    const struct item_state *state = column_at(&m->tables.item_state, row);
+    if (m->options.kind == MODEL_RECIPE && state->count[COUNT_LOGQ] == 0) {
+        float *vector = row_edit(&m->tables.item_vector, row);
+        row_init(&m->options, PURPOSE_ITEM, id_table_row(m->items, row)->hash, vector);
+        recipe_item_start(&m->options, tables_dense(&m->tables), x, vector);
+    }
 }
 
 void two_tower_published(struct two_tower *m)

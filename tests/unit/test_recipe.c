@@ -565,6 +565,90 @@ static void the_extra_dimension_is_the_number_worked_by_hand(void **state)
     assert_true(fabs((double)recipe_extra(&o, &p, &model, &item, 10) - expected) < 1e-6);
 }
 
+enum { WIDTH = 2 };
+
+static const float *prediction(const struct test_model *m)
+{
+    return tables_dense(m->tables) + recipe_dense_size(two_tower_options(m->model));
+}
+
+static void a_new_item_starts_where_its_features_predict(void **state)
+{
+    (void)state;
+    struct two_tower_options o = plain_options();
+    struct test_model m;
+    float plain[DIM], E[2][DIM];
+    o.item_features = WIDTH;
+    o.matrix.rate = 1.0f / 64;
+    o.scalar.rate = o.table.rate = 1e-3f; // slow enough to stay where it is finite
+    test_model_open(&m, &o, ITEMS, USERS);
+    const struct tables *t = m.tables;
+    // (3, 4) and (0, 2) of length 1; of item 8, which nobody engages with, later.
+    two_tower_item_features(m.model, 1, 2, (float[]){3, 4});
+    two_tower_item_features(m.model, 2, 2, (float[]){0, 2});
+    memcpy(plain, test_floats(&t->item_vector, 8), sizeof plain);
+    memcpy(E[0], test_floats(&t->item_vector, 1), sizeof E[0]);
+    memcpy(E[1], test_floats(&t->item_vector, 2), sizeof E[1]);
+    for (int j = 0; j < WIDTH * DIM; j++)
+        assert_true(prediction(&m)[j] == 0);
+    two_tower_learn(m.model, BATCH, first, NULL);
+    // Of the targets 1, 2, 3, 5 and 6 the first two have features. From W = 0 the gradient is
+    // -f^T E, and the pace is 5.
+    for (int j = 0; j < DIM; j++) {
+        const double W0 = 5.0 / 64 * 0.6 * (double)E[0][j];
+        const double W1 = 5.0 / 64 * (0.8 * (double)E[0][j] + (double)E[1][j]);
+        assert_true(fabs((double)prediction(&m)[j] - W0) < 1e-6);
+        assert_true(fabs((double)prediction(&m)[DIM + j] - W1) < 1e-6);
+    }
+    two_tower_item_features(m.model, 8, 2, (float[]){0, -7});
+    const float *started = test_floats(&t->item_vector, 8);
+    for (int j = 0; j < DIM; j++)
+        assert_true(fabsf(started[j] - (plain[j] - prediction(&m)[DIM + j])) < 1e-6f);
+    // Told again it stays as it is, and so does an item that has been learned.
+    float learned[DIM];
+    memcpy(learned, test_floats(&t->item_vector, 3), sizeof learned);
+    two_tower_item_features(m.model, 3, 2, (float[]){1, 1});
+    assert_memory_equal(learned, test_floats(&t->item_vector, 3), sizeof learned);
+    test_floats(&t->item_vector, 8)[0] += 1;
+    memcpy(plain, started, sizeof plain);
+    two_tower_item_features(m.model, 8, 2, (float[]){0, -3});
+    assert_memory_equal(started, plain, sizeof plain);
+    // The next owner of the row has none of them, nor has it numbers that are not.
+    two_tower_item_created(m.model, 8);
+    assert_true(test_floats(&t->item_features, 8)[1] == 0);
+    two_tower_item_features(m.model, 8, 2, (float[]){1e30f, 1e30f});
+    assert_true(fabsf(test_floats(&t->item_features, 8)[0] - sqrtf(0.5f)) < 1e-6f);
+    test_model_close(&m);
+}
+
+static void without_features_no_bit_changes(void **state)
+{
+    (void)state;
+    struct two_tower_options o = plain_options();
+    struct test_model without, with;
+    o.matrix = *optimizer_find("adam");
+    o.scalar = o.matrix;
+    o.table.rate = 0.01f;
+    test_model_open(&without, &o, ITEMS, USERS);
+    o.item_features = WIDTH;
+    test_model_open(&with, &o, ITEMS, USERS);
+    for (int step = 0; step < 6; step++) {
+        two_tower_learn(without.model, BATCH, step % 2 ? second : first, NULL);
+        two_tower_learn(with.model, BATCH, step % 2 ? second : first, NULL);
+    }
+    const struct tables *a = without.tables, *b = with.tables;
+    assert_memory_equal(a->item_vector.base, b->item_vector.base, ITEMS * a->item_vector.unit);
+    assert_memory_equal(a->item_context.base, b->item_context.base, ITEMS * a->item_context.unit);
+    assert_memory_equal(a->item_state.base, b->item_state.base, ITEMS * a->item_state.unit);
+    assert_memory_equal(a->user_vector.base, b->user_vector.base, USERS * a->user_vector.unit);
+    assert_memory_equal(a->dense.base, b->dense.base, recipe_dense_size(&o) * sizeof(float));
+    assert_int_equal(b->item_features.n, 0);
+    for (int j = 0; j < WIDTH * DIM; j++)
+        assert_true(prediction(&with)[j] == 0);
+    test_model_close(&with);
+    test_model_close(&without);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -580,6 +664,8 @@ int main(void)
         cmocka_unit_test(counts_halve_with_their_half_lives),
         cmocka_unit_test(uniform_draws_are_a_function_of_seed_and_step),
         cmocka_unit_test(a_uniform_draw_enters_the_chance_of_every_candidate),
+        cmocka_unit_test(a_new_item_starts_where_its_features_predict),
+        cmocka_unit_test(without_features_no_bit_changes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
