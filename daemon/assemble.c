@@ -108,6 +108,7 @@ static int item_features(const struct config *c)
 
 struct two_tower_options assemble_model(const struct config *c)
 {
+    const struct value_tasks tasks = assemble_tasks(c);
     struct two_tower_options o = {
         .kind = c->model_type == CONFIG_MODEL_RECIPE ? MODEL_RECIPE : MODEL_TWO_TOWER,
         .dim = c->model_dim,
@@ -141,7 +142,7 @@ struct two_tower_options assemble_model(const struct config *c)
         .hard_negatives = c->model_hard_negatives,
         .objectives = assemble_objectives(c),
         .debias = assemble_debias(c),
-        .tasks_leave_actions = assemble_tasks(c).other < 0,
+        .tasks_named = !value_tasks_plain(&tasks),
     };
     o.table.l2 = (float)c->model_l2;
     o.table.start = (float)c->model_accumulator;
@@ -190,6 +191,7 @@ struct trainer_options assemble_trainer(const struct config *c, int partitions,
 struct cutter_options assemble_cutter(const struct config *c, enum slice_order order)
 {
     enum { IDLE_MS = 2000, DRIFT_MS = 60000 };
+    const struct value_tasks tasks = assemble_tasks(c);
     return (struct cutter_options){
         .order = order,
         .slice_events = c->slice_events,
@@ -198,6 +200,7 @@ struct cutter_options assemble_cutter(const struct config *c, enum slice_order o
         .drift_ms = DRIFT_MS,
         .idle_ms = IDLE_MS,
         .max_future_ms = c->join_max_future_ms,
+        .tasks = value_tasks_plain(&tasks) ? 0 : tasks.n,
     };
 }
 

@@ -40,6 +40,7 @@ struct objective_state {
 
 struct objectives {
     const struct objective_options *options;
+    const float *value;  // of each task, the model's
     struct column heads; // d floats a unit: parameters, then what their optimiser keeps
     struct column guard; // struct reward_guard by version of the ranker; 0: the proxy
     struct column state; // one struct objective_state
@@ -260,12 +261,14 @@ static void scratch_open(struct objectives *o, struct arena *a, uint64_t seed)
 }
 
 int objectives_open(struct objectives **out, struct columns *s,
-                    const struct objective_options *options, int dim, uint64_t seed)
+                    const struct objective_options *options, const float *value, int dim,
+                    uint64_t seed)
 {
     struct objectives *o = calloc(1, sizeof *o);
     if (!o)
         return -ENOMEM;
     o->options = options;
+    o->value = value;
     o->dim = dim;
     o->heads_size = objectives_heads_size(options, dim);
     const size_t units = 3 * o->heads_size / (size_t)dim; // no optimiser keeps more than two
@@ -305,26 +308,25 @@ void objectives_close(struct objectives *o)
 // ---- A step.
 
 // Which tasks the ranker scored in this slate: it need not know them all.
-static uint32_t tasks_scored(const struct objective_options *o, const struct slate *slate,
-                             const float *scores)
+static uint32_t tasks_scored(int tasks, const struct slate *slate, const float *scores)
 {
     uint32_t scored = 0;
     for (int k = 0; k < slate->n_items; k++)
-        for (int t = 0; t < o->tasks; t++)
-            scored |= (uint32_t)(isfinite(scores[k * o->tasks + t]) != 0) << t;
+        for (int t = 0; t < tasks; t++)
+            scored |= (uint32_t)(isfinite(scores[k * tasks + t]) != 0) << t;
     return scored;
 }
 
-void objectives_teacher(const struct objective_options *o, const struct slate *slate,
+void objectives_teacher(int tasks, const float *value, const struct slate *slate,
                         const float *scores, float *g)
 {
     const bool has_scores = slate->ranker > 0 && slate->kind == SLATE_CLOSED;
-    const uint32_t scored = has_scores ? tasks_scored(o, slate, scores) : 0;
+    const uint32_t scored = has_scores ? tasks_scored(tasks, slate, scores) : 0;
     for (int k = 0; k < slate->n_items; k++) {
         g[k] = scored ? 0 : NAN;
-        for (int t = 0; t < o->tasks; t++)
+        for (int t = 0; t < tasks; t++)
             if (scored >> t & 1)
-                g[k] += o->value[t] * scores[k * o->tasks + t];
+                g[k] += value[t] * scores[k * tasks + t];
         if (!isfinite(g[k]))
             g[k] = NAN;
     }
@@ -358,14 +360,14 @@ static void rows_prepare(struct objectives *o, const struct slate_batch *b)
             for (int t = 0; t < T; t++) {
                 const float score = scores[(size_t)k * T + t];
                 const float label = (item->labels >> t & 1) ? 1.0f : 0.0f;
-                o->y[row] += options->value[t] * label;
+                o->y[row] += o->value[t] * label;
                 o->label[row * T + t] = labelled && item->shown ? label : NAN;
                 o->teacher[row * T + t] =
                     scored ? probability_of(options->ranker.scale, score) : NAN;
             }
         }
         o->surface[i] = slate->surface;
-        objectives_teacher(options, slate, scores, o->raw + at);
+        objectives_teacher(T, o->value, slate, scores, o->raw + at);
         policy_advantage(slate->n_items, o->raw + at, SCORE_FLOOR, o->g + at);
     }
 }
@@ -521,7 +523,7 @@ static void proxy_learn(struct objectives *o, const struct step *s, const struct
             memcpy(U + (size_t)k * d, q, d * sizeof *U);
             S[k] = kernels->dot(d, q, V + (size_t)k * d);
         }
-        proxy_ranker_reward(&o->proxy, options->value, 1, n, q, V, S, reward);
+        proxy_ranker_reward(&o->proxy, o->value, 1, n, q, V, S, reward);
         policy_advantage(n, reward, SCORE_FLOOR, o->proxy_reward + at);
         proxy_ranker_forward(&o->proxy, n, U, V, o->X, o->Z);
         memset(o->dZ, 0, (size_t)n * T * sizeof(float));

@@ -7,7 +7,7 @@
 //
 //     s_k        retrieval score, q . v_k + column_k + repeat_k
 //     ref_k      the same by the model last published (model/reference.h)
-//     g_k        what the ranker said: sum_t w_t score_kt, w the tasks' values, over the tasks that
+//     g_k        what the ranker said: sum_t w_t score_kt, w the tasks' values now, over tasks that
 //                it scored in this slate; NAN when it left one out for the item. Standardised
 //                inside the slate where a form takes its softmax, because scores of versions and
 //                surfaces have no common scale
@@ -64,7 +64,7 @@ enum ranker_scale { RANKER_PROBABILITIES, RANKER_LOGITS }; // of the logged scor
 struct objective_options {
     int slates; // per step, at most; 0: nothing reads slates
     int tasks;
-    float value[SLATE_TASKS_MAX]; // of each task, any sign
+    float value[SLATE_TASKS_MAX]; // of each task at the start, any sign
 
     struct {
         float weight, temperature;
@@ -112,9 +112,11 @@ struct slate_report {
     bool skipped;         // a loss or gradient was not finite: nothing was changed
     double guard;         // mean scale over the scored slates
     struct objective_report term[OBJECTIVES];
-}; // What the ranker said about the items of a slate, before standardising: g (n_items) from scores
-// (n_items, tasks).
-void objectives_teacher(const struct objective_options *o, const struct slate *slate,
+};
+
+// What the ranker said about the items of a slate, before standardising: g (n_items) from scores
+// (n_items, tasks) and what the tasks are worth, value (tasks).
+void objectives_teacher(int tasks, const float *value, const struct slate *slate,
                         const float *scores, float *g);
 
 // ---- Within model/: what two_tower.c calls.
@@ -137,9 +139,11 @@ struct slate_batch {
 
 struct objectives;
 
-// 0 or -ENOMEM. options must outlive it; slates and rows at the most that a step has.
+// 0 or -ENOMEM. options and value must outlive it; value (tasks) is read at each step. Slates and
+// rows at the most that a step has.
 int objectives_open(struct objectives **out, struct columns *s,
-                    const struct objective_options *options, int dim, uint64_t seed);
+                    const struct objective_options *options, const float *value, int dim,
+                    uint64_t seed);
 void objectives_close(struct objectives *o); // o may be NULL
 // All terms: adds to batch->ds and, for the heads, to the step's dQ and dV, keeping the heads'
 // gradients until objectives_update. False when one of those is not finite.

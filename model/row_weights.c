@@ -16,6 +16,7 @@ struct row_weights_state {
 
 struct row_weights {
     const struct two_tower_options *options;
+    const float *value;           // of each task, the model's
     struct column state;          // one struct row_weights_state
     struct column linear;         // one unit of debias_linear_floats(dim)
     struct column user;           // struct debias_user by user row
@@ -32,20 +33,19 @@ static bool debiased(const struct two_tower_options *o)
 
 bool row_weights_needed(const struct two_tower_options *o)
 {
-    bool ones = !o->tasks_leave_actions;
-    for (int t = 0; t < o->objectives.tasks; t++)
-        ones = ones && o->objectives.value[t] == 1;
-    return debiased(o) || !ones;
+    return debiased(o) || o->tasks_named;
 }
 
 int row_weights_open(struct row_weights **out, struct columns *s,
-                     const struct two_tower_options *options, size_t items_max, size_t users_max)
+                     const struct two_tower_options *options, const float *value, size_t items_max,
+                     size_t users_max)
 {
     struct row_weights *w = calloc(1, sizeof *w);
     if (!w)
         return -ENOMEM;
     const size_t B = (size_t)options->batch_max;
     w->options = options;
+    w->value = value;
     w->net = calloc(B, sizeof *w->net);
     w->weight = calloc(B, sizeof *w->weight);
     w->sorted = calloc(B, sizeof *w->sorted);
@@ -131,7 +131,7 @@ const float *row_weights_of(struct row_weights *w, const struct step *s)
     const struct two_tower_options *o = w->options;
     for (int i = 0; i < s->n; i++) {
         const uint8_t task = s->examples[i].task;
-        const float net = task == TASK_NONE ? 0 : o->objectives.value[task];
+        const float net = task == TASK_NONE ? 0 : w->value[task];
         w->net[i] = debiased(o) && net != 0 ? value_left(w, s, i, net) : net;
     }
     const struct row_weights_state *state = column_at(&w->state, 0);

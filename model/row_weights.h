@@ -3,7 +3,8 @@
 // How much each engagement of a batch counts in the softmax: from what it is worth, less what
 // position and user alone explain of it.
 //
-//     n_i = value of its task                           model/value.h; 0 for an action of no task
+//     n_i = value of its task                           model/value.h; 0 for an action of no task;
+//                                                       as it is when the batch is learned
 //     n~_i = debias(n_i, context)                       model/debias.h, as learned before
 //     a_i = n~_i / scale, within [-1, 1]                VALUE_SIGNED, scale the running 99th
 //                                                       percentile of |n~|
@@ -22,11 +23,12 @@ struct row_weights;
 struct slate_batch;
 struct step;
 
-// Whether some weight can differ from 1.
+// Whether some weight can differ from 1, now or once values have changed.
 bool row_weights_needed(const struct two_tower_options *o);
-// 0 or -ENOMEM. options must outlive it.
+// 0 or -ENOMEM. options and value must outlive it; value (objectives.tasks) is read at each use.
 int row_weights_open(struct row_weights **out, struct columns *s,
-                     const struct two_tower_options *options, size_t items_max, size_t users_max);
+                     const struct two_tower_options *options, const float *value, size_t items_max,
+                     size_t users_max);
 void row_weights_close(struct row_weights *w); // w may be NULL
 // Rows that have a new owner.
 void row_weights_item_created(struct row_weights *w, uint32_t row);

@@ -20,6 +20,8 @@ struct two_tower {
     const struct id_table *items, *users;
     struct tables tables;
     struct towers *towers;
+    struct column value;         // one struct model_values; with tasks_named only
+    struct model_values values;  // at the start, and for good without it
     struct row_weights *weights; // NULL when all are 1
     // With objectives.slates only.
     struct objectives *objectives;
@@ -107,6 +109,33 @@ static int columns_add(struct two_tower *m, struct columns *s)
     return rc;
 }
 
+static int values_open(struct two_tower *m, struct columns *s)
+{
+    memcpy(m->values.weight, m->options.objectives.value, sizeof m->values.weight);
+    if (!m->options.tasks_named)
+        return 0;
+    const int rc = column_open(&m->value, s, "model.value", sizeof m->values, 1);
+    if (rc < 0)
+        return rc;
+    column_grow(&m->value, 1);
+    *(struct model_values *)column_edit(&m->value, 0) = m->values;
+    return 0;
+}
+
+// A column's units never move: who reads the weights may keep the address.
+const struct model_values *two_tower_values(const struct two_tower *m)
+{
+    return m->options.tasks_named ? column_at(&m->value, 0) : &m->values;
+}
+
+void two_tower_set_values(struct two_tower *m, const float *weight, uint64_t since)
+{
+    assert(m->options.tasks_named);
+    struct model_values *values = column_edit(&m->value, 0);
+    memcpy(values->weight, weight, (size_t)m->options.objectives.tasks * sizeof *weight);
+    values->since = since;
+}
+
 static int slates_open(struct two_tower *m, struct columns *s)
 {
     const struct objective_options *o = &m->options.objectives;
@@ -120,7 +149,8 @@ static int slates_open(struct two_tower *m, struct columns *s)
     m->ds = calloc(rows, sizeof *m->ds);
     if (!m->contexts || !m->first || !m->slot || !m->s || !m->ref || !m->ds)
         return -ENOMEM;
-    int rc = objectives_open(&m->objectives, s, o, m->options.dim, m->options.seed);
+    int rc = objectives_open(&m->objectives, s, o, two_tower_values(m)->weight, m->options.dim,
+                             m->options.seed);
     m->referenced = objectives_need_reference(o);
     if (rc == 0 && m->referenced) {
         rc = reference_open(&m->reference, s, &m->tables, &m->options, m->items->row.n_max,
@@ -156,8 +186,11 @@ int two_tower_open(struct two_tower **m_out, struct columns *s, const struct id_
         m->towers = base.kind->open(&base, items->row.n_max, users->row.n_max);
         rc = m->towers ? 0 : -ENOMEM;
     }
+    if (rc == 0)
+        rc = values_open(m, s);
     if (rc == 0 && row_weights_needed(o))
-        rc = row_weights_open(&m->weights, s, &m->options, items->row.n_max, users->row.n_max);
+        rc = row_weights_open(&m->weights, s, &m->options, two_tower_values(m)->weight,
+                              items->row.n_max, users->row.n_max);
     if (rc == 0 && slates > 0)
         rc = slates_open(m, s);
     if (rc < 0) {

@@ -50,7 +50,7 @@ struct two_tower_options {
     int hard_negatives;
     struct objective_options objectives;
     struct debias_options debias;
-    bool tasks_leave_actions; // some actions belong to no task: their engagements weigh nothing
+    bool tasks_named; // engagements are weighed by their tasks' values, which may change
 };
 
 // How much of a user's history the model reads at the most.
@@ -150,6 +150,15 @@ int two_tower_bonuses(const struct two_tower *m, const struct example *example,
                       struct bonus *bonuses);
 
 const struct two_tower_options *two_tower_options(const struct two_tower *m);
+
+// What the tasks are worth now. Kept in a column with tasks_named, else as at the start for good.
+struct model_values {
+    uint64_t since; // as given with them, 0: from the start
+    float weight[SLATE_TASKS_MAX];
+};
+const struct model_values *two_tower_values(const struct two_tower *m);
+// From the next step on, weight (objectives.tasks). With tasks_named only.
+void two_tower_set_values(struct two_tower *m, const float *weight, uint64_t since);
 // The columns, for whoever publishes them.
 struct tables;
 const struct tables *two_tower_tables(const struct two_tower *m);

@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -80,6 +81,37 @@ bool value_tasks_agree(const struct value_tasks *a, const struct value_tasks *b)
         if (strcmp(a->name[t], b->name[t]) != 0)
             return false;
     return true;
+}
+
+bool value_tasks_plain(const struct value_tasks *v)
+{
+    return v->n == 1 && v->other == 0 && v->weight[0] == 1;
+}
+
+// In as few digits as give the number back.
+static int weight_print(float weight, char *text, size_t size)
+{
+    int length = 0;
+    for (int digits = FLT_DIG; digits <= FLT_DECIMAL_DIG; digits++) {
+        length = snprintf(text, size, "=%.*g", digits, (double)weight);
+        if (strtof(text + 1, NULL) == weight)
+            break;
+    }
+    return length;
+}
+
+char *value_tasks_text(const struct value_tasks *v, const float *weight,
+                       char text[VALUE_TASKS_TEXT_SIZE])
+{
+    size_t at = 0;
+    *text = 0;
+    for (int t = 0; t < v->n; t++) {
+        at += (size_t)snprintf(text + at, VALUE_TASKS_TEXT_SIZE - at, "%s%s", t > 0 ? "," : "",
+                               v->name[t]);
+        if (weight)
+            at += (size_t)weight_print(weight[t], text + at, VALUE_TASKS_TEXT_SIZE - at);
+    }
+    return text;
 }
 
 int value_task_of(const struct value_tasks *v, size_t size, const char *action)

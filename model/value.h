@@ -17,7 +17,10 @@
 
 // ---- tasks ---------------------------------------------------------------------------------
 
-enum { VALUE_NAME_MAX = 31 };
+enum {
+    VALUE_NAME_MAX = 31,
+    VALUE_TASKS_TEXT_SIZE = SLATE_TASKS_MAX * (VALUE_NAME_MAX + 20), // of value_tasks_text
+};
 
 // Task t of every label word and of every score list. Weights may be of any sign and may be
 // replaced while running; names and their order may not, as labels are kept by task number.
@@ -34,6 +37,12 @@ struct value_tasks {
 int value_tasks_parse(struct value_tasks *v, const char *text, char *error, size_t size);
 // Whether labels by task number mean the same to both: same names in the same order.
 bool value_tasks_agree(const struct value_tasks *a, const struct value_tasks *b);
+// Whether this is "*=1", the default: every engagement counts as one, and nothing weighs it.
+bool value_tasks_plain(const struct value_tasks *v);
+// "click=1,like=2.5,hide=-1" with these weights (n), which value_tasks_parse reads as the same
+// numbers; without weights, NULL, the names alone. Returns text.
+char *value_tasks_text(const struct value_tasks *v, const float *weight,
+                       char text[VALUE_TASKS_TEXT_SIZE]);
 // The task of an action of size bytes, -1 when it has none.
 int value_task_of(const struct value_tasks *v, size_t size, const char *action);
 // The net value of labels: bit t for task t.

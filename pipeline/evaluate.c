@@ -452,6 +452,7 @@ static void slates_compare(struct evaluator *e, int n, const int *number,
                            const struct slate *slates, const float *scores)
 {
     const struct objective_options *o = &two_tower_options(e->rows->model)->objectives;
+    const float *value = two_tower_values(e->rows->model)->weight;
     queries_make(e, n);
     for (int i = 0; i < n; i++) {
         struct contest *c = &e->contests[i];
@@ -465,7 +466,7 @@ static void slates_compare(struct evaluator *e, int n, const int *number,
         const struct contest *c = &e->contests[i];
         float g[SLATE_ITEMS_MAX], s[SLATE_ITEMS_MAX];
         struct evaluation one = {0};
-        objectives_teacher(o, slate, scores + at, g);
+        objectives_teacher(o->tasks, value, slate, scores + at, g);
         slate_scores(e, slate, c, e->Q + (size_t)i * e->width, s);
         figure_add(slate_overlap(slate->n_items, s, g, 5), &one.overlap_5, &one.overlap_5_n);
         figure_add(slate_overlap(slate->n_items, s, g, 10), &one.overlap_10, &one.overlap_10_n);
