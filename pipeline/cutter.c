@@ -66,8 +66,10 @@ struct cutter {
     size_t *limits;               // per partition: entries to take
     struct chunk *chunks_free;
     struct cut_slice *slices_free;
-    pthread_mutex_t lock; // around given
+    struct slice_values values; // as of the last slice; n = 0: not known
+    pthread_mutex_t lock;       // around both that follow
     struct cut_slice *given;
+    struct slice_values wanted; // n = 0: nothing
     struct cutter_counts counts;
     char error[1024];
 };
@@ -100,6 +102,7 @@ int cutter_open(struct cutter **c_out, struct source *source, const struct cutte
                          .slices = position->slices,
                          .dead_letters = options->dead_letters,
                          .watermark_ms = INT64_MIN,
+                         .values = options->values,
                          .partitions = calloc(n, sizeof *c->partitions),
                          .next = calloc(n, sizeof *c->next),
                          .time_max_ms = calloc(n, sizeof *c->time_max_ms),
@@ -515,9 +518,37 @@ static int slice_merge(struct cutter *c, struct cut_slice **s)
     return rc;
 }
 
+static bool values_equal(const struct slice_values *a, const struct slice_values *b)
+{
+    return a->n == b->n && memcmp(a->weight, b->weight, (size_t)a->n * sizeof *a->weight) == 0;
+}
+
+bool cutter_want_values(struct cutter *c, const float *weight)
+{
+    struct slice_values values = {.n = c->options.tasks};
+    memcpy(values.weight, weight, (size_t)values.n * sizeof *weight);
+    pthread_mutex_lock(&c->lock);
+    const bool other = !values_equal(&c->wanted, &values);
+    c->wanted = values;
+    pthread_mutex_unlock(&c->lock);
+    return other;
+}
+
+// What the slice that is cut now has to carry.
+static struct slice_values values_due(struct cutter *c)
+{
+    pthread_mutex_lock(&c->lock);
+    const struct slice_values wanted = c->wanted;
+    pthread_mutex_unlock(&c->lock);
+    return wanted.n == 0 || values_equal(&wanted, &c->values) ? (struct slice_values){0} : wanted;
+}
+
 static uint64_t slice_digest(const struct slice *slice)
 {
     uint64_t digest = 0;
+    if (slice->values.n > 0)
+        digest = XXH3_64bits(slice->values.weight,
+                             (size_t)slice->values.n * sizeof *slice->values.weight);
     for (int i = 0; i < slice->n_events; i++) {
         const struct event *e = slice->events[i].event;
         const uint64_t words[4] = {(uint64_t)e->partition, (uint64_t)e->offset, (uint64_t)e->ts_ms,
@@ -527,9 +558,13 @@ static uint64_t slice_digest(const struct slice *slice)
     return digest;
 }
 
-static struct slice *slice_finish(struct cutter *c, struct cut_slice *s, enum slice_order order)
+static struct slice *slice_finish(struct cutter *c, struct cut_slice *s, enum slice_order order,
+                                  const struct slice_values *values)
 {
     struct slice *slice = &s->slice;
+    slice->values = *values;
+    if (values->n > 0)
+        c->values = *values;
     slice->number = ++c->slices;
     slice->order = order;
     slice->dead_letters = c->dead_letters;
@@ -629,7 +664,8 @@ static int next_canonical(struct cutter *c, int64_t now_ms, int wait_ms, struct 
                 if (position > c->next[p])
                     c->next[p] = position; // control records behind the last event
             }
-            *slice = slice_finish(c, s, SLICE_CANONICAL);
+            const struct slice_values values = values_due(c);
+            *slice = slice_finish(c, s, SLICE_CANONICAL, &values);
             return 1;
         }
         if (read)
@@ -725,7 +761,8 @@ static int next_live(struct cutter *c, int64_t now_ms, int wait_ms, struct slice
         c->watermark_ms = after;
     s->slice.watermark_ms = c->watermark_ms;
     c->cut_ms = now_ms;
-    *slice = slice_finish(c, s, SLICE_LIVE);
+    const struct slice_values values = values_due(c);
+    *slice = slice_finish(c, s, SLICE_LIVE, &values);
     return 1;
 }
 
@@ -741,6 +778,9 @@ int cutter_recorded(struct cutter *c, const struct slice_record *record, struct 
     enum { WAIT_MS = 100, WAITS_MAX = 600 };
     given_collect(c);
     assert(record->number == c->slices + 1);
+    if (record->values.n > 0 && record->values.n != c->options.tasks)
+        return fail(c, -EINVAL, "slice %" PRIu64 ": values %d tasks, there are %d now",
+                    record->number, record->values.n, c->options.tasks);
     for (int p = 0; p < c->n; p++) {
         struct partition *part = &c->partitions[p];
         int waits = 0;
@@ -773,7 +813,7 @@ int cutter_recorded(struct cutter *c, const struct slice_record *record, struct 
     memcpy(c->next, record->next, (size_t)c->n * sizeof *c->next);
     s->slice.watermark_ms = record->watermark_ms;
     c->watermark_ms = record->watermark_ms;
-    struct slice *again = slice_finish(c, s, record->order);
+    struct slice *again = slice_finish(c, s, record->order, &record->values);
     if (again->digest != record->digest || again->n_events != record->n_events) {
         fail(c, -EBADMSG,
              "slice %" PRIu64 ": the source has other records now (%d events, then %d): "

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // From a source to slices: reads every partition, decodes, keeps what is rejected aside, and cuts.
-// All decisions that depend on a clock or on arrival are made here, once, and lie in the slice.
+// All decisions that depend on a clock, on arrival or on a person are made here, once, and lie in
+// the slice.
 //
 //   canonical  waits for every partition: a slice ends when nothing at or before its last time can
 //              come any more. For bounded input, replay and the built-in stream.
@@ -28,6 +29,8 @@ struct cutter_options {
     int64_t max_future_ms; // a record further ahead of its log's own time stamp is rejected
     struct dead_letter *dead_letter; // may be NULL
     int64_t dead_letters;            // its size
+    int tasks;                       // that have values, 0: slices carry none
+    struct slice_values values;      // in force at the start; n = 0: not known
 };
 
 // The place to go on from: per partition the next offset and the running maximum of event time
@@ -48,10 +51,15 @@ const char *cutter_error(const struct cutter *c);
 // now_ms: monotonic, used for live cutting only.
 int cutter_next(struct cutter *c, int64_t now_ms, int wait_ms, struct slice **slice);
 // The slice that a record of the slice log describes. -EBADMSG when the source has other records
-// now than it had then.
+// now than it had then, -EINVAL when it values another number of tasks.
 int cutter_recorded(struct cutter *c, const struct slice_record *record, struct slice **slice);
 // From canonical to live, after a bounded part.
 void cutter_go_live(struct cutter *c);
+
+// From the next slice on that is cut, not recorded, the tasks (options.tasks) are to be worth this;
+// it carries the values if they are not in force by then. Any thread. Whether this is another wish
+// than the last.
+bool cutter_want_values(struct cutter *c, const float *weight);
 
 // Gives a slice back; any thread.
 void cutter_give(struct cutter *c, struct slice *slice);

@@ -5,6 +5,7 @@
 // decided is in it. The ingest thread makes it, the trainer applies it and hands it back.
 #pragma once
 
+#include "model/slate.h"
 #include "pipeline/decode.h"
 #include "pipeline/event.h"
 
@@ -23,6 +24,13 @@ struct slice_event {
     const struct event *event;
 };
 
+// What the tasks are worth from a slice on, before its first event. A person changes that while the
+// process runs, so it is one of the things that are decided once and recorded.
+struct slice_values {
+    int n; // tasks; 0 in most slices: nothing changes
+    float weight[SLATE_TASKS_MAX];
+};
+
 struct slice {
     uint64_t number; // from 1
     enum slice_order order;
@@ -34,6 +42,7 @@ struct slice {
     uint64_t rejected[TOPICS][REJECTS];
     int64_t watermark_ms; // at the end of a live slice; INT64_MIN: unknown
     int64_t dead_letters; // size of the dead-letter file after the slice
-    uint64_t digest;      // XXH3 over (partition, offset, time, user) in order
-    bool last;            // the source has ended: nothing follows
+    struct slice_values values;
+    uint64_t digest; // XXH3 over the values, if any, and (partition, offset, time, user) in order
+    bool last;       // the source has ended: nothing follows
 };

@@ -14,7 +14,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-// On disk: this header, then n_partitions positions, little-endian as the machine is.
+// On disk: this header, n_partitions positions, and with MAGIC_VALUES the number of tasks (uint32)
+// and a float for each; little-endian as the machine is.
 struct header {
     uint32_t magic;
     uint32_t crc;      // CRC32C of everything after this member
@@ -25,7 +26,11 @@ struct header {
     int64_t watermark_ms, dead_letters;
 };
 
-enum { MAGIC = 0x31534c54, COVERED = offsetof(struct header, previous) }; // "TLS1"
+enum {
+    MAGIC = 0x31534c54,        // "TLS1"
+    MAGIC_VALUES = 0x56534c54, // "TLSV"
+    COVERED = offsetof(struct header, previous)
+};
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "files are little-endian");
 
@@ -39,24 +44,59 @@ __attribute__((format(printf, 3, 4))) static int fail(struct slice_log *l, int r
     return rc;
 }
 
-static size_t record_size(const struct slice_log *l)
+static size_t values_size(int n)
 {
-    return sizeof(struct header) + (size_t)l->n_partitions * sizeof(int64_t);
+    return n > 0 ? sizeof(uint32_t) + (size_t)n * sizeof(float) : 0;
 }
 
-static uint32_t record_crc(const struct slice_log *l, const unsigned char *record)
+static size_t record_size(const struct slice_log *l, int n_values)
+{
+    return sizeof(struct header) + (size_t)l->n_partitions * sizeof(int64_t) +
+           values_size(n_values);
+}
+
+static uint32_t record_crc(const unsigned char *record, size_t size)
 {
     // CRC32C as others know it: all ones at the start, inverted at the end.
-    return ~crc32_iscsi((unsigned char *)(uintptr_t)record + COVERED,
-                        (int)(record_size(l) - COVERED), ~0u);
+    return ~crc32_iscsi((unsigned char *)(uintptr_t)record + COVERED, (int)(size - COVERED), ~0u);
 }
 
-static bool record_whole(const struct slice_log *l, const unsigned char *record)
+// How long the record is that begins here, of which `there` bytes are there; 0: it is not whole.
+static size_t record_whole(const struct slice_log *l, const unsigned char *record, size_t there)
 {
     struct header h;
+    uint32_t n_values = 0;
+    const size_t head = record_size(l, 0);
+    if (there < head)
+        return 0;
     memcpy(&h, record, sizeof h);
-    return h.magic == MAGIC && h.n_partitions == (uint32_t)l->n_partitions &&
-           h.crc == record_crc(l, record);
+    if ((h.magic != MAGIC && h.magic != MAGIC_VALUES) ||
+        h.n_partitions != (uint32_t)l->n_partitions)
+        return 0;
+    if (h.magic == MAGIC_VALUES) {
+        if (there < head + sizeof n_values)
+            return 0;
+        memcpy(&n_values, record + head, sizeof n_values);
+        if (n_values == 0 || n_values > SLATE_TASKS_MAX)
+            return 0;
+    }
+    const size_t size = record_size(l, (int)n_values);
+    return size <= there && h.crc == record_crc(record, size) ? size : 0;
+}
+
+static struct slice_values record_values(const struct slice_log *l, const unsigned char *record)
+{
+    struct slice_values values = {0};
+    struct header h;
+    uint32_t n;
+    memcpy(&h, record, sizeof h);
+    if (h.magic == MAGIC_VALUES) {
+        const unsigned char *at = record + record_size(l, 0);
+        memcpy(&n, at, sizeof n);
+        memcpy(values.weight, at + sizeof n, n * sizeof *values.weight);
+        values.n = (int)n;
+    }
+    return values;
 }
 
 // How many partitions the record is of when it is whole for another number of them, else 0.
@@ -67,8 +107,7 @@ static int record_partitions(const struct slice_log *l, const unsigned char *rec
         return 0;
     memcpy(&h, record, sizeof h);
     const struct slice_log other = {.n_partitions = (int)(h.n_partitions & 0xffffff)};
-    return other.n_partitions != l->n_partitions && record_size(&other) <= size &&
-                   record_whole(&other, record)
+    return other.n_partitions != l->n_partitions && record_whole(&other, record, size) > 0
                ? other.n_partitions
                : 0;
 }
@@ -138,7 +177,6 @@ static int file_read(struct slice_log *l, uint64_t first, bool newest, uint64_t 
             close(fd);
         return fail(l, rc, "%s: %s", path, strerror(-rc));
     }
-    const size_t size = record_size(l);
     unsigned char *bytes = malloc((size_t)st.st_size + 1);
     int64_t *next = malloc((size_t)l->n_partitions * sizeof *next);
     int rc = bytes && next ? 0 : fail(l, -ENOMEM, "%s: out of memory", path);
@@ -154,11 +192,10 @@ static int file_read(struct slice_log *l, uint64_t first, bool newest, uint64_t 
             done += (size_t)n;
     }
 
-    size_t at = 0;
-    for (; rc == 0 && at + size <= (size_t)st.st_size; at += size) {
+    size_t at = 0, size;
+    for (; rc == 0 && (size = record_whole(l, bytes + at, (size_t)st.st_size - at)) > 0;
+         at += size) {
         struct header h;
-        if (!record_whole(l, bytes + at))
-            break;
         memcpy(&h, bytes + at, sizeof h);
         // Where a file begins, slices may be missing that the checkpoint has: the log was cut below
         // it.
@@ -182,7 +219,8 @@ static int file_read(struct slice_log *l, uint64_t first, bool newest, uint64_t 
                                                 .n_events = (int)h.n_events,
                                                 .watermark_ms = h.watermark_ms,
                                                 .dead_letters = h.dead_letters,
-                                                .next = next};
+                                                .next = next,
+                                                .values = record_values(l, bytes + at)};
             rc = see(arg, &record);
         }
     }
@@ -190,8 +228,8 @@ static int file_read(struct slice_log *l, uint64_t first, bool newest, uint64_t 
         // A crash tears the end. Whole records behind the damage mean something else happened.
         const int partitions = at == 0 ? record_partitions(l, bytes, (size_t)st.st_size) : 0;
         bool whole_behind = !newest;
-        for (size_t i = at + 1; !whole_behind && i + size <= (size_t)st.st_size; i++)
-            whole_behind = record_whole(l, bytes + i);
+        for (size_t i = at + 1; !whole_behind && i < (size_t)st.st_size; i++)
+            whole_behind = record_whole(l, bytes + i, (size_t)st.st_size - i) > 0;
         if (partitions)
             rc = fail(l, -EBADMSG, "%s: written with %d partitions, there are %d now", path,
                       partitions, l->n_partitions);
@@ -238,7 +276,7 @@ int slice_log_open(struct slice_log *l, const char *directory, int n_partitions,
         return fail(l, -ENAMETOOLONG, "%s: too long a path", directory);
     strcpy(l->directory, directory);
     pthread_mutex_init(&l->lock, NULL);
-    l->buffer = malloc(record_size(l));
+    l->buffer = malloc(record_size(l, SLATE_TASKS_MAX));
     if (!l->buffer)
         return fail(l, -ENOMEM, "%s: out of memory", directory);
     uint64_t *list;
@@ -298,8 +336,9 @@ int slice_log_append(struct slice_log *l, const struct slice *slice)
         if (rc < 0)
             return rc;
     }
-    const size_t size = record_size(l);
-    struct header h = {.magic = MAGIC,
+    const uint32_t n_values = (uint32_t)slice->values.n;
+    const size_t head = record_size(l, 0), size = record_size(l, slice->values.n);
+    struct header h = {.magic = n_values > 0 ? MAGIC_VALUES : MAGIC,
                        .previous = l->crc,
                        .n_partitions = (uint32_t)l->n_partitions,
                        .number = slice->number,
@@ -309,8 +348,13 @@ int slice_log_append(struct slice_log *l, const struct slice *slice)
                        .watermark_ms = slice->watermark_ms,
                        .dead_letters = slice->dead_letters};
     memcpy(l->buffer, &h, sizeof h);
-    memcpy(l->buffer + sizeof h, slice->next, size - sizeof h);
-    h.crc = record_crc(l, l->buffer);
+    memcpy(l->buffer + sizeof h, slice->next, head - sizeof h);
+    if (n_values > 0) {
+        memcpy(l->buffer + head, &n_values, sizeof n_values);
+        memcpy(l->buffer + head + sizeof n_values, slice->values.weight,
+               n_values * sizeof *slice->values.weight);
+    }
+    h.crc = record_crc(l->buffer, size);
     memcpy(l->buffer + offsetof(struct header, crc), &h.crc, sizeof h.crc);
     for (size_t done = 0; done < size;) {
         const ssize_t n = write(l->fd, l->buffer + done, size - done);

@@ -4,7 +4,9 @@
 // apply the same slices. It holds positions, not events; those are read again from the source.
 //
 // Files slices-<first number>.log in the state directory. A record carries the CRC32C of itself and
-// the one before it. On opening, a torn tail is cut off; damage before the end is refused
+// the one before it. Most are of one size; one with new values of the tasks is longer and has a
+// mark of its own, so that logs without any are what they were before there were such records. On
+// opening, a torn tail is cut off; damage before the end is refused
 // (-EBADMSG, with file and offset), because what follows it cannot be trusted, and so is a log of
 // another number of partitions.
 //
@@ -42,6 +44,7 @@ struct slice_record {
     int n_events;
     int64_t watermark_ms, dead_letters;
     int64_t *next; // n_partitions, the reader's own
+    struct slice_values values;
 };
 
 typedef int (*slice_log_fn)(void *arg, const struct slice_record *record);

@@ -405,6 +405,10 @@ static void item_remove(struct trainer *t, const struct event *event)
 
 void trainer_apply(struct trainer *t, const struct slice *slice)
 {
+    if (slice->values.n > 0) {
+        assert(slice->values.n == t->options.model.objectives.tasks);
+        two_tower_set_values(t->rows.model, slice->values.weight, slice->number);
+    }
     for (int topic = 0; topic < TOPICS; topic++)
         for (int reason = 0; reason < REJECTS; reason++)
             if (slice->rejected[topic][reason])

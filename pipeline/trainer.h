@@ -91,6 +91,7 @@ void trainer_close(struct trainer *t);
 // After the columns were restored: 0, -ENOMEM, or -EINVAL when they contradict each other.
 int trainer_rebuild(struct trainer *t);
 
+// A slice carries values only where model.tasks_named.
 void trainer_apply(struct trainer *t, const struct slice *slice);
 // The end of a bounded stream: all windows close, the last batch is learned though it is not full.
 // What a checkpoint keeps should be cut before, so that a longer stream can go on from there.
