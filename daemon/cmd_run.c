@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// `twotower run` and `twotower replay`: a job, watched. Signals, systemd, HTTP and what a person
-// sees are here; everything else is daemon/job.c.
+// `twotower run` and `twotower replay`: a job, watched. Signals, systemd, HTTP, reading the
+// configuration anew and what a person sees are here; everything else is daemon/job.c.
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
@@ -22,8 +22,10 @@
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/notify.h"
+#include "model/arena.h"
 #include "model/gemm.h"
 #include "model/kernels.h"
+#include "model/value.h"
 
 enum { TICK_MS = 200, STATUS_EVERY = 5, PROGRESS_EVERY = 25, STUCK_TICKS = 50 };
 enum { STALE_CHECKPOINTS = 10 }; // intervals without one
@@ -33,6 +35,7 @@ enum { SECOND_US = 1000000, RESTORE_US = 600 * SECOND_US };
 struct watching {
     struct job *job;
     const struct config *config;
+    const struct command_line *line;
     struct notify notify;
     bool replay;
     bool ready;
@@ -73,6 +76,52 @@ static bool ready_now(struct watching *w)
     return ready;
 }
 
+static void restart_needed(void *arg, const char *key)
+{
+    (void)arg;
+    log_warning("an option needs a restart", "key=%s", key);
+}
+
+// Reads the configuration as at the start, file and command line. Mistakes change nothing, and are
+// told one by one.
+static enum metric_reload config_again(struct watching *w)
+{
+    static char memory[CONFIG_MEMORY]; // too large for the stack, and one thread comes here
+    static struct config read;
+    static struct config_problems problems;
+    struct arena arena = {memory, sizeof memory, 0};
+    struct value_tasks tasks;
+    int rc = command_configure(w->line, &read, &arena, &problems);
+    if (rc == 0)
+        rc = config_reload(w->config, &read, &tasks, restart_needed, NULL, &problems);
+    for (int i = 0; i < problems.n && i < CONFIG_PROBLEMS_MAX; i++)
+        log_error("configuration", "file=%s line=%d column=%d reason=%s", problems.list[i].at.where,
+                  problems.list[i].at.line, problems.list[i].at.column, problems.list[i].text);
+    if (rc < 0)
+        return BY_RELOAD_REFUSED;
+    return job_want_values(w->job, &tasks) ? BY_RELOAD_APPLIED : BY_RELOAD_UNCHANGED;
+}
+
+static void reload(struct watching *w)
+{
+    static const char *const said[BY_RELOADS] = {
+        [BY_RELOAD_APPLIED] = "other weights of value.tasks, from the next slice on",
+        [BY_RELOAD_UNCHANGED] = "nothing to change",
+        [BY_RELOAD_REFUSED] = "nothing was changed",
+    };
+    // Before it is ready, READY=1 would say what is not so.
+    if (w->ready)
+        notify_reloading(&w->notify, "Reading the configuration");
+    const enum metric_reload result = config_again(w);
+    metrics_add_of(METRIC_CONFIG_RELOADS, result, 1);
+    if (result == BY_RELOAD_REFUSED)
+        log_error("reload refused", "result=%s", said[result]);
+    else
+        log_info("reloaded", "result=%s", said[result]);
+    if (w->ready)
+        notify_ready(&w->notify, "Learning");
+}
+
 static void signals_read(struct watching *w)
 {
     struct signalfd_siginfo info;
@@ -89,6 +138,10 @@ static void signals_read(struct watching *w)
                 log_warning("stopped at once", "reason=%s", "a second signal");
                 _exit(EX_TEMPFAIL); // the last checkpoint and the slice log are on the disk
             }
+            break;
+        case SIGHUP:
+            if (w->stops == 0)
+                reload(w);
             break;
         case SIGUSR1:
             job_status(w->job, &s);
@@ -183,13 +236,14 @@ static int run(const struct config *c, const struct command_line *line, struct s
                const struct job_options *options, bool replay)
 {
     char error[2048];
-    struct watching w = {.config = c, .replay = replay, .signals = -1};
+    struct watching w = {.config = c, .line = line, .replay = replay, .signals = -1};
     struct http http = {0};
     // Blocked before any thread begins, so that they all come through the descriptor.
     sigset_t mask;
     sigemptyset(&mask);
     sigaddset(&mask, SIGTERM);
     sigaddset(&mask, SIGINT);
+    sigaddset(&mask, SIGHUP);
     sigaddset(&mask, SIGUSR1);
     pthread_sigmask(SIG_BLOCK, &mask, NULL);
     w.signals = signalfd(-1, &mask, SFD_NONBLOCK | SFD_CLOEXEC);

@@ -480,6 +480,22 @@ static int arithmetic_init(const struct command_line *line, const struct config 
     return EX_OK;
 }
 
+int command_configure(const struct command_line *line, struct config *c, struct arena *memory,
+                      struct config_problems *problems)
+{
+    const struct invocation *v = (const struct invocation *)line; // its first member
+    config_init(c, memory);
+    problems->n = 0;
+    if (line->config_path)
+        config_load(c, line->config_path, problems);
+    for (int i = 0; i < v->n_overrides; i++)
+        override_apply(c, &v->overrides[i], problems);
+    // Only values that are right can be right together.
+    if (problems->n == 0)
+        config_check(c, problems);
+    return problems->n > 0 ? -EINVAL : 0;
+}
+
 static int command_call(struct invocation *v)
 {
     static char memory[CONFIG_MEMORY];
@@ -487,15 +503,7 @@ static int command_call(struct invocation *v)
     static struct config_problems problems;
     const struct command *command = v->line.command;
 
-    config_init(&config, &(struct arena){memory, sizeof memory, 0});
-    problems.n = 0;
-    if (v->line.config_path)
-        config_load(&config, v->line.config_path, &problems);
-    for (int i = 0; i < v->n_overrides; i++)
-        override_apply(&config, &v->overrides[i], &problems);
-    // Only values that are right can be right together.
-    if (problems.n == 0)
-        config_check(&config, &problems);
+    command_configure(&v->line, &config, &(struct arena){memory, sizeof memory, 0}, &problems);
     v->line.problems = &problems;
     if (problems.n && !(command->flags & COMMAND_LENIENT)) {
         config_problems_print(&problems, stderr);

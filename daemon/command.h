@@ -84,6 +84,11 @@ int command_number(const struct command_line *line, const char *name, long long 
 // the configuration, calls it. Returns the exit status.
 int command_main(int argc, char **argv);
 
+// Defaults, then the file of -c, then the overrides in their order, as when the command was called:
+// reads the file anew. line is the command's own. 0, or -EINVAL with problems.
+int command_configure(const struct command_line *line, struct config *c, struct arena *memory,
+                      struct config_problems *problems);
+
 // The exit status for a -errno of a job or a source.
 int command_status(int rc);
 // For messages of the kind "twotower verify: ..." on stderr, with the status that it returns.

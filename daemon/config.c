@@ -38,6 +38,7 @@ enum config_type {
 };
 
 // SHAPES_MODEL marks what decides, beside the stream itself, which state is learned.
+// value.tasks does so by its names alone.
 enum config_flags { PLAIN, SHAPES_MODEL };
 
 struct config_row {
@@ -178,7 +179,9 @@ static const struct config_row rows[] = {
 
     {"value.tasks", CONFIG_TEXT, AT(value_tasks), "*=1", "", "", SHAPES_MODEL,
      "The kinds of engagement that count and what each is worth, of any sign: \"click=1, like=2, "
-     "hide=-1\"; * is every other action."},
+     "hide=-1\"; * is every other action. SIGHUP reads the numbers anew; names and their order are "
+     "for "
+     "good."},
 
     {"debias.estimator", CONFIG_ENUM, AT(debias_estimator), "none",
      "none|position|position_sgd|user|user_mean|combined|pbm|propensity", "", SHAPES_MODEL,
@@ -1210,7 +1213,110 @@ void config_sample(FILE *out)
     free(memory.base);
 }
 
+// ---- Reading it anew
+
+static struct value_tasks tasks_of(const struct config *c)
+{
+    struct value_tasks tasks = {0};
+    const int rc = value_tasks_parse(&tasks, c->value_tasks, NULL, 0);
+    assert(rc == 0); // config_check has seen that it can be read
+    return tasks;
+}
+
+// The text of a key in an open row, NULL when it is not there.
+static const char *entry_text(const struct config *c, const struct config_row *row,
+                              const char *name, char *text, size_t size)
+{
+    const struct config_properties *properties = member(c, row);
+    const struct config_durations *durations = member(c, row);
+    if (row->type == CONFIG_PROPERTIES) {
+        for (int i = 0; i < properties->n; i++)
+            if (strcmp(properties->list[i].key, name) == 0)
+                return properties->list[i].value;
+        return NULL;
+    }
+    for (int i = 0; i < durations->n; i++)
+        if (strcmp(durations->list[i].name, name) == 0) {
+            format_duration(&(struct value){.i = durations->list[i].ms}, text, size);
+            return text;
+        }
+    return NULL;
+}
+
+// Tells the keys of a that b has otherwise, and with `gone` alone those that b has not at all.
+static void open_row_compare(const struct config *a, const struct config *b,
+                             const struct config_row *row, bool gone,
+                             void (*differs)(void *arg, const char *key), void *arg)
+{
+    const bool texts = row->type == CONFIG_PROPERTIES;
+    const struct config_properties *properties = member(a, row);
+    const struct config_durations *durations = member(a, row);
+    for (int i = 0; i < (texts ? properties->n : durations->n); i++) {
+        const char *name = texts ? properties->list[i].key : durations->list[i].name;
+        char one[VALUE_TEXT_SIZE], other[VALUE_TEXT_SIZE], key[512];
+        const char *x = entry_text(a, row, name, one, sizeof one);
+        const char *y = entry_text(b, row, name, other, sizeof other);
+        snprintf(key, sizeof key, "%s.%s", row->key, name);
+        if (gone ? !y : !y || strcmp(x, y) != 0)
+            differs(arg, key);
+    }
+}
+
+static bool row_differs(const struct config *a, const struct config *b,
+                        const struct config_row *row)
+{
+    char one[VALUE_TEXT_SIZE], other[VALUE_TEXT_SIZE];
+    if (row->type == CONFIG_TEXT) // as long as it may be
+        return strcmp(*(const char *const *)member(a, row), *(const char *const *)member(b, row));
+    member_format(a, row, one, sizeof one);
+    member_format(b, row, other, sizeof other);
+    return strcmp(one, other) != 0;
+}
+
+int config_reload(const struct config *running, const struct config *read,
+                  struct value_tasks *tasks, void (*differs)(void *arg, const char *key), void *arg,
+                  struct config_problems *problems)
+{
+    for (const struct config_row *row = rows; row < rows + ROWS; row++) {
+        if (row_is_open(row)) {
+            open_row_compare(running, read, row, false, differs, arg);
+            open_row_compare(read, running, row, true, differs, arg);
+        } else if (row->offset != AT(value_tasks) && row_differs(running, read, row)) {
+            differs(arg, row->key);
+        }
+    }
+    const struct value_tasks before = tasks_of(running), now = tasks_of(read);
+    char was[VALUE_TASKS_TEXT_SIZE], is[VALUE_TASKS_TEXT_SIZE];
+    if (value_tasks_plain(&before) != value_tasks_plain(&now)) {
+        problem_add(
+            problems, key_origin(read, "value.tasks"),
+            "'value.tasks' is '%.80s' now and was '%.80s' at the start: whether engagements "
+            "are weighed at all shapes the state, and needs a restart with another "
+            "state.dir",
+            read->value_tasks, running->value_tasks);
+        return -EINVAL;
+    }
+    if (!value_tasks_agree(&before, &now)) {
+        problem_add(problems, key_origin(read, "value.tasks"),
+                    "'value.tasks' names '%.80s' now and '%.80s' at the start: other names or "
+                    "another order need a restart with another state.dir",
+                    value_tasks_text(&now, NULL, is), value_tasks_text(&before, NULL, was));
+        return -EINVAL;
+    }
+    *tasks = now;
+    return 0;
+}
+
 // ---- Identity of the model
+
+// What the state is kept by. "*=1" stands as it is: it is the one without weights.
+static void tasks_print(const struct config *c, FILE *out)
+{
+    const struct value_tasks tasks = tasks_of(c);
+    char text[VALUE_TASKS_TEXT_SIZE];
+    quoted_print(value_tasks_text(&tasks, value_tasks_plain(&tasks) ? tasks.weight : NULL, text),
+                 out);
+}
 
 static int duration_compare(const void *a, const void *b)
 {
@@ -1226,6 +1332,12 @@ size_t config_model_text(const struct config *c, char *text, size_t size)
         char value[VALUE_TEXT_SIZE];
         if (row->flags != SHAPES_MODEL)
             continue;
+        if (row->offset == AT(value_tasks)) {
+            fprintf(out, "%s=", row->key);
+            tasks_print(c, out);
+            fputc('\n', out);
+            continue;
+        }
         if (row->type != CONFIG_DURATIONS) {
             member_format(c, row, value, sizeof value);
             fprintf(out, "%s=%s\n", row->key, value);

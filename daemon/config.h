@@ -25,6 +25,7 @@
 #include "pipeline/source.h"
 
 struct arena;
+struct value_tasks;
 
 enum {
     CONFIG_ROWS_MAX = 192,
@@ -244,6 +245,14 @@ int config_set_pair(struct config *c, const char *pair, const char *origin,
                     struct config_problems *problems);
 int config_check(const struct config *c, struct config_problems *problems);
 
+// What a running process takes of a configuration that was read anew: the weights of value.tasks,
+// into *tasks. Every other option that differs is told, by its key, to differs: it needs a restart.
+// 0, or -EINVAL with one more problem when value.tasks has other names or another order, because
+// all that was learned is kept by them; then *tasks is unchanged.
+int config_reload(const struct config *running, const struct config *read,
+                  struct value_tasks *tasks, void (*differs)(void *arg, const char *key), void *arg,
+                  struct config_problems *problems);
+
 // Whether somebody gave this option a value, which may be that of its default.
 bool config_given(const struct config *c, const char *key);
 
@@ -259,7 +268,9 @@ void config_show(const struct config *c, FILE *out);
 void config_sample(FILE *out);
 
 // "key=value\n" for every key that shapes the learned state, in the table's order and in one
-// canonical spelling ("30m" and "1800s" are the same). Returns its length, below size.
+// canonical spelling ("30m" and "1800s" are the same). Of value.tasks only the names, unless it is
+// the plain "*=1": what they are worth may change (pipeline/slice.h). Returns its length, below
+// size.
 size_t config_model_text(const struct config *c, char *text, size_t size);
 // SHA-256 of that text in hex: two checkpoints with the same digest learned by the same rules.
 void config_model_digest(const struct config *c, char digest[CONFIG_DIGEST_SIZE]);

@@ -19,6 +19,7 @@
 #include "daemon/publish.h"
 #include "daemon/state.h"
 #include "model/tables.h"
+#include "model/value.h"
 #include "snapshot/catalog.h"
 
 enum { QUEUE_SLICES = 8, WAIT_MS = 50 };
@@ -288,12 +289,21 @@ static int reading_start(struct job *j, char *error, size_t error_size)
                                        : SLICE_LIVE);
     options.dead_letter = j->dead_letter;
     options.dead_letters = (int64_t)dead_letter_size(j->dead_letter);
+    if (j->status.restored && options.tasks > 0) {
+        options.values.n = options.tasks;
+        memcpy(options.values.weight, two_tower_values(j->trainer.rows.model)->weight,
+               sizeof options.values.weight);
+    }
     int rc = j->source->ops->start(j->source, next, j->to);
     if (rc < 0)
         snprintf(error, error_size, "%s", j->source->error);
     else
         rc = cutter_open(&j->cutter, j->source, &options,
                          &(struct cutter_position){next, time_max, j->slice_start});
+    // Without a checkpoint they are not known to the cutter, and the first slice has them: recovery
+    // from the log alone must not depend on what the file says by then.
+    if (rc == 0)
+        cutter_want_values(j->cutter, j->trainer.options.tasks.weight);
     free(next);
     return rc;
 }
@@ -383,6 +393,7 @@ int job_open(struct job **j_out, const struct config *c, struct source *source,
     j->trainer.step = step;
     j->trainer.arg = j;
     metrics_partitions(j->n, source->partitions);
+    metrics_tasks(&j->trainer.options.tasks);
     metrics_io_backend(engine_backend(j->engine));
     if (*engine_reason(j->engine))
         log_warning("io_uring is not used", "reason=%s", engine_reason(j->engine));
@@ -717,6 +728,19 @@ static void status_tell(struct job *j)
     pthread_mutex_unlock(&j->lock);
 }
 
+// What the tasks are worth from here on.
+static void values_tell(const struct job *j)
+{
+    const struct value_tasks *tasks = &j->trainer.options.tasks;
+    const struct model_values *values = two_tower_values(j->trainer.rows.model);
+    char text[VALUE_TASKS_TEXT_SIZE];
+    for (int t = 0; t < tasks->n; t++)
+        metrics_set_of(METRIC_VALUE_WEIGHT, t, (double)values->weight[t]);
+    metrics_set(METRIC_VALUE_WEIGHTS_SLICE, (double)values->since);
+    log_info("values of tasks", "tasks=%s slice=%" PRIu64,
+             value_tasks_text(tasks, values->weight, text), values->since);
+}
+
 // Hands a cut to the writer. Everything the trainer does for it is in here: its time is what
 // training waits.
 static void cut_start(struct job *j, enum work work)
@@ -789,10 +813,15 @@ static void balance_check(struct job *j)
 static void *train_main(void *arg)
 {
     struct job *j = arg;
+    if (j->status.restored && j->trainer.options.model.tasks_named)
+        values_tell(j);
     for (struct slice *slice; (slice = queue_pop(j));) {
         notify_beat(&j->workers[1]);
+        const bool values = slice->values.n > 0;
         trainer_apply(&j->trainer, slice);
         cutter_give(j->cutter, slice);
+        if (values)
+            values_tell(j);
         status_tell(j);
         if (j->options.applied)
             j->options.applied(j->options.arg, &j->trainer, j->evaluator);
@@ -999,6 +1028,12 @@ int job_start(struct job *j)
     }
     j->threads = true;
     return 0;
+}
+
+bool job_want_values(struct job *j, const struct value_tasks *tasks)
+{
+    assert(value_tasks_agree(tasks, &j->trainer.options.tasks));
+    return cutter_want_values(j->cutter, tasks->weight);
 }
 
 void job_stop(struct job *j)

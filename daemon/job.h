@@ -41,14 +41,19 @@ struct job_options {
 };
 
 // Takes over the source, and closes it when it fails too. Restores the newest checkpoint of
-// state.dir that is whole and undamaged, and applies what the slice log has after it; -EBADMSG when
-// there are checkpoints and none can be used.
+// state.dir that is whole and undamaged, and applies what the slice log has after it; value.tasks
+// of the configuration are asked for, if the state has other weights then; -EBADMSG when there are
+// checkpoints and none can be used.
 int job_open(struct job **j, const struct config *c, struct source *source,
              const struct job_options *options, char *error, size_t error_size);
 void job_close(struct job *j);
 const char *job_error(const struct job *j);
 
 int job_start(struct job *j);
+// Other weights for the tasks, of the same names: the next slice that is cut carries them, so that
+// recovery and replay change them at the same place. Any thread. Whether they differ from those
+// asked for last; nothing is asked for where value.tasks is the plain "*=1".
+bool job_want_values(struct job *j, const struct value_tasks *tasks);
 // Asks for the end: what has been read is learned, a last checkpoint is made.
 void job_stop(struct job *j);
 // Waits up to timeout_ms for the end. 1: it has come, job_result says how. 0: not yet.

@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/value.h"
+
 enum labels {
 #define LABELS_SYMBOL(symbol, series) LABELS_##symbol,
     METRIC_LABELS(LABELS_SYMBOL)
@@ -35,6 +37,7 @@ static const char *const example_values[BY_EXAMPLE_LABELS] = {"positive", "negat
 static const char *const cutoff_values[BY_CUTOFFS] = {"10", "100"};
 static const char *const table_values[BY_TABLES] = {"items", "users"};
 static const char *const stage_values[BY_STAGES] = {"ingest", "train", "evaluate", "write"};
+static const char *const reload_values[BY_RELOADS] = {"applied", "unchanged", "refused"};
 
 #define BY_TOPIC                                                                                   \
     {                                                                                              \
@@ -56,6 +59,8 @@ static const struct label label_sets[][2] = {
     [LABELS_TABLE] = {{"table", BY_TABLES, table_values}},
     [LABELS_STAGE] = {{"stage", BY_STAGES, stage_values}},
     [LABELS_BACKEND] = {{NULL, 0, NULL}},
+    [LABELS_RELOAD] = {{"result", BY_RELOADS, reload_values}},
+    [LABELS_TASK] = {{NULL, 0, NULL}},
 };
 
 // In the order of METRICS; the label set stands beside the row because only this file needs it.
@@ -107,6 +112,7 @@ static struct {
     char *texts[METRIC_PARTITIONS_MAX];
 } partitions_now;
 static char build_now[512], backend_now[128];
+static char tasks_now[SLATE_TASKS_MAX][128];
 
 static const uint64_t not_a_number = UINT64_C(0x7ff8000000000000);
 
@@ -262,6 +268,16 @@ void metrics_io_backend(const char *backend)
     metrics_set(METRIC_IO_BACKEND_INFO, 1);
 }
 
+void metrics_tasks(const struct value_tasks *tasks)
+{
+    pthread_mutex_lock(&lock);
+    for (int t = 0; t < tasks->n; t++) {
+        *tasks_now[t] = 0;
+        label_append(tasks_now[t], sizeof tasks_now[t], "task", tasks->name[t]);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
 // ---- Text
 
 // The labels of a series without braces; NULL when the series has no name yet.
@@ -278,6 +294,8 @@ static const char *series_labels(enum labels labels, int series, char *text, siz
         return build_now;
     case LABELS_BACKEND:
         return backend_now;
+    case LABELS_TASK:
+        return tasks_now[series];
     default:
         break;
     }

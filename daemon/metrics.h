@@ -13,8 +13,8 @@
 //     metrics_observe(METRIC_STEP_DURATION, seconds);               a histogram
 //
 // Labels are fixed sets known at compile time (metrics.c), so that a series is an index and
-// counting is one atomic addition. Three sets are filled in at start: partitions, build identity,
-// I/O backend. No label ever carries the id of a user or an item.
+// counting is one atomic addition. Four sets are filled in at start: partitions, build identity,
+// I/O backend, tasks. No label ever carries the id of a user or an item.
 //
 // Any thread may count and render at any time. A gauge appears once it has been set; a counter and
 // a histogram are there from the start, at 0. Nothing can fail: a wrong index is an assert.
@@ -23,6 +23,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "model/slate.h"
 #include "pipeline/decode.h"
 #include "pipeline/event.h"
 #include "pipeline/join.h"
@@ -34,6 +35,13 @@ enum metric_label_example { BY_EXAMPLE_POSITIVE, BY_EXAMPLE_NEGATIVE, BY_EXAMPLE
 enum metric_cutoff { BY_CUTOFF_10, BY_CUTOFF_100, BY_CUTOFFS };
 enum metric_table { BY_TABLE_ITEMS, BY_TABLE_USERS, BY_TABLES };
 enum metric_stage { BY_STAGE_INGEST, BY_STAGE_TRAIN, BY_STAGE_EVALUATE, BY_STAGE_WRITE, BY_STAGES };
+
+enum metric_reload {
+    BY_RELOAD_APPLIED,   // other weights were asked for
+    BY_RELOAD_UNCHANGED, // the file says what it said
+    BY_RELOAD_REFUSED,   // the file has mistakes, or wants what cannot change
+    BY_RELOADS
+};
 
 enum { METRIC_PARTITIONS_MAX = 1024 };
 
@@ -50,7 +58,9 @@ enum { METRIC_PARTITIONS_MAX = 1024 };
     X(TABLE, BY_TABLES)                                                                            \
     X(STAGE, BY_STAGES)                                                                            \
     X(BUILD, 1)                                                                                    \
-    X(BACKEND, 1)
+    X(BACKEND, 1)                                                                                  \
+    X(RELOAD, BY_RELOADS)                                                                          \
+    X(TASK, SLATE_TASKS_MAX)
 
 // Symbol, name without "twotower_", type, labels, what it means.
 #define METRICS(X)                                                                                 \
@@ -132,7 +142,13 @@ enum { METRIC_PARTITIONS_MAX = 1024 };
     X(SNAPSHOT_DURATION, "snapshot_duration_seconds", HISTOGRAM, NONE,                             \
       "Time from a durable checkpoint until its snapshot was published.")                          \
     X(TRAINER_WAIT_MAX, "trainer_wait_max_seconds", GAUGE, NONE,                                   \
-      "Longest that the trainer stood still to begin a checkpoint or snapshot.")
+      "Longest that the trainer stood still to begin a checkpoint or snapshot.")                   \
+    /* value.tasks */                                                                              \
+    X(CONFIG_RELOADS, "config_reloads_total", COUNTER, RELOAD,                                     \
+      "Times that the configuration was read anew, by what came of it.")                           \
+    X(VALUE_WEIGHT, "value_weight", GAUGE, TASK, "What the trainer takes a task to be worth.")     \
+    X(VALUE_WEIGHTS_SLICE, "value_weights_slice", GAUGE, NONE,                                     \
+      "The slice since which tasks are worth that; 0: since the start.")
 
 enum metric {
 #define METRIC_SYMBOL(symbol, name, type, labels, help) METRIC_##symbol,
@@ -170,6 +186,8 @@ void metrics_partitions(int n, const struct source_partition *partitions);
 void metrics_build_info(const char *version, const char *blas, const char *core,
                         const char *kernels);
 void metrics_io_backend(const char *backend);
+struct value_tasks;
+void metrics_tasks(const struct value_tasks *tasks);
 
 // All metrics as text. Returns a malloc'ed buffer, the caller frees it; NULL when memory is short.
 char *metrics_text(size_t *size);

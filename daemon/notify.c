@@ -86,6 +86,11 @@ int notify_status(const struct notify *n, const char *status, ...)
     SEND_STATUS("");
 }
 
+int notify_reloading(const struct notify *n, const char *status, ...)
+{
+    SEND_STATUS("RELOADING=1\n");
+}
+
 int notify_stopping(const struct notify *n, const char *status, ...)
 {
     SEND_STATUS("STOPPING=1\n");

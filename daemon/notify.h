@@ -29,6 +29,9 @@ __attribute__((format(printf, 2, 3))) int notify_ready(const struct notify *n, c
                                                        ...);
 __attribute__((format(printf, 2, 3))) int notify_status(const struct notify *n, const char *status,
                                                         ...);
+// The configuration is being read anew; notify_ready ends it.
+__attribute__((format(printf, 2, 3))) int notify_reloading(const struct notify *n,
+                                                           const char *status, ...);
 __attribute__((format(printf, 2, 3))) int notify_stopping(const struct notify *n,
                                                           const char *status, ...);
 // Start or stop may take this much longer from now on; to be repeated while it goes on.
