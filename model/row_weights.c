@@ -31,6 +31,14 @@ static bool debiased(const struct two_tower_options *o)
     return o->debias.kind != DEBIAS_NONE;
 }
 
+// The in-batch softmax of model/retrieval_loss.h takes no weight below 0.
+static enum value_form form_of(const struct two_tower_options *o)
+{
+    if (o->debias.seed_form)
+        return VALUE_SEED;
+    return o->kind == MODEL_TWO_TOWER ? VALUE_FIXED : VALUE_SIGNED;
+}
+
 bool row_weights_needed(const struct two_tower_options *o)
 {
     return debiased(o) || o->tasks_named;
@@ -136,8 +144,7 @@ const float *row_weights_of(struct row_weights *w, const struct step *s)
     }
     const struct row_weights_state *state = column_at(&w->state, 0);
     const float scale = state->scale.scale > 0 ? state->scale.scale : largest(s->n, w->net);
-    value_weights(o->debias.seed_form ? VALUE_SEED : VALUE_SIGNED, s->n, w->net,
-                  scale > 0 ? scale : 1, w->weight);
+    value_weights(form_of(o), s->n, w->net, scale > 0 ? scale : 1, w->weight);
     return w->weight;
 }
 

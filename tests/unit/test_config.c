@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "model/arena.h"
+#include "model/value.h"
 
 struct fixture {
     struct config c;
@@ -632,6 +633,110 @@ static void dead_letters_lie_with_the_state_unless_told_otherwise(void **state)
     assert_string_equal(path, "/var/tmp/d");
 }
 
+// Keys that a reload tells, with a blank behind each.
+static void key_note(void *arg, const char *key)
+{
+    strcat(strcat(arg, key), " ");
+}
+
+// Reads text as the file of a process that runs with f->c.
+static int reload(struct fixture *f, const char *text, struct value_tasks *tasks, char *keys)
+{
+    static char bytes[CONFIG_MEMORY];
+    static struct config read;
+    struct arena memory = {bytes, sizeof bytes, 0};
+    FILE *file = fopen(f->path, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    fclose(file);
+    f->problems.n = 0;
+    *keys = 0;
+    config_init(&read, &memory);
+    assert_int_equal(config_load(&read, f->path, &f->problems), 0);
+    assert_int_equal(config_check(&read, &f->problems), 0);
+    return config_reload(&f->c, &read, tasks, key_note, keys, &f->problems);
+}
+
+static void weights_may_be_read_anew_and_nothing_else(void **state)
+{
+    struct fixture *f = *state;
+    struct value_tasks tasks = {0};
+    char keys[512];
+    assert_int_equal(load(f, "[value]\ntasks = \"click=1, *=2\"\n"
+                             "[join]\nactions.buy = \"1d\"\nactions.rent = \"1d\"\n"
+                             "[source.kafka]\n\"security.protocol\" = \"ssl\"\n"),
+                     0);
+    assert_int_equal(reload(f,
+                            "[value]\ntasks = \"click = -1.5, *=0\"\n"
+                            "[join]\nactions.rent = \"24h\"\nactions.buy = \"1d\"\n"
+                            "[source.kafka]\n\"security.protocol\" = \"ssl\"\n",
+                            &tasks, keys),
+                     0);
+    assert_string_equal(keys, "");
+    assert_int_equal(tasks.n, 2);
+    assert_true(tasks.weight[0] == -1.5f && tasks.weight[1] == 0);
+    assert_int_equal(
+        reload(f,
+               "[value]\ntasks = \"click=3, *=2\"\n[model]\ndim = 32\n"
+               "[join]\nwindow = \"31m\"\nactions.buy = \"2d\"\nactions.lend = \"1d\"\n"
+               "[state]\ndir = \"elsewhere\"\n",
+               &tasks, keys),
+        0);
+    assert_string_equal(keys, "source.kafka.security.protocol join.window join.actions.buy "
+                              "join.actions.rent join.actions.lend model.dim state.dir ");
+    assert_true(tasks.weight[0] == 3);
+}
+
+static void other_tasks_are_not_read_anew(void **state)
+{
+    struct fixture *f = *state;
+    static const struct {
+        const char *then, *now, *said;
+    } cases[] = {
+        {"click=1,*=2", "*=2,click=1", "names '*,click' now and 'click,*' at the start"},
+        {"click=1,*=2", "clack=1,*=2", "names 'clack,*' now"},
+        {"click=1,*=2", "click=1", "names 'click' now"},
+        {"*=1", "*=2", "is '*=2' now and was '*=1'"},
+        {"*=2", "*=1", "needs a restart with another state.dir"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct value_tasks tasks, before;
+        char text[128], keys[512];
+        memset(&tasks, 7, sizeof tasks);
+        before = tasks;
+        snprintf(text, sizeof text, "value.tasks=%s", cases[i].then);
+        assert_int_equal(set(f, text), 0);
+        snprintf(text, sizeof text, "[value]\ntasks = \"%s\"\n", cases[i].now);
+        assert_int_equal(reload(f, text, &tasks, keys), -EINVAL);
+        assert_int_equal(f->problems.n, 1);
+        assert_problem(f, 0, 2, 9, cases[i].said);
+        assert_memory_equal(&tasks, &before, sizeof tasks);
+        assert_string_equal(keys, "");
+    }
+}
+
+static void the_model_is_identified_by_the_names_of_its_tasks(void **state)
+{
+    struct fixture *f = *state;
+    char digest[CONFIG_DIGEST_SIZE], other[CONFIG_DIGEST_SIZE], text[CONFIG_MODEL_TEXT_SIZE];
+    config_model_text(&f->c, text, sizeof text);
+    assert_non_null(strstr(text, "\nvalue.tasks=\"*=1\"\n"));
+    config_model_digest(&f->c, digest);
+    assert_int_equal(set(f, "value.tasks=*=2"), 0); // weighs, by a running scale
+    config_model_digest(&f->c, other);
+    assert_string_not_equal(digest, other);
+    assert_int_equal(set(f, "value.tasks=click=1,like=2"), 0);
+    config_model_digest(&f->c, digest);
+    config_model_text(&f->c, text, sizeof text);
+    assert_non_null(strstr(text, "\nvalue.tasks=\"click,like\"\n"));
+    assert_int_equal(set(f, "value.tasks=click=-3, like=0"), 0);
+    config_model_digest(&f->c, other);
+    assert_string_equal(digest, other);
+    assert_int_equal(set(f, "value.tasks=like=2,click=1"), 0);
+    config_model_digest(&f->c, other);
+    assert_string_not_equal(digest, other);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -667,6 +772,9 @@ int main(void)
         TEST(the_model_digest_follows_the_model_and_nothing_else),
         TEST(the_model_text_does_not_depend_on_the_order_of_actions),
         TEST(dead_letters_lie_with_the_state_unless_told_otherwise),
+        TEST(weights_may_be_read_anew_and_nothing_else),
+        TEST(other_tasks_are_not_read_anew),
+        TEST(the_model_is_identified_by_the_names_of_its_tasks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

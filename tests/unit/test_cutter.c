@@ -441,7 +441,8 @@ static void note(const struct slice *slice, struct noted *noted)
                                        .digest = slice->digest,
                                        .order = slice->order,
                                        .n_events = slice->n_events,
-                                       .watermark_ms = slice->watermark_ms}};
+                                       .watermark_ms = slice->watermark_ms,
+                                       .values = slice->values}};
     memcpy(noted->next, slice->next, (size_t)slice->n_partitions * sizeof(int64_t));
     memcpy(noted->time_max_ms, slice->time_max_ms, (size_t)slice->n_partitions * sizeof(int64_t));
     if (slice->n_events) {
@@ -718,6 +719,125 @@ static void after_a_bounded_part_it_goes_on_live(void **state)
     memory_close(&m);
 }
 
+// Values of tasks.
+
+static void values_asked_for_come_once_with_the_next_slice_and_again_from_the_record(void **state)
+{
+    (void)state;
+    struct memory_source m;
+    struct noted noted[5];
+    memory_open(&m, 1);
+    options.order = SLICE_LIVE;
+    options.slice_events = 10;
+    options.tasks = 2;
+    struct cutter *c = open_cutter(&m);
+    assert_true(cutter_want_values(c, (float[]){1, -2}));
+    assert_false(cutter_want_values(c, (float[]){1, -2}));
+    for (int i = 0; i < 5; i++) {
+        for (unsigned k = 0; k < 10; k++)
+            put_impression(&m, 1, 10 * i + k, 1, 10 * (unsigned)i + k);
+        if (i == 2) {
+            assert_true(cutter_want_values(c, (float[]){5, 5})); // the last wish counts
+            assert_true(cutter_want_values(c, (float[]){0.5f, -2}));
+        }
+        if (i == 3) { // there and back again is no change
+            assert_true(cutter_want_values(c, (float[]){7, 7}));
+            assert_true(cutter_want_values(c, (float[]){0.5f, -2}));
+        }
+        struct slice *slice = live(c, 6000 + i);
+        assert_non_null(slice);
+        note(slice, &noted[i]);
+        cutter_give(c, slice);
+    }
+    cutter_close(c);
+    for (int i = 0; i < 5; i++)
+        assert_int_equal(noted[i].record.values.n, i % 2 == 0 && i < 4 ? 2 : 0);
+    assert_true(noted[0].record.values.weight[0] == 1);
+    assert_true(noted[2].record.values.weight[0] == 0.5f);
+    assert_true(noted[2].record.values.weight[1] == -2);
+
+    // Again from the log: what is asked for meanwhile waits for the first slice that is cut.
+    rewind_to(&m, NULL);
+    c = open_cutter(&m);
+    assert_true(cutter_want_values(c, (float[]){9, 9}));
+    for (int i = 0; i < 5; i++) {
+        struct noted again;
+        struct slice *slice;
+        noted[i].record.next = noted[i].next;
+        assert_int_equal(cutter_recorded(c, &noted[i].record, &slice), 1);
+        note(slice, &again);
+        noted[i].record.next = NULL;
+        assert_memory_equal(&again, &noted[i], sizeof again);
+        cutter_give(c, slice);
+    }
+    for (unsigned k = 0; k < 10; k++)
+        put_impression(&m, 1, 60 + k, 1, 60 + k);
+    struct slice *slice = live(c, 7000);
+    assert_non_null(slice);
+    assert_int_equal(slice->values.n, 2);
+    assert_true(slice->values.weight[1] == 9);
+    cutter_give(c, slice);
+    cutter_close(c);
+
+    // The digest covers them, and so does the number of tasks.
+    struct slice_record record = noted[2].record;
+    rewind_to(&m, noted[1].next);
+    options.values = noted[0].record.values;
+    assert_int_equal(cutter_open(&c, &m.source, &options,
+                                 &(struct cutter_position){noted[1].next, noted[1].time_max_ms, 2}),
+                     0);
+    record.next = noted[2].next;
+    record.values.weight[0] = 0.25f;
+    assert_int_equal(cutter_recorded(c, &record, &slice), -EBADMSG);
+    cutter_close(c);
+    rewind_to(&m, noted[1].next);
+    assert_int_equal(cutter_open(&c, &m.source, &options,
+                                 &(struct cutter_position){noted[1].next, noted[1].time_max_ms, 2}),
+                     0);
+    record.values.n = 3;
+    assert_int_equal(cutter_recorded(c, &record, &slice), -EINVAL);
+    assert_non_null(strstr(cutter_error(c), "values 3 tasks, there are 2 now"));
+    cutter_close(c);
+    memory_close(&m);
+}
+
+static void values_that_are_in_force_are_not_written_again(void **state)
+{
+    (void)state;
+    for (int known = 0; known < 2; known++) {
+        struct memory_source m;
+        struct slice *slice;
+        memory_open(&m, 1);
+        put_impression(&m, 1, 0, 1, 1);
+        options.order = SLICE_CANONICAL;
+        options.tasks = 2;
+        options.values = (struct slice_values){known ? 2 : 0, {3, -1}};
+        struct cutter *c = open_cutter(&m);
+        cutter_want_values(c, (float[]){3, -1});
+        assert_int_equal(cutter_next(c, 0, 0, &slice), 1);
+        assert_int_equal(slice->values.n, known ? 0 : 2);
+        cutter_give(c, slice);
+        cutter_close(c);
+        memory_close(&m);
+    }
+}
+
+static void without_tasks_slices_carry_no_values(void **state)
+{
+    (void)state;
+    struct memory_source m;
+    struct slice *slice;
+    memory_open(&m, 1);
+    put_impression(&m, 1, 0, 1, 1);
+    struct cutter *c = open_cutter(&m);
+    assert_false(cutter_want_values(c, (float[]){3}));
+    assert_int_equal(cutter_next(c, 0, 0, &slice), 1);
+    assert_int_equal(slice->values.n, 0);
+    cutter_give(c, slice);
+    cutter_close(c);
+    memory_close(&m);
+}
+
 #define TEST(name) cmocka_unit_test_setup(name, setup)
 
 int main(void)
@@ -736,6 +856,9 @@ int main(void)
         TEST(a_partition_does_not_run_ahead_by_more_than_the_drift),
         TEST(a_bad_first_record_beside_good_ones_is_cut_live),
         TEST(after_a_bounded_part_it_goes_on_live),
+        TEST(values_asked_for_come_once_with_the_next_slice_and_again_from_the_record),
+        TEST(values_that_are_in_force_are_not_written_again),
+        TEST(without_tasks_slices_carry_no_values),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -268,6 +268,20 @@ static void threads_lose_no_count(void **state)
     assert_true(shows("twotower_step_duration_seconds_count 60000"));
 }
 
+static void tasks_have_their_names(void **state)
+{
+    (void)state;
+    const struct value_tasks tasks = {.n = 2, .name = {"click", "a\"b"}};
+    metrics_tasks(&tasks);
+    metrics_set_of(METRIC_VALUE_WEIGHT, 0, -0.5);
+    metrics_set_of(METRIC_VALUE_WEIGHT, 1, 2);
+    metrics_add_of(METRIC_CONFIG_RELOADS, BY_RELOAD_REFUSED, 1);
+    assert_true(shows("twotower_value_weight{task=\"click\"} -0.5"));
+    assert_true(shows("twotower_value_weight{task=\"a\\\"b\"} 2"));
+    assert_true(shows("twotower_config_reloads_total{result=\"refused\"} 1"));
+    assert_true(shows("twotower_config_reloads_total{result=\"applied\"} 0"));
+}
+
 #define TEST(f) cmocka_unit_test_setup(f, setup)
 
 int main(void)
@@ -286,6 +300,7 @@ int main(void)
         TEST(partitions_are_named_when_they_are_known),
         TEST(what_the_machine_says_of_itself_is_escaped),
         TEST(threads_lose_no_count),
+        TEST(tasks_have_their_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

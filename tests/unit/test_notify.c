@@ -191,6 +191,13 @@ static void the_watchdog_is_fed_while_every_worker_moves_or_waits(void **state)
     assert_string_equal(received(f), "WATCHDOG=1");
 }
 
+static void reading_anew_is_told_and_ends_with_ready(void **state)
+{
+    struct fixture *f = *state;
+    assert_int_equal(notify_reloading(&f->n, "Reading %s", "it"), 0);
+    assert_string_equal(received(f), "RELOADING=1\nSTATUS=Reading it");
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -206,6 +213,7 @@ int main(void)
         TEST(a_listener_that_is_gone_is_an_error_and_no_more),
         TEST(the_watchdog_is_ours_when_it_names_us_or_nobody),
         TEST(the_watchdog_is_fed_while_every_worker_moves_or_waits),
+        TEST(reading_anew_is_told_and_ends_with_ready),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

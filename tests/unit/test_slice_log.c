@@ -346,6 +346,132 @@ static void a_directory_that_is_not_there_is_an_error_that_names_it(void **state
     slice_log_close(&l);
 }
 
+// Slices of which every third one has values, of one task, two, three ...
+static struct slice_values values_of(uint64_t number)
+{
+    struct slice_values values = {0};
+    if (number % 3 == 0)
+        values.n = 1 + (int)(number / 3 - 1) % SLATE_TASKS_MAX;
+    for (int t = 0; t < values.n; t++)
+        values.weight[t] = (float)number - 1.5f * (float)t;
+    return values;
+}
+
+static size_t size_of(uint64_t number)
+{
+    const int n = values_of(number).n;
+    return RECORD + (n > 0 ? 4 + 4 * (size_t)n : 0);
+}
+
+static void append_valued(uint64_t number)
+{
+    int64_t next[PARTITIONS] = {(int64_t)number};
+    const struct slice slice = {.number = number,
+                                .n_partitions = PARTITIONS,
+                                .next = next,
+                                .digest = mix(number),
+                                .values = values_of(number)};
+    assert_int_equal(slice_log_append(&l, &slice), 0);
+}
+
+static void assert_gives_valued(uint64_t to)
+{
+    static struct seen s;
+    if (open_log(0, &s) < 0)
+        fail_msg("%s", l.error);
+    assert_int_equal(s.n, to);
+    for (uint64_t number = 1; number <= to; number++) {
+        const struct slice_values values = values_of(number);
+        assert_int_equal(s.record[number - 1].digest, mix(number));
+        assert_memory_equal(&s.record[number - 1].values, &values, sizeof values);
+        assert_int_equal(s.next[number - 1][0], number);
+    }
+}
+
+static void values_are_kept_with_the_slices_that_have_them(void **state)
+{
+    (void)state;
+    enum { N = 27 }; // in files of five or fewer
+    assert_int_equal(open_log(0, NULL), 0);
+    for (uint64_t number = 1; number <= N; number++)
+        append_valued(number);
+    slice_log_close(&l);
+    assert_gives_valued(N);
+    slice_log_close(&l);
+}
+
+static void a_tail_torn_inside_of_values_is_cut_off_and_damage_before_it_refused(void **state)
+{
+    (void)state;
+    static struct seen s;
+    char path[128];
+    size_t size;
+    assert_int_equal(open_log(0, NULL), 0);
+    for (uint64_t number = 1; number <= 4; number++)
+        append_valued(number);
+    slice_log_close(&l);
+    path_of(1, path);
+    char *bytes = file_read(path, &size);
+    assert_int_equal(size, 3 * RECORD + size_of(3));
+    const size_t third = 2 * RECORD, end = third + size_of(3);
+    for (size_t torn = third; torn < end; torn++) {
+        cut_file(1, bytes, torn);
+        assert_gives_valued(2);
+        append_valued(3);
+        slice_log_close(&l);
+        assert_gives_valued(3);
+        slice_log_close(&l);
+    }
+    for (size_t at = third; at < end; at++) {
+        bytes[at] = (char)(bytes[at] ^ 0x02);
+        cut_file(1, bytes, end); // the last one
+        assert_gives_valued(2);
+        slice_log_close(&l);
+        cut_file(1, bytes, size); // one behind it
+        assert_int_equal(open_log(0, &s), -EBADMSG);
+        slice_log_close(&l);
+        bytes[at] = (char)(bytes[at] ^ 0x02);
+    }
+    free(bytes);
+}
+
+// Slices 1 and 2 as they were written before slices had values.
+static void a_log_of_an_earlier_version_is_read_and_gone_on_with(void **state)
+{
+    (void)state;
+    static const unsigned char earlier[2 * RECORD] = {
+        0x54, 0x4c, 0x53, 0x31, 0xf0, 0xa5, 0x5d, 0x9e, 0x00, 0x00, 0x00, 0x00, 0x03, 0x00, 0x00,
+        0x00, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x88, 0x77, 0x66, 0x55, 0x44, 0x33,
+        0x22, 0x11, 0x01, 0x00, 0x00, 0x00, 0x07, 0x00, 0x00, 0x00, 0xfb, 0xff, 0xff, 0xff, 0xff,
+        0xff, 0xff, 0xff, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x64, 0x00, 0x00, 0x00,
+        0x00, 0x00, 0x00, 0x00, 0xc8, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x2c, 0x01, 0x00,
+        0x00, 0x00, 0x00, 0x00, 0x00, 0x54, 0x4c, 0x53, 0x31, 0x60, 0x84, 0x4a, 0xd3, 0xf0, 0xa5,
+        0x5d, 0x9e, 0x03, 0x00, 0x00, 0x00, 0x02, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x89,
+        0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 0x01, 0x00, 0x00, 0x00, 0x08, 0x00, 0x00, 0x00,
+        0xfc, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x0b, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+        0x00, 0x65, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0xc9, 0x00, 0x00, 0x00, 0x00, 0x00,
+        0x00, 0x00, 0x2d, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+    };
+    static struct seen s;
+    cut_file(1, (const char *)earlier, sizeof earlier);
+    if (open_log(0, &s) < 0)
+        fail_msg("%s", l.error);
+    assert_int_equal(s.n, 2);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(s.record[i].number, i + 1);
+        assert_int_equal(s.record[i].digest, 0x1122334455667788 + (uint64_t)i);
+        assert_int_equal(s.record[i].n_events, 7 + i);
+        assert_int_equal(s.record[i].values.n, 0);
+        assert_int_equal(s.next[i][2], 300 + i);
+    }
+    append_valued(3);
+    slice_log_close(&l);
+    assert_int_equal(open_log(0, &s), 0);
+    assert_int_equal(s.n, 3);
+    assert_int_equal(s.record[2].values.n, 1);
+    slice_log_close(&l);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -365,6 +491,9 @@ int main(void)
         TEST(the_reader_may_end_the_reading),
         TEST(a_checkpoint_ahead_of_the_log_goes_on_in_a_new_file),
         TEST(a_directory_that_is_not_there_is_an_error_that_names_it),
+        TEST(values_are_kept_with_the_slices_that_have_them),
+        TEST(a_tail_torn_inside_of_values_is_cut_off_and_damage_before_it_refused),
+        TEST(a_log_of_an_earlier_version_is_read_and_gone_on_with),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

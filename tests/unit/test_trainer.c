@@ -66,8 +66,9 @@ static int make_stream(uint64_t seed, int n)
     return n;
 }
 
-// Applies events [from, to) as one slice.
-static void apply(struct trainer *t, int from, int to, uint64_t number, bool last)
+// Applies events [from, to) as one slice, with new values where there are any.
+static void apply_valued(struct trainer *t, int from, int to, uint64_t number, bool last,
+                         struct slice_values values)
 {
     static struct slice_event list[EVENTS_MAX];
     for (int i = from; i < to; i++)
@@ -81,11 +82,17 @@ static void apply(struct trainer *t, int from, int to, uint64_t number, bool las
                           .next = next,
                           .time_max_ms = time_max_ms,
                           .watermark_ms = INT64_MIN,
+                          .values = values,
                           .last = last};
     if (last)
         slice.rejected[TOPIC_IMPRESSIONS][REJECT_BAD_ID] = 3;
     trainer_apply(t, &slice);
     assert_true(join_balanced(&t->join));
+}
+
+static void apply(struct trainer *t, int from, int to, uint64_t number, bool last)
+{
+    apply_valued(t, from, to, number, last, (struct slice_values){0});
 }
 
 // Slates, and something that learns from them.
@@ -96,7 +103,7 @@ static void slates_on(struct trainer_options *options, int slates, int batch)
     options->model.objectives = (struct objective_options){
         .slates = batch,
         .tasks = 1,
-        .value = {1},
+        .value = {1, 1},
         .distill = {.weight = slates > 0, .temperature = 1},
         .preference = {.weight = slates > 0},
     };
@@ -767,6 +774,53 @@ static void examples_say_their_surface_and_task(void **state)
     trainer_close(&t);
 }
 
+static void values_change_between_two_events_wherever_slices_and_restarts_fall(void **state)
+{
+    (void)state;
+    enum { N = 1200, AT_EVENT = 530 };
+    static struct trainer whole, parts, again, unchanged;
+    struct trainer_options options = core_trainer();
+    const struct slice_values values = {2, {-1, 2}};
+    make_stream(5, N);
+    for (int slates = 0; slates < 2; slates++) {
+        struct core_copy copy;
+        slates_on(&options, slates * 30, 7);
+        options.model.tasks_named = true;
+        options.model.objectives.tasks = 2;
+        options.tasks = (struct value_tasks){2, -1, {1, 1}, {"click", "like"}};
+        struct trainer *const all[] = {&whole, &parts, &again, &unchanged};
+        for (int i = 0; i < 4; i++)
+            assert_int_equal(trainer_open(all[i], &options), 0);
+        apply(&whole, 0, AT_EVENT, 1, false);
+        apply_valued(&whole, AT_EVENT, N, 2, false, values);
+        apply(&unchanged, 0, N, 1, false);
+
+        // The same change at the same event, in other slices; number 2 has the values.
+        apply(&parts, 0, AT_EVENT, 1, false);
+        apply_valued(&parts, AT_EVENT, AT_EVENT, 2, false, values); // of no event
+        apply(&parts, AT_EVENT, 900, 3, false);
+        core_copy_take(&copy, &parts.columns);
+        core_copy_restore(&copy, &again.columns); // which has been opened with the values of old
+        core_copy_free(&copy);
+        assert_int_equal(trainer_rebuild(&again), 0);
+        apply(&parts, 900, N, 4, false);
+        apply(&again, 900, N, 4, false);
+
+        core_copy_take(&copy, &whole.columns);
+        core_copy_assert_equal(&copy, &parts.columns, NULL, "trainer.state");
+        core_copy_assert_equal(&copy, &again.columns, NULL, "trainer.state");
+        core_copy_free(&copy);
+        assert_int_equal(two_tower_values(again.rows.model)->since, 2);
+        assert_true(two_tower_values(again.rows.model)->weight[0] == -1);
+        const struct column *vectors = &two_tower_tables(whole.rows.model)->item_vector;
+        assert_memory_not_equal(vectors->base,
+                                two_tower_tables(unchanged.rows.model)->item_vector.base,
+                                vectors->n * vectors->unit);
+        for (int i = 0; i < 4; i++)
+            trainer_close(all[i]);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -787,6 +841,7 @@ int main(void)
         cmocka_unit_test(slates_that_wait_outlive_a_restart_with_more_room_but_not_with_less),
         cmocka_unit_test(without_slates_there_are_no_columns_of_them),
         cmocka_unit_test(examples_say_their_surface_and_task),
+        cmocka_unit_test(values_change_between_two_events_wherever_slices_and_restarts_fall),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -393,6 +393,149 @@ static void dense_parameters_have_names_of_their_own_and_lie_within_the_column(v
     }
 }
 
+// The batch, with a task for each example: 0, but 1 for the examples of user 3.
+static const struct example *tasks_of_batch(void)
+{
+    static struct example tasked[BATCH];
+    memcpy(tasked, batch, sizeof tasked);
+    for (int i = 0; i < BATCH; i++)
+        tasked[i].task = batch[i].user == 3;
+    return tasked;
+}
+
+static struct two_tower_options tasks_options(int kind, float first, float second)
+{
+    struct two_tower_options o = options_of(kind);
+    o.tasks_named = true;
+    o.objectives = (struct objective_options){.tasks = 2, .value = {first, second}};
+    return o;
+}
+
+static void
+values_that_were_set_are_learned_by_as_if_they_had_been_there_from_the_start(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < KINDS; kind++) {
+        const struct two_tower_options then = tasks_options(kind, 1, 1);
+        const struct two_tower_options now = tasks_options(kind, 2, -0.5f);
+        struct test_model from_start, set;
+        struct test_copy copy;
+        test_model_open(&from_start, &now, ITEMS, USERS);
+        test_model_open(&set, &then, ITEMS, USERS);
+        assert_int_equal(two_tower_values(set.model)->since, 0);
+        assert_true(two_tower_values(set.model)->weight[1] == 1);
+        two_tower_set_values(set.model, (float[]){2, -0.5f}, 7);
+        assert_int_equal(two_tower_values(set.model)->since, 7);
+        for (int i = 0; i < 3; i++) {
+            const struct example *examples = tasks_of_batch();
+            two_tower_learn(from_start.model, BATCH, examples, features_of(&from_start));
+            two_tower_learn(set.model, BATCH, examples, features_of(&set));
+        }
+        test_copy_take(&copy, &from_start);
+        test_copy_assert_equal(&copy, &set, "model.value"); // since differs
+        // And not by those of the start.
+        two_tower_set_values(set.model, (float[]){2, 2}, 8);
+        two_tower_learn(from_start.model, BATCH, tasks_of_batch(), features_of(&from_start));
+        two_tower_learn(set.model, BATCH, tasks_of_batch(), features_of(&set));
+        assert_memory_not_equal(set.tables->user_vector.base, from_start.tables->user_vector.base,
+                                USERS * set.tables->user_vector.unit);
+        test_copy_free(&copy, &from_start);
+        test_model_close(&from_start);
+        test_model_close(&set);
+    }
+}
+
+static void a_task_that_has_become_worth_nothing_leaves_its_rows_out_exactly(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < KINDS; kind++) {
+        const struct two_tower_options o = tasks_options(kind, 1, 1);
+        struct test_model m;
+        struct test_copy before;
+        test_model_open(&m, &o, ITEMS, USERS);
+        two_tower_learn(m.model, BATCH, tasks_of_batch(), features_of(&m));
+        float user[DIM];
+        memcpy(user, test_floats(&m.tables->user_vector, 3), sizeof user);
+        two_tower_set_values(m.model, (float[]){1, 0}, 1);
+        two_tower_learn(m.model, BATCH, tasks_of_batch(), features_of(&m));
+        assert_memory_equal(user, test_floats(&m.tables->user_vector, 3), sizeof user);
+        // Of nothing else in the batch, nothing at all is learned: counts go on, vectors stay.
+        test_copy_take(&before, &m);
+        two_tower_learn(m.model, 2, tasks_of_batch() + 4,
+                        features_of(&m) ? features + 4 * UF : NULL);
+        for (int i = 0; i < m.columns.n; i++) {
+            const char *name = m.columns.list[i]->name;
+            if (strcmp(name, "item.vector") && strcmp(name, "user.vector") &&
+                strcmp(name, "item.context"))
+                continue;
+            if (memcmp(m.columns.list[i]->base, before.bytes[i],
+                       before.n[i] * m.columns.list[i]->unit) != 0)
+                fail_msg("kind %d: %s has changed", kind, name);
+        }
+        two_tower_set_values(m.model, (float[]){1, 1}, 2);
+        two_tower_learn(m.model, BATCH, tasks_of_batch(), features_of(&m));
+        assert_memory_not_equal(user, test_floats(&m.tables->user_vector, 3), sizeof user);
+        test_copy_free(&before, &m);
+        test_model_close(&m);
+    }
+}
+
+// The score of example i before all its competitors': log P of its item among all items.
+static double log_share(const struct test_model *m, int i)
+{
+    float q[DIM + 1], V[ITEMS][DIM + 1];
+    const uint32_t rows[ITEMS] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
+    struct bonus bonuses[HISTORY_MAX];
+    double s[ITEMS], sum = 0;
+    two_tower_queries(m->model, 1, &batch[i],
+                      two_tower_options(m->model)->user_features ? features + i * UF : NULL, q);
+    two_tower_items(m->model, ITEMS, rows, &V[0][0]);
+    const int n = two_tower_bonuses(m->model, &batch[i], bonuses);
+    for (int k = 0; k < ITEMS; k++) {
+        s[k] = 0;
+        for (int x = 0; x <= DIM; x++)
+            s[k] += (double)q[x] * (double)V[k][x];
+        for (int b = 0; b < n; b++)
+            s[k] += bonuses[b].row == (uint32_t)k ? (double)bonuses[b].score : 0;
+        sum += exp(s[k]);
+    }
+    return s[batch[i].item] - log(sum);
+}
+
+static void a_task_that_has_become_worth_less_than_nothing_is_unlearned(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < KINDS; kind++) {
+        const struct two_tower_options o = tasks_options(kind, 1, 1);
+        struct test_model m;
+        test_model_open(&m, &o, ITEMS, USERS);
+        double share[3] = {log_share(&m, 4)};
+        for (int phase = 1; phase < 3; phase++) {
+            for (int i = 0; i < 30; i++)
+                two_tower_learn(m.model, BATCH, tasks_of_batch(), features_of(&m));
+            share[phase] = log_share(&m, 4);
+            two_tower_set_values(m.model, (float[]){1, -1}, 1);
+        }
+        if (!(share[1] > share[0] + 0.5 && share[2] < share[1] - (kind == MODEL_RECIPE ? 1 : 0)))
+            fail_msg("kind %d: log P was %g, learned %g, unlearned %g", kind, share[0], share[1],
+                     share[2]);
+        test_model_close(&m);
+    }
+}
+
+static void without_named_tasks_there_is_no_column_of_values(void **state)
+{
+    (void)state;
+    struct two_tower_options o = options_of(MODEL_RECIPE);
+    o.objectives = (struct objective_options){.tasks = 1, .value = {1}};
+    struct test_model m;
+    test_model_open(&m, &o, ITEMS, USERS);
+    assert_null(test_column(&m, "model.value"));
+    assert_null(test_column(&m, "weight.state"));
+    assert_true(two_tower_values(m.model)->weight[0] == 1);
+    test_model_close(&m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -406,6 +549,11 @@ int main(void)
         cmocka_unit_test(a_cut_is_read_as_it_was_while_steps_go_on),
         cmocka_unit_test(features_fill_up_with_zeros_and_are_cut_to_their_width),
         cmocka_unit_test(dense_parameters_have_names_of_their_own_and_lie_within_the_column),
+        cmocka_unit_test(
+            values_that_were_set_are_learned_by_as_if_they_had_been_there_from_the_start),
+        cmocka_unit_test(a_task_that_has_become_worth_nothing_leaves_its_rows_out_exactly),
+        cmocka_unit_test(a_task_that_has_become_worth_less_than_nothing_is_unlearned),
+        cmocka_unit_test(without_named_tasks_there_is_no_column_of_values),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -152,6 +152,39 @@ static void partialling_out_finds_the_slope_between_residuals(void **state)
     assert_true(value_partial_out(0, value, phi) == 0);
 }
 
+static void tasks_are_written_so_that_they_are_read_as_the_same(void **state)
+{
+    (void)state;
+    char text[VALUE_TASKS_TEXT_SIZE];
+    const struct value_tasks v =
+        parsed("click=1, like=0.1,hide=-16777217,buy=3.4028235e38,*=1e-45");
+    assert_string_equal(value_tasks_text(&v, NULL, text), "click,like,hide,buy,*");
+    const struct value_tasks again = parsed(value_tasks_text(&v, v.weight, text));
+    assert_memory_equal(&again, &v, sizeof v);
+    assert_memory_equal(text, "click=1,like=0.1,hide=-16777216,", 32);
+    // The longest there can be.
+    const char name[] = "abcdefghijklmnopqrstuvwxyz01234";
+    struct value_tasks longest = {.n = SLATE_TASKS_MAX, .other = -1};
+    for (int t = 0; t < longest.n; t++) {
+        memcpy(longest.name[t], name, sizeof name);
+        longest.name[t][0] = (char)('a' + t);
+        longest.weight[t] = -1.17549449e-38f;
+    }
+    const struct value_tasks same = parsed(value_tasks_text(&longest, longest.weight, text));
+    assert_memory_equal(&same, &longest, sizeof longest);
+}
+
+static void only_the_default_weighs_nothing(void **state)
+{
+    (void)state;
+    const struct value_tasks plain = parsed(" * = 1.0"), two = parsed("*=2");
+    const struct value_tasks closed = parsed("click=1"), named = parsed("click=1,*=1");
+    assert_true(value_tasks_plain(&plain));
+    assert_false(value_tasks_plain(&two));
+    assert_false(value_tasks_plain(&closed));
+    assert_false(value_tasks_plain(&named));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -166,6 +199,8 @@ int main(void)
         cmocka_unit_test(a_negative_value_is_a_negative_weight_and_not_dropped),
         cmocka_unit_test(residuals_are_what_was_worked_by_hand),
         cmocka_unit_test(partialling_out_finds_the_slope_between_residuals),
+        cmocka_unit_test(tasks_are_written_so_that_they_are_read_as_the_same),
+        cmocka_unit_test(only_the_default_weighs_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
