@@ -179,9 +179,8 @@ static const struct config_row rows[] = {
 
     {"value.tasks", CONFIG_TEXT, AT(value_tasks), "*=1", "", "", SHAPES_MODEL,
      "The kinds of engagement that count and what each is worth, of any sign: \"click=1, like=2, "
-     "hide=-1\"; * is every other action. SIGHUP reads the numbers anew; names and their order are "
-     "for "
-     "good."},
+     "hide=-1\"; * is every other action; two_tower leaves out what is below 0. SIGHUP reads the "
+     "numbers anew; names and their order stay as they are."},
 
     {"debias.estimator", CONFIG_ENUM, AT(debias_estimator), "none",
      "none|position|position_sgd|user|user_mean|combined|pbm|propensity", "", SHAPES_MODEL,
