@@ -137,6 +137,10 @@ verdict "a checkpoint is there after the drain" \
 
 systemctl start twotower
 is "it starts again from its checkpoint" "$(systemctl is-active twotower)" active
+reloads() { get /metrics | grep -oE '^twotower_config_reloads_total\{result="unchanged"\} [0-9]+' | grep -oE '[0-9]+$'; }
+systemctl reload twotower
+until_true 5 eval '[ "$(reloads)" = 1 ]'
+is "a reload reads the configuration and leaves it active" "$(reloads) $(systemctl is-active twotower)" "1 active"
 sleep 10
 is "it feeds the watchdog" "$(show NRestarts)" 0
 kill -STOP "$(show MainPID)"

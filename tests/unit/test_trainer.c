@@ -774,6 +774,15 @@ static void examples_say_their_surface_and_task(void **state)
     trainer_close(&t);
 }
 
+// Two tasks, worth one each.
+static void tasks_on(struct trainer_options *options, int slates)
+{
+    slates_on(options, slates, 7);
+    options->model.tasks_named = true;
+    options->model.objectives.tasks = 2;
+    options->tasks = (struct value_tasks){2, -1, {1, 1}, {"click", "like"}};
+}
+
 static void values_change_between_two_events_wherever_slices_and_restarts_fall(void **state)
 {
     (void)state;
@@ -784,10 +793,7 @@ static void values_change_between_two_events_wherever_slices_and_restarts_fall(v
     make_stream(5, N);
     for (int slates = 0; slates < 2; slates++) {
         struct core_copy copy;
-        slates_on(&options, slates * 30, 7);
-        options.model.tasks_named = true;
-        options.model.objectives.tasks = 2;
-        options.tasks = (struct value_tasks){2, -1, {1, 1}, {"click", "like"}};
+        tasks_on(&options, slates * 30);
         struct trainer *const all[] = {&whole, &parts, &again, &unchanged};
         for (int i = 0; i < 4; i++)
             assert_int_equal(trainer_open(all[i], &options), 0);
@@ -821,6 +827,29 @@ static void values_change_between_two_events_wherever_slices_and_restarts_fall(v
     }
 }
 
+static void values_of_the_first_slice_are_as_good_as_those_of_the_configuration(void **state)
+{
+    (void)state;
+    enum { N = 1200 };
+    static struct trainer set, configured;
+    struct core_copy copy;
+    struct trainer_options options = core_trainer();
+    make_stream(6, N);
+    tasks_on(&options, 30); // all that reads values: rows of the softmax and slates
+    assert_int_equal(trainer_open(&set, &options), 0);
+    options.model.objectives.value[0] = -1;
+    options.model.objectives.value[1] = 2;
+    assert_int_equal(trainer_open(&configured, &options), 0);
+    apply_valued(&set, 0, N, 1, false, (struct slice_values){2, {-1, 2}});
+    apply(&configured, 0, N, 1, false);
+    core_copy_take(&copy, &set.columns);
+    core_copy_assert_equal(&copy, &configured.columns, NULL, "model.value"); // since differs
+    core_copy_free(&copy);
+    assert_true(tables_state(two_tower_tables(set.rows.model))->steps > 20);
+    trainer_close(&set);
+    trainer_close(&configured);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -842,6 +871,7 @@ int main(void)
         cmocka_unit_test(without_slates_there_are_no_columns_of_them),
         cmocka_unit_test(examples_say_their_surface_and_task),
         cmocka_unit_test(values_change_between_two_events_wherever_slices_and_restarts_fall),
+        cmocka_unit_test(values_of_the_first_slice_are_as_good_as_those_of_the_configuration),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
