@@ -8,14 +8,6 @@
 #include "daemon/log.h"
 #include "model/value.h"
 
-static const char *table_optimizer(enum config_optimizer o)
-{
-    static const char *const names[] = {[CONFIG_OPTIMIZER_ROWWISE_ADAGRAD] = "rowwise_adagrad",
-                                        [CONFIG_OPTIMIZER_ADAGRAD] = "adagrad",
-                                        [CONFIG_OPTIMIZER_ADAM] = "adam"};
-    return names[o];
-}
-
 enum { SLATES_PER_EXAMPLE = 8 };
 
 static enum attention_positions attention_positions(enum config_positions p)
@@ -27,10 +19,12 @@ static enum attention_positions attention_positions(enum config_positions p)
     return of[p];
 }
 
-static struct optimizer optimizer_with(const char *name, double rate)
+static struct optimizer assemble_optimizer(const struct config *c, enum config_optimizer kind,
+                                           double rate)
 {
-    struct optimizer o = *optimizer_find(name);
+    struct optimizer o = *optimizer_at((int)kind);
     o.rate = (float)rate;
+    o.gradient_max = (float)c->model_gradient_max;
     return o;
 }
 
@@ -68,7 +62,7 @@ static struct objective_options assemble_objectives(const struct config *c)
                    .heads = c->ranker_heads,
                    .stop_gradient = c->ranker_stop_gradient,
                    .scale = (enum ranker_scale)c->ranker_scores},
-        .head = optimizer_with("adam", c->ranker_rate),
+        .head = assemble_optimizer(c, c->ranker_optimizer, c->ranker_rate),
         .guard = {.half_life = (float)c->align_guard_half_life,
                   .confidence = (float)c->align_guard_confidence,
                   .weight_max = 10},
@@ -118,9 +112,17 @@ struct two_tower_options assemble_model(const struct config *c)
         .uniform_negatives = c->model_uniform_negatives,
         .seed = (uint64_t)c->model_seed,
         .init = (float)c->model_init,
-        .table = optimizer_with(table_optimizer(c->model_optimizer), c->model_rate),
-        .matrix = optimizer_with("adam", c->model_dense_rate),
-        .scalar = optimizer_with("adam", c->model_scalar_rate),
+        .table = assemble_optimizer(c, c->model_optimizer, c->model_rate),
+        .matrix = assemble_optimizer(c, c->model_dense_optimizer, c->model_dense_rate),
+        .scalar = assemble_optimizer(c, c->model_scalar_optimizer, c->model_scalar_rate),
+        .onebp = c->model_user_update == CONFIG_USER_ONEBP,
+        .onebp_beta = (float)c->model_onebp_beta,
+        .correction = (enum sampled_form)c->model_correction,
+        .mask_known = c->model_mask_known,
+        .memory = {.capacity = (uint32_t)c->model_memory,
+                   .age_max = (uint64_t)c->model_memory_age,
+                   .after = (uint64_t)c->model_memory_after,
+                   .drift_max = (float)c->model_memory_drift},
         .prior_half_life = {(float)c->model_prior_half_life_fast,
                             (float)c->model_prior_half_life_slow},
         .logq_half_life = (float)c->model_logq_half_life,
@@ -146,6 +148,7 @@ struct two_tower_options assemble_model(const struct config *c)
     };
     o.table.l2 = (float)c->model_l2;
     o.table.start = (float)c->model_accumulator;
+    o.table.radius = (float)c->model_radius;
     return o;
 }
 

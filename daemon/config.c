@@ -12,6 +12,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "daemon/assemble.h"
 #include "daemon/config_toml.h"
 #include "daemon/http.h"
 #include "daemon/log.h"
@@ -52,6 +53,8 @@ struct config_row {
 };
 
 #define AT(member) offsetof(struct config, member)
+
+#define OPTIMIZERS "sgd|adagrad|rowwise_adagrad|adam|ftrl|clippy_adagrad"
 
 static const struct config_row rows[] = {
     {"source.type", CONFIG_ENUM, AT(source_type), "builtin", "builtin|file|kafka", "", PLAIN,
@@ -149,9 +152,41 @@ static const struct config_row rows[] = {
     {"model.temperature", CONFIG_FLOAT, AT(model_temperature), "1", "0.001", "1000", SHAPES_MODEL,
      "two_tower: scores are divided by it."},
     {"model.logq", CONFIG_BOOL, AT(model_logq), "true", "", "", SHAPES_MODEL,
-     "two_tower: correct for popular items being candidates more often; recipe always does."},
-    {"model.optimizer", CONFIG_ENUM, AT(model_optimizer), "rowwise_adagrad",
-     "rowwise_adagrad|adagrad|adam", "", SHAPES_MODEL, "The optimizer of the tables."},
+     "two_tower: correct for popular items being candidates more often; recipe: "
+     "model.correction."},
+    {"model.correction", CONFIG_ENUM, AT(model_correction), "logq", "logq|mns|counted|refined|none",
+     "", SHAPES_MODEL,
+     "recipe: how the softmax corrects for popular items being candidates more often. logq: in "
+     "every column; mns: but in the positive's; counted: and averaged over the negatives; refined: "
+     "and weighed by how wrong the model was; none: not."},
+    {"model.mask_known", CONFIG_BOOL, AT(model_mask_known), "false", "", "", SHAPES_MODEL,
+     "What a user engaged with elsewhere in the same batch is no negative of that user's."},
+    {"model.memory", CONFIG_INT, AT(model_memory), "0", "0", "1048576", SHAPES_MODEL,
+     "Negatives from earlier batches: the last so many columns, with their vectors as they were "
+     "then; 0: none. For small batches."},
+    {"model.memory_age", CONFIG_INT, AT(model_memory_age), "0", "0", "1000000000", SHAPES_MODEL,
+     "Those of more than so many steps ago are left out; 0: no limit."},
+    {"model.memory_after", CONFIG_INT, AT(model_memory_after), "200", "0", "1000000000",
+     SHAPES_MODEL, "The memory is used after so many steps, when vectors move slowly."},
+    {"model.memory_drift", CONFIG_FLOAT, AT(model_memory_drift), "0.2", "0", "1000", SHAPES_MODEL,
+     "The memory shrinks while its vectors are off by more than this share of their length, and "
+     "grows again when they are not; 0: not watched."},
+    {"model.optimizer", CONFIG_ENUM, AT(model_optimizer), "rowwise_adagrad", OPTIMIZERS, "",
+     SHAPES_MODEL, "The optimizer of the tables: rows and biases."},
+    {"model.dense_optimizer", CONFIG_ENUM, AT(model_dense_optimizer), "adam", OPTIMIZERS, "",
+     SHAPES_MODEL, "The optimizer of matrices."},
+    {"model.scalar_optimizer", CONFIG_ENUM, AT(model_scalar_optimizer), "adam", OPTIMIZERS, "",
+     SHAPES_MODEL, "recipe: the optimizer of the weights of popularity and repetition."},
+    {"model.gradient_max", CONFIG_FLOAT, AT(model_gradient_max), "0", "0", "1e12", SHAPES_MODEL,
+     "A row's or a matrix's gradient of a larger norm is scaled down to it; 0: never."},
+    {"model.radius", CONFIG_FLOAT, AT(model_radius), "0", "0", "1e12", SHAPES_MODEL,
+     "No row moves further than this in one step; 0: no limit."},
+    {"model.user_update", CONFIG_ENUM, AT(model_user_update), "gradient", "gradient|onebp", "",
+     SHAPES_MODEL,
+     "How users' rows learn: by gradient, or (recipe) each moves towards what its user engaged "
+     "with, without gradient and optimizer."},
+    {"model.onebp_beta", CONFIG_FLOAT, AT(model_onebp_beta), "0.9", "0", "1", SHAPES_MODEL,
+     "onebp: how much of the old row is kept at each engagement."},
     {"model.accidental_hits", CONFIG_BOOL, AT(model_accidental_hits), "true", "", "", SHAPES_MODEL,
      "two_tower: leave out negatives that are the positive item itself."},
     {"model.hard_negatives", CONFIG_INT, AT(model_hard_negatives), "0", "0", "65536", SHAPES_MODEL,
@@ -268,6 +303,8 @@ static const struct config_row rows[] = {
      "not used."},
     {"ranker.rate", CONFIG_FLOAT, AT(ranker_rate), "0.002", "0", "1", SHAPES_MODEL,
      "Learning rate of the light ranker and of the proxy."},
+    {"ranker.optimizer", CONFIG_ENUM, AT(ranker_optimizer), "adam", OPTIMIZERS, "", SHAPES_MODEL,
+     "The optimizer of the heads that predict rankers' scores and labels."},
     {"ranker.feedback", CONFIG_ENUM, AT(ranker_feedback), "none", "none|fnw|fnc|es_dfm", "",
      SHAPES_MODEL,
      "How it learns before the windows close: not at all, or by one of three corrections for "
@@ -1080,6 +1117,11 @@ int config_check(const struct config *c, struct config_problems *problems)
         problem_add(problems, key_origin(c, "ranker.feedback"),
                     "'ranker.feedback' learns before the windows close: 'ranker.feedback_delay' "
                     "must be above 0s and below 'join.window'");
+    // Tasks that cannot be read say nothing of the model.
+    const struct two_tower_options model = assemble_model(c);
+    const char *refused = two_tower_refuses(&model, reason, sizeof reason);
+    if (refused)
+        problem_add(problems, key_origin(c, "model.type"), "the model cannot learn: %s", refused);
     if (!*c->state_dir)
         problem_add(problems, key_origin(c, "state.dir"), "'state.dir' must not be empty");
     if (!*c->snapshot_dir)

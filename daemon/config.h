@@ -39,11 +39,23 @@ enum {
 // In the order of the words in the table's row; a test compares the two.
 enum config_source { CONFIG_SOURCE_BUILTIN, CONFIG_SOURCE_FILE, CONFIG_SOURCE_KAFKA };
 enum config_model { CONFIG_MODEL_RECIPE, CONFIG_MODEL_TWO_TOWER };
+// As optimizer_at of model/optimizer.h numbers them; a test compares the words.
 enum config_optimizer {
-    CONFIG_OPTIMIZER_ROWWISE_ADAGRAD,
+    CONFIG_OPTIMIZER_SGD,
     CONFIG_OPTIMIZER_ADAGRAD,
-    CONFIG_OPTIMIZER_ADAM
+    CONFIG_OPTIMIZER_ROWWISE_ADAGRAD,
+    CONFIG_OPTIMIZER_ADAM,
+    CONFIG_OPTIMIZER_FTRL,
+    CONFIG_OPTIMIZER_CLIPPY_ADAGRAD
 };
+enum config_correction {
+    CONFIG_CORRECTION_LOGQ,
+    CONFIG_CORRECTION_MNS,
+    CONFIG_CORRECTION_COUNTED,
+    CONFIG_CORRECTION_REFINED,
+    CONFIG_CORRECTION_NONE
+};
+enum config_user_update { CONFIG_USER_GRADIENT, CONFIG_USER_ONEBP };
 enum config_estimator {
     CONFIG_ESTIMATOR_NONE,
     CONFIG_ESTIMATOR_POSITION,
@@ -153,7 +165,14 @@ struct config {
     int model_hidden;
     double model_temperature;
     bool model_logq;
-    enum config_optimizer model_optimizer;
+    enum config_optimizer model_optimizer, model_dense_optimizer, model_scalar_optimizer;
+    double model_gradient_max, model_radius;
+    enum config_correction model_correction;
+    bool model_mask_known;
+    int model_memory, model_memory_age, model_memory_after; // entries, steps, steps
+    double model_memory_drift;
+    enum config_user_update model_user_update;
+    double model_onebp_beta;
     bool model_accidental_hits;
     int model_hard_negatives;
     enum config_encoder model_history_encoder;
@@ -188,6 +207,7 @@ struct config {
     enum config_preference preference_form;
 
     double ranker_weight, ranker_distill, ranker_rate;
+    enum config_optimizer ranker_optimizer;
     int ranker_heads;
     bool ranker_stop_gradient;
     enum config_scale ranker_scores;

@@ -11,6 +11,7 @@
 #include "model/frequency.h"
 #include "model/kernels.h"
 #include "model/marks.h"
+#include "model/memory.h"
 #include "model/retrieval_loss.h"
 #include "model/rng.h"
 #include "model/tower.h"
@@ -272,26 +273,39 @@ static int bonuses_view(const struct view *v, int m, const uint32_t *history, st
     return 0; // no repeat term
 }
 
+static const char *group(const struct two_tower_options *o, int i)
+{
+    static const char *const all[] = {"item rows", "biases", "matrices", "user rows"};
+    (void)o;
+    return i < (int)(sizeof all / sizeof *all) ? all[i] : NULL;
+}
+
 // ---- Learning.
 
 struct classic {
     struct towers towers;
     struct layer layers[LAYERS];
     size_t parameters; // floats
-    void *memory;      // of everything below but the marks
+    void *block;       // of memory: everything below but the marks
     struct tower user, item;
     struct attention_encoder encoder;
     struct retrieval_loss loss;
     float *gradients; // of the dense parameters, at their offsets
     struct marks item_of, user_of;
-    // The batch's columns: its examples, those with an engagement first. B = batch_max.
+    struct memory memory;
+    // The batch's columns: its examples, those with an engagement first. B = batch_max, and
+    // A = B + memory.capacity: behind them come what is remembered, to be columns of the softmax.
     int columns;
     struct example *example; // (B)
     float *features;         // (B, user_features): theirs
     uint32_t *slot;          // (B): of its item
-    float *C, *dC;           // (B, d + 1): the item's vector and bias
-    uint64_t *ids;           // (B)
-    float *probability;      // (B)
+    float *C, *dC;           // (A, d + 1): the item's vector and bias
+    uint64_t *ids;           // (A): its row
+    float *probability;      // (A)
+    // For the score mask, where there is one; W = words of A
+    uint64_t *allowed; // (B, W)
+    uint64_t *known;   // (B, words of candidates_max): what else the query's user engaged with
+    uint32_t *last, *before; // (B)
     // Item rows: first those of the step's items, which go through the item tower, then those that
     // occur in histories only. I = candidates_max + queries_max history.
     int rows;
@@ -331,7 +345,11 @@ static size_t memory_bytes(const struct towers *base, size_t parameters)
     const size_t B = (size_t)o->batch_max, d = (size_t)o->dim;
     const size_t N = (size_t)base->queries_max, I = (size_t)base->candidates_max;
     const size_t H = reads_history(o) ? (size_t)o->history : 0;
-    const size_t loss = B * B + 2 * B + 2 * (2 * retrieval_words((int)B)) + 2 * B;
+    const size_t M = o->memory.capacity, A = B + M;
+    const size_t loss = B * A + 2 * A + 2 * (2 * retrieval_words((int)A)) + 2 * A;
+    // Words are two floats.
+    const size_t mask = 2 * (M + A * (d + 1) + 2 * A + B * (1 + retrieval_words((int)A)) +
+                             (o->mask_known ? B * retrieval_words((int)I) : 0));
     struct attention layer;
     struct attention_encoder encoder = encoder_at(o, base->queries_max, &layer);
     const size_t encoding = H ? attention_encoder_scratch(&encoder, true, NULL) : 0;
@@ -341,8 +359,9 @@ static size_t memory_bytes(const struct towers *base, size_t parameters)
     const size_t items = I * (4 * d + 4 + (size_t)o->item_features);
     const size_t queries = N * (11 * d + 8 + (size_t)o->user_features);
     const size_t arrays = 128; // each may begin up to 64 bytes late
-    return (parameters + loss + history + batch + items + queries) * sizeof(float) + encoding +
-           tower_bytes(&user, N) + tower_bytes(&item, I) + sizeof(struct attention) + arrays * 64;
+    return (parameters + loss + mask + history + batch + items + queries) * sizeof(float) +
+           encoding + tower_bytes(&user, N) + tower_bytes(&item, I) + sizeof(struct attention) +
+           arrays * 64;
 }
 
 static void layer_check(const struct layer *l, const struct linear *linear, const float *dense,
@@ -388,13 +407,20 @@ static void arrays_open(struct classic *c, struct arena *scratch)
     const size_t B = (size_t)o->batch_max, d = (size_t)o->dim;
     const size_t N = (size_t)c->towers.queries_max, I = (size_t)c->towers.candidates_max;
     const size_t H = reads_history(o) ? (size_t)o->history : 0, rows = I + N * H;
+    const size_t A = B + o->memory.capacity;
     c->example = arena_bytes(scratch, B * sizeof *c->example);
     c->features = arena_floats(scratch, B * (size_t)o->user_features);
     c->slot = arena_bytes(scratch, B * sizeof *c->slot);
-    c->C = arena_floats(scratch, B * (d + 1));
-    c->dC = arena_floats(scratch, B * (d + 1));
-    c->ids = arena_bytes(scratch, B * sizeof *c->ids);
-    c->probability = arena_floats(scratch, B);
+    c->C = arena_floats(scratch, A * (d + 1));
+    c->dC = arena_floats(scratch, A * (d + 1));
+    c->ids = arena_bytes(scratch, A * sizeof *c->ids);
+    c->probability = arena_floats(scratch, A);
+    c->memory.places = arena_bytes(scratch, (A - B) * sizeof *c->memory.places);
+    c->allowed = arena_bytes(scratch, B * retrieval_words((int)A) * sizeof *c->allowed);
+    c->known =
+        arena_bytes(scratch, o->mask_known ? B * retrieval_words((int)I) * sizeof *c->known : 0);
+    c->last = arena_bytes(scratch, B * sizeof *c->last);
+    c->before = arena_bytes(scratch, B * sizeof *c->before);
     c->items = arena_bytes(scratch, rows * sizeof *c->items);
     c->ditems = arena_floats(scratch, rows * d);
     c->id = arena_floats(scratch, I * d);
@@ -425,7 +451,7 @@ static void classic_close(struct towers *t)
     struct classic *c = classic_of(t);
     marks_close(&c->item_of);
     marks_close(&c->user_of);
-    free(c->memory);
+    free(c->block);
     free(c);
 }
 
@@ -438,12 +464,12 @@ static struct towers *classic_open(const struct towers *base, size_t items_max, 
     c->towers = *base;
     c->parameters = layers_place(o, c->layers);
     const size_t bytes = memory_bytes(base, c->parameters);
-    c->memory = malloc(bytes);
-    if (!c->memory || !marks_open(&c->item_of, items_max) || !marks_open(&c->user_of, users_max)) {
+    c->block = malloc(bytes);
+    if (!c->block || !marks_open(&c->item_of, items_max) || !marks_open(&c->user_of, users_max)) {
         classic_close(&c->towers);
         return NULL;
     }
-    struct arena scratch = {c->memory, bytes, 0};
+    struct arena scratch = {c->block, bytes, 0};
     layers_open(c, &scratch);
     arrays_open(c, &scratch);
     const struct retrieval_options loss = {.temperature = o->temperature,
@@ -451,7 +477,8 @@ static struct towers *classic_open(const struct towers *base, size_t items_max, 
                                            .hard_negatives = o->hard_negatives,
                                            .accidental_hits = o->accidental_hits,
                                            .reduction = RETRIEVAL_SUM};
-    retrieval_loss_init(&c->loss, &loss, o->batch_max, o->batch_max, 1, &scratch);
+    retrieval_loss_init(&c->loss, &loss, o->batch_max, o->batch_max + (int)o->memory.capacity, 1,
+                        &scratch);
 
     struct dense_parameter p;
     for (int i = 0; classic_dense(o, i, &p); i++)
@@ -571,6 +598,55 @@ static void rows_add(size_t d, const float *gradient, float *sums, uint32_t slot
     kernels->axpy(d, 1, gradient, sums + (size_t)slot * d);
 }
 
+// Behind the batch's columns those of earlier batches, as they were then. Returns how many there
+// are in all.
+static int memory_append(struct classic *c, const struct step *s)
+{
+    const size_t d = (size_t)c->towers.options->dim;
+    memory_recall(&c->memory, &c->towers);
+    for (int i = 0; i < c->memory.n; i++) {
+        const struct negative_entry *entry = memory_entry(&c->memory, &c->towers, i);
+        const size_t j = (size_t)(c->columns + i);
+        const int64_t slot = marks_find(&c->item_of, entry->row);
+        memcpy(c->C + j * (d + 1), memory_vector(&c->memory, &c->towers, i), d * sizeof(float));
+        c->C[j * (d + 1) + d] = entry->extra;
+        c->ids[j] = entry->row;
+        c->probability[j] = expf(entry->log_q);
+        if (slot != MARKS_NONE && slot < s->C)
+            memory_look(&c->memory, &c->towers, i, c->V + (size_t)slot * d);
+    }
+    return c->columns + c->memory.n;
+}
+
+// What is no negative of a query: what its user engaged with elsewhere in the batch, in whatever
+// column it stands, and what is remembered of its own item.
+static const uint64_t *columns_mask(struct classic *c, const struct step *s, int columns)
+{
+    const struct two_tower_options *o = c->towers.options;
+    const size_t n = (size_t)s->n, words = retrieval_words(columns), slots = retrieval_words(s->C);
+    if (!o->mask_known && c->memory.n == 0)
+        return NULL;
+    memset(c->allowed, 0, n * words * sizeof *c->allowed);
+    for (size_t i = 0; i < n && c->memory.n > 0; i++)
+        negative_memory_remove(column_at(&c->towers.tables->memory_entry, 0), c->memory.n,
+                               c->memory.places, s->examples[i].item, c->columns,
+                               c->allowed + i * words);
+    memset(c->known, 0, o->mask_known ? n * slots * sizeof *c->known : 0);
+    if (o->mask_known && sampled_softmax_remove_known(s->n, s->C, c->user_slot, c->slot, c->last,
+                                                      c->before, c->known) > 0) {
+        for (size_t j = 0; j < (size_t)columns; j++) {
+            const int64_t slot = marks_find(&c->item_of, (uint32_t)c->ids[j]);
+            for (size_t i = 0; i < n && slot != MARKS_NONE; i++) {
+                const uint64_t known = c->known[i * slots + (size_t)slot / 64] >> (slot % 64) & 1;
+                c->allowed[i * words + j / 64] |= known << (j % 64);
+            }
+        }
+    }
+    for (size_t w = 0; w < n * words; w++)
+        c->allowed[w] = ~c->allowed[w];
+    return c->allowed;
+}
+
 // The vector and bias of its item into each column, and back the gradients.
 static void softmax(struct towers *t, struct step *s)
 {
@@ -590,17 +666,19 @@ static void softmax(struct towers *t, struct step *s)
             c->probability[j] = frequency_read(column_at(&t->tables->item_frequency, row), average,
                                                state->examples);
     }
+    const int columns = memory_append(c, s);
     const struct retrieval_batch batch = {.queries = s->n,
-                                          .candidates = c->columns,
+                                          .candidates = columns,
                                           .D = (int)d + 1,
                                           .Q = c->Q,
                                           .C = c->C,
                                           .sampling = t->options->logq ? c->probability : NULL,
                                           .ids = c->ids,
+                                          .allowed = columns_mask(c, s, columns),
                                           .weight = s->weight};
     retrieval_loss_forward(&c->loss, &batch, NULL);
     memset(c->dQ, 0, (size_t)s->n * (d + 1) * sizeof(float));
-    memset(c->dC, 0, (size_t)c->columns * (d + 1) * sizeof(float));
+    memset(c->dC, 0, (size_t)columns * (d + 1) * sizeof(float));
     retrieval_loss_backward(&c->loss, &batch, c->dQ, c->dC);
     s->loss += c->loss.loss;
     for (size_t i = 0; i < (size_t)s->n; i++)
@@ -690,6 +768,20 @@ static void dense_update(const struct classic *c, struct tables *t, uint64_t ste
                          c->gradients + p.offset, dense + p.offset, slots + 2 * p.offset);
 }
 
+// The batch's columns as the softmax had them.
+static void columns_store(struct classic *c)
+{
+    const size_t d = (size_t)c->towers.options->dim;
+    memory_adapt(&c->memory, &c->towers);
+    for (size_t j = 0; j < (size_t)c->columns; j++)
+        memory_store(
+            &c->towers,
+            (struct negative_entry){.row = (uint32_t)c->ids[j],
+                                    .extra = c->C[j * (d + 1) + d],
+                                    .log_q = c->towers.options->logq ? logf(c->probability[j]) : 0},
+            c->C + j * (d + 1));
+}
+
 static void update(struct towers *towers, struct step *s)
 {
     struct classic *c = classic_of(towers);
@@ -711,11 +803,14 @@ static void update(struct towers *towers, struct step *s)
                             seen);
     }
     dense_update(c, t, step);
+    if (o->memory.capacity > 0 && s->fresh)
+        columns_store(c);
 }
 
 const struct towers_kind classic_kind = {
     .dense_size = classic_dense_size,
     .dense = classic_dense,
+    .group = group,
     .open = classic_open,
     .close = classic_close,
     .begin = begin,

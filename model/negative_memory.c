@@ -58,22 +58,17 @@ int negative_memory_remove(const struct negative_entry *entries, int n, const ui
 }
 
 void negative_memory_adapt(struct negative_memory *m, const struct negative_memory_options *o,
-                           const struct negative_entry *entries, const float *vectors, int n,
-                           const uint32_t *places, int sample, int d, const float *rows)
+                           int n, int d, const float *const *then, const float *const *now)
 {
     double moved = 0, size = 0;
     if (o->drift_max == 0 || n == 0)
         return;
-    const int looks = n < sample ? n : sample;
-    for (int k = 0; k < looks; k++) {
-        const uint32_t place = places[(int64_t)k * n / looks];
-        const float *then = vectors + (size_t)place * d;
-        const float *now = rows + (size_t)entries[place].row * d;
+    for (int k = 0; k < n; k++) {
         double difference = 0, norm = 0;
         for (int i = 0; i < d; i++) {
-            const double by = (double)now[i] - (double)then[i];
+            const double by = (double)now[k][i] - (double)then[k][i];
             difference += by * by;
-            norm += (double)now[i] * (double)now[i];
+            norm += (double)now[k][i] * (double)now[k][i];
         }
         moved += sqrt(difference);
         size += sqrt(norm);

@@ -6,9 +6,8 @@
 //
 //     old entries       those of more than age_max steps ago are left out
 //     gone items        those whose row was freed since, or has another owner, are left out
-//     drift             of a sample of the entries the vector is compared with what it is now;
-//     while
-//                       they differ by more than drift_max on average the memory that is used
+//     drift             the vectors of a sample of the entries are compared with what they are now;
+//                       while they differ by more than drift_max on average the memory that is used
 //                       shrinks, oldest first, and it grows again when they do not
 //     warm-up           nothing is used before step `after`
 //
@@ -20,7 +19,7 @@
 //                gather vectors and entries of the places behind the batch's own columns
 //                negative_memory_remove: an entry is no negative of a row whose item it is
 //     backward   the gradients of those columns are not propagated to anything
-//     after it   negative_memory_adapt, with the vectors of the rows as they are
+//     after it   negative_memory_adapt, with vectors as they were and as they are
 //                for each column of the batch: the place that negative_memory_push gives is filled
 //
 // Entries go in after the step, so a batch is never its own memory. One thread.
@@ -36,7 +35,10 @@ struct negative_entry {
     uint32_t row;        // of the item
     uint32_t generation; // of the row's owner then
     float extra;         // what its logit has beside the dot product: bias, prior
-    float log_q;         // as in sampled_softmax.h
+    float log_q;         // of one draw, as in sampled_softmax.h
+    // Where the columns of a batch are a set: how many of its draws by popularity, and how many of
+    // its even draws, this entry stands for.
+    float targets, uniform;
 };
 
 struct negative_memory {
@@ -67,8 +69,7 @@ int negative_memory_select(const struct negative_memory *m, const struct negativ
 int negative_memory_remove(const struct negative_entry *entries, int n, const uint32_t *places,
                            uint32_t row, int first, uint64_t *removed);
 
-// Compares up to `sample` of the n selected places, evenly spread, with rows (all rows, d), and
-// takes the consequence. An empty selection changes nothing.
+// Compares n vectors (d) of entries with what they are now, and takes the consequence. None of them
+// changes nothing.
 void negative_memory_adapt(struct negative_memory *m, const struct negative_memory_options *o,
-                           const struct negative_entry *entries, const float *vectors, int n,
-                           const uint32_t *places, int sample, int d, const float *rows);
+                           int n, int d, const float *const *then, const float *const *now);

@@ -9,6 +9,8 @@
 #include "model/gemm.h"
 #include "model/kernels.h"
 #include "model/marks.h"
+#include "model/memory.h"
+#include "model/onebp.h"
 #include "model/optimizer.h"
 #include "model/retrieval_loss.h"
 #include "model/rng.h"
@@ -268,16 +270,27 @@ static bool dense_parameter(const struct two_tower_options *o, int i, struct den
     return true;
 }
 
+static const char *group(const struct two_tower_options *o, int i)
+{
+    static const char *const all[] = {"item rows", "item contexts", "biases",
+                                      "matrices",  "scalars",       "user rows"};
+    const int n = (int)(sizeof all / sizeof *all) - o->onebp;
+    return i < n ? all[i] : NULL;
+}
+
 // ---- Learning.
 
 struct recipe {
     struct towers towers;
+    struct memory memory;
+    int columns;             // of the softmax: the candidates, and behind them what is remembered
+    double targets, uniform; // draws that the columns are what is left of
     struct marks candidate_of, pooled_of, user_of;
     struct history_encoder *encoder; // NULL without
     int pooled, users;               // rows of this step's histories and queries
     int repeats;
     float gate[RECIPE_BUCKETS][RECIPE_GATES]; // by length, exp() taken
-    // Of the candidates, C <= towers.candidates_max
+    // Of the columns, C <= towers.candidates_max + memory.capacity
     uint32_t *candidates;
     float *hits;             // (C): occurrences as a target in this batch
     float (*prior)[2];       // (C, 2)
@@ -324,6 +337,7 @@ static void recipe_close(struct towers *t)
     marks_close(&r->pooled_of);
     marks_close(&r->user_of);
     history_encoder_close(r->encoder);
+    free(r->memory.places);
     void **const first = (void **)&r->candidates, **const end = (void **)(r + 1);
     for (void **p = first; p < end; p++)
         free(*p);
@@ -336,11 +350,13 @@ static struct towers *recipe_open(const struct towers *base, size_t items_max, s
     if (!r)
         return NULL;
     const struct two_tower_options *o = base->options;
-    const size_t B = (size_t)base->queries_max, C = (size_t)base->candidates_max;
-    const size_t d = (size_t)o->dim, H = (size_t)o->history;
-    const size_t batch = (size_t)o->batch_max, L = batch * (batch + (size_t)o->uniform_negatives);
+    const size_t M = o->memory.capacity;
+    const size_t B = (size_t)base->queries_max, C = (size_t)base->candidates_max + M;
+    const size_t d = (size_t)o->dim, H = (size_t)o->history, batch = (size_t)o->batch_max;
+    const size_t L = batch * (batch + (size_t)o->uniform_negatives + M);
     *r = (struct recipe){
         .towers = *base,
+        .memory.places = take(M, sizeof(uint32_t)),
         .candidates = take(C, sizeof(uint32_t)),
         .hits = take(C, sizeof(float)),
         .prior = take(C, sizeof(float[2])),
@@ -377,7 +393,7 @@ static struct towers *recipe_open(const struct towers *base, size_t items_max, s
     };
     if (o->encoder.layers)
         r->encoder = history_encoder_open(o->dim, &o->encoder, o->history, base->queries_max);
-    bool complete = marks_open(&r->candidate_of, items_max) &&
+    bool complete = r->memory.places && marks_open(&r->candidate_of, items_max) &&
                     marks_open(&r->pooled_of, items_max) && marks_open(&r->user_of, users_max) &&
                     (r->encoder || !o->encoder.layers);
     void **const first = (void **)&r->candidates, **const end = (void **)(r + 1);
@@ -528,7 +544,34 @@ static void forward(struct towers *t, struct step *s)
     memset(r->ddense, 0, recipe_dense_size(t->options) * sizeof(float));
 }
 
-// corrected = column - log chance of being a candidate. The chance uses the counts with this batch
+// Behind the candidates the items of earlier batches, each once, with their vectors and columns as
+// they were then. Together they are one set, and what their chance is of being in it follows from
+// the draws of all batches it was made by.
+static void memory_append(struct recipe *r, const struct step *s)
+{
+    const size_t d = (size_t)r->towers.options->dim;
+    r->columns = s->C;
+    r->targets = s->n;
+    r->uniform = r->towers.options->uniform_negatives;
+    memory_recall(&r->memory, &r->towers);
+    for (int i = 0; i < r->memory.n; i++) {
+        const struct negative_entry *entry = memory_entry(&r->memory, &r->towers, i);
+        const int before = r->columns;
+        const uint32_t slot = marks_slot(&r->candidate_of, entry->row, r->candidates, &r->columns);
+        r->targets += (double)entry->targets;
+        r->uniform += (double)entry->uniform;
+        if (slot < (uint32_t)s->C)
+            memory_look(&r->memory, &r->towers, i, r->V + slot * d);
+        if (r->columns == before)
+            continue;
+        r->hits[slot] = r->dcolumn[slot] = 0;
+        r->column[slot] = entry->extra;
+        memcpy(r->V + slot * d, memory_vector(&r->memory, &r->towers, i), d * sizeof(float));
+        memset(r->dV + slot * d, 0, d * sizeof(float));
+    }
+}
+
+// corrected = column - log chance of being a column. The chance uses the counts with this batch
 // in them, the prior those before it: with the batch's own counts the prior would predict what it
 // was told (recall@100 falls by 0.017).
 static void candidates_correct(struct recipe *r, const struct step *s)
@@ -539,16 +582,16 @@ static void candidates_correct(struct recipe *r, const struct step *s)
     const int fresh = s->fresh ? s->n : 0; // examples that the counts do not have yet
     const double decay = exp2(-(double)fresh / (double)o->logq_half_life);
     const double sum = state->count_sum[COUNT_LOGQ] * decay + fresh;
-    for (int c = 0; c < s->C; c++) {
+    for (int c = 0; c < r->columns; c++) {
         const struct item_state *item = column_at(&r->towers.tables->item_state, r->candidates[c]);
         const double count =
             (double)item->count[COUNT_LOGQ] *
                 (double)count_decay(item, state->examples + (uint64_t)fresh, o->logq_half_life) +
             (s->fresh ? (double)r->hits[c] : 0);
         const double P = (count + 0.5) / (sum + 0.5 * N);
-        const double rate = s->n * P + o->uniform_negatives / N;
+        const double rate = r->targets * P + r->uniform / N;
         r->log_chance[c] = (float)log(-expm1(-rate));
-        r->corrected[c] = r->column[c] - r->log_chance[c];
+        r->corrected[c] = r->column[c] - (o->correction == SAMPLED_NONE ? 0 : r->log_chance[c]);
     }
 }
 
@@ -557,10 +600,11 @@ static void logits_forward(struct recipe *r, const struct step *s)
 {
     const struct two_tower_options *o = r->towers.options;
     const struct recipe_dense p = recipe_dense_at(tables_dense(r->towers.tables), o->dim);
-    memset(r->repeat_of, 0xff, (size_t)s->C * sizeof *r->repeat_of);
+    const size_t columns = (size_t)r->columns;
+    memset(r->repeat_of, 0xff, columns * sizeof *r->repeat_of);
     for (int i = 0; i < s->n; i++)
-        memcpy(r->L + (size_t)i * s->C, r->corrected, (size_t)s->C * sizeof(float));
-    gemm_nt(s->n, s->C, o->dim, r->Q, r->V, r->L);
+        memcpy(r->L + (size_t)i * columns, r->corrected, columns * sizeof(float));
+    gemm_nt(s->n, r->columns, o->dim, r->Q, r->V, r->L);
     for (int i = 0; i < s->n; i++) {
         const struct example *example = &s->examples[i];
         const int first = r->repeats;
@@ -579,7 +623,7 @@ static void logits_forward(struct recipe *r, const struct step *s)
             r->repeat[r->repeat_of[column]].times++;
         }
         for (int k = first; k < r->repeats; k++)
-            r->L[(size_t)i * s->C + r->repeat[k].column] += repeat_score(&p, &r->repeat[k]);
+            r->L[(size_t)i * columns + r->repeat[k].column] += repeat_score(&p, &r->repeat[k]);
     }
 }
 
@@ -591,17 +635,17 @@ static void baskets_mask(struct recipe *r, const struct step *s)
             const uint32_t a = r->target[i], b = r->target[j];
             if (a == b || s->examples[i].ts_ms != s->examples[j].ts_ms)
                 continue;
-            r->L[(size_t)i * s->C + b] = -INFINITY;
-            r->L[(size_t)j * s->C + a] = -INFINITY;
+            r->L[(size_t)i * r->columns + b] = -INFINITY;
+            r->L[(size_t)j * r->columns + a] = -INFINITY;
         }
 }
 
 // What a user engaged with elsewhere in this batch is no negative of the user's.
 static void known_mask(struct recipe *r, const struct step *s)
 {
-    memset(r->removed, 0, (size_t)s->n * retrieval_words(s->C) * sizeof *r->removed);
-    sampled_softmax_remove_known(s->n, s->C, r->user, r->target, r->known_last, r->known_before,
-                                 r->removed);
+    memset(r->removed, 0, (size_t)s->n * retrieval_words(r->columns) * sizeof *r->removed);
+    sampled_softmax_remove_known(s->n, r->columns, r->user, r->target, r->known_last,
+                                 r->known_before, r->removed);
 }
 
 // Turns L into its gradient, adds the sum of its rows to dcolumn, and returns the loss.
@@ -609,15 +653,15 @@ static double softmax_backward(struct recipe *r, const struct step *s)
 {
     const struct two_tower_options *o = r->towers.options;
     const struct sampled_softmax form = {.form = o->correction, .chance = SAMPLED_PRESENCE};
-    const size_t words = retrieval_words(s->C);
+    const size_t columns = (size_t)r->columns, words = retrieval_words(r->columns);
     double loss = 0;
     if (o->mask_known)
         known_mask(r, s);
     for (int i = 0; i < s->n; i++)
-        loss +=
-            sampled_softmax_row(&form, s->C, r->log_chance, (int)r->target[i],
-                                o->mask_known ? r->removed + (size_t)i * words : NULL,
-                                s->weight ? s->weight[i] : 1, r->L + (size_t)i * s->C, r->dcolumn);
+        loss += sampled_softmax_row(&form, r->columns, r->log_chance, (int)r->target[i],
+                                    o->mask_known ? r->removed + (size_t)i * words : NULL,
+                                    s->weight ? s->weight[i] : 1, r->L + (size_t)i * columns,
+                                    r->dcolumn);
     return loss;
 }
 
@@ -636,15 +680,16 @@ static void softmax(struct towers *t, struct step *s)
 {
     struct recipe *r = recipe_of(t);
     const int d = t->options->dim;
+    memory_append(r, s);
     candidates_correct(r, s);
     logits_forward(r, s);
     baskets_mask(r, s);
     s->loss += softmax_backward(r, s);
-    gemm_nn(s->n, d, s->C, r->L, r->V, r->dQ); // dQ = dL V
-    gemm_tn(s->C, d, s->n, r->L, r->Q, r->dV); // dV = dL^T Q
+    gemm_nn(s->n, d, r->columns, r->L, r->V, r->dQ); // dQ = dL V
+    gemm_tn(r->columns, d, s->n, r->L, r->Q, r->dV); // dV = dL^T Q, of which C rows are used
     for (int k = 0; k < r->repeats; k++)
         repeat_learn(r, &r->repeat[k],
-                     r->L[(size_t)r->repeat[k].example * s->C + r->repeat[k].column]);
+                     r->L[(size_t)r->repeat[k].example * (size_t)r->columns + r->repeat[k].column]);
 }
 
 // The repeats of query i among m items; place[k] is where the item of repeats[k] stands first.
@@ -875,6 +920,36 @@ static void features_update(struct recipe *r, const struct step *s, uint64_t ste
     optimizer_update(&matrix, step, (size_t)width * d, r->dW, W, slots);
 }
 
+// Oldest first. What was replayed, or only shown, says nothing of where the user is now; nor does
+// what was not worth anything.
+static void users_follow(struct recipe *r, const struct step *s)
+{
+    const struct two_tower_options *o = r->towers.options;
+    struct tables *t = r->towers.tables;
+    for (int i = 0; i < s->n && s->fresh; i++)
+        if (!s->weight || s->weight[i] > 0)
+            onebp_move(o->dim, o->onebp_beta, column_at(&t->item_vector, s->examples[i].item),
+                       column_edit(&t->user_vector, s->examples[i].user));
+}
+
+// The candidates with their vectors and columns as the softmax had them. Each stands for its share
+// of the step's draws.
+static void candidates_store(struct recipe *r, const struct step *s)
+{
+    const size_t d = (size_t)r->towers.options->dim;
+    const float targets = (float)s->n / (float)s->C;
+    const float uniform = (float)r->towers.options->uniform_negatives / (float)s->C;
+    memory_adapt(&r->memory, &r->towers);
+    for (int c = 0; c < s->C; c++)
+        memory_store(&r->towers,
+                     (struct negative_entry){.row = r->candidates[c],
+                                             .extra = r->column[c],
+                                             .log_q = r->log_chance[c],
+                                             .targets = targets,
+                                             .uniform = uniform},
+                     r->V + (size_t)c * d);
+}
+
 // History rows and candidate rows are two updates of one table and one accumulator.
 static void update(struct towers *towers, struct step *s)
 {
@@ -888,13 +963,19 @@ static void update(struct towers *towers, struct step *s)
     rows_update(r, s, step, &t->item_context, &t->item_context_slots, r->pooled, r->pooled_rows,
                 r->dcontext);
     candidates_update(r, s, step);
-    rows_update(r, s, step, &t->user_vector, &t->user_slots, r->users, r->user_rows, r->dusers);
+    if (towers->options->onebp)
+        users_follow(r, s);
+    else
+        rows_update(r, s, step, &t->user_vector, &t->user_slots, r->users, r->user_rows, r->dusers);
     dense_update(r, step);
+    if (towers->options->memory.capacity > 0 && s->fresh)
+        candidates_store(r, s);
 }
 
 const struct towers_kind recipe_kind = {
     .dense_size = dense_floats,
     .dense = dense_parameter,
+    .group = group,
     .open = recipe_open,
     .close = recipe_close,
     .begin = begin,

@@ -57,8 +57,8 @@ const char *retrieval_loss_refuses(const struct retrieval_loss *l, const struct 
     if (l->options.accidental_hits && !b->ids)
         return "accidental hits are to be removed but it has no candidate ids";
     for (int i = 0; b->weight && i < b->queries; i++)
-        if (!(b->weight[i] >= 0 && isfinite(b->weight[i])))
-            return "a sample weight is negative or not a number";
+        if (!isfinite(b->weight[i]))
+            return "a sample weight is not a number";
     return NULL;
 }
 
@@ -221,10 +221,40 @@ static void trace_scores(float *to, int i, int n, const float *row)
         memcpy(to + (size_t)i * (size_t)n, row, sizeof(float) * (size_t)n);
 }
 
+// -log P of the positive, and what comes with it.
+static double row_learn(int n, int positive, float *row)
+{
+    const float largest = kernels->max((size_t)n, row);
+    const double score = (double)row[positive] - (double)largest;
+    const float sum = kernels->exp_shifted((size_t)n, largest, row);
+    kernels->scale((size_t)n, 1.0f / sum, row);
+    row[positive] -= 1;
+    return log((double)sum) - score;
+}
+
+// -log(1 - P) of the positive. By z = its score - log sum of exp of the others, for where P is
+// nearly 1 nothing is left of 1 - P: P = sigma(z) and the loss is log(1 + e^z).
+static double row_unlearn(int n, int positive, float *row)
+{
+    const double score = (double)row[positive];
+    row[positive] = -INFINITY;
+    const float largest = kernels->max((size_t)n, row);
+    if (largest == -INFINITY) { // nothing to prefer to it
+        memset(row, 0, sizeof(float) * (size_t)n);
+        return 0;
+    }
+    const float sum = kernels->exp_shifted((size_t)n, largest, row);
+    const double z = score - (log((double)sum) + (double)largest), e = exp(-fabs(z));
+    const double P = (z < 0 ? e : 1) / (1 + e);
+    kernels->scale((size_t)n, (float)(-P / (double)sum), row);
+    row[positive] = (float)P;
+    return fmax(z, 0) + log1p(e);
+}
+
 // Steps 1 to 6 on the scores of one row, which become dL/dscore before its weight and the norm.
 // Returns the row's loss; the columns that are left are -inf on the way, and exp makes them 0.
 static double row_forward(struct retrieval_loss *l, const struct retrieval_batch *b, int i,
-                          float *row)
+                          double weight, float *row)
 {
     const int n = b->candidates, k = l->options.hard_negatives;
     const size_t columns = (size_t)n;
@@ -250,12 +280,7 @@ static double row_forward(struct retrieval_loss *l, const struct retrieval_batch
         return 0;
     }
 
-    const float largest = kernels->max(columns, row);
-    const double positive = (double)row[i] - (double)largest;
-    const float sum = kernels->exp_shifted(columns, largest, row);
-    kernels->scale(columns, 1.0f / sum, row);
-    row[i] -= 1;
-    return log((double)sum) - positive;
+    return weight < 0 ? row_unlearn(n, i, row) : row_learn(n, i, row);
 }
 
 void retrieval_loss_forward(struct retrieval_loss *l, const struct retrieval_batch *b,
@@ -270,7 +295,7 @@ void retrieval_loss_forward(struct retrieval_loss *l, const struct retrieval_bat
     for (int i = 0; i < b->queries; i++) {
         l->rows_dropped += row_drops(b, i);
         if (!row_drops(b, i))
-            l->weight += b->weight ? (double)b->weight[i] : 1;
+            l->weight += b->weight ? fabs((double)b->weight[i]) : 1;
     }
     const double norms[] = {
         [RETRIEVAL_BY_WEIGHT] = l->weight, [RETRIEVAL_SUM] = 1, [RETRIEVAL_MEAN] = b->queries};
@@ -287,8 +312,8 @@ void retrieval_loss_forward(struct retrieval_loss *l, const struct retrieval_bat
         if (heads > 1)
             best_heads(heads, n, scores, row);
 
-        const double loss = row_forward(l, b, i, row);
-        const double weight = b->weight ? (double)b->weight[i] : 1;
+        const double weight = b->weight ? fabs((double)b->weight[i]) : 1;
+        const double loss = row_forward(l, b, i, b->weight ? (double)b->weight[i] : 1, row);
         if (row_loss)
             row_loss[i] = (float)loss;
         if (weight > 0 && norm > 0) {

@@ -16,6 +16,11 @@
 //     dL/d(q_i . c_j) = weight_i (P_ij - [i = j]) / temperature / norm, 0 for columns that left;
 //     with heads it goes to the best head, in equal parts to heads that tie.
 //
+// A weight below 0 is an item to be unlearned (Welleck et al. 2020), by a loss whose gradient is
+// bounded however wrong the model is: l_i = -log(1 - P_ii), weighted by |weight_i|. Its gradient is
+// |weight_i| P_ii at the item, and -|weight_i| P_ii P_ij / (1 - P_ii) at the others; alone among
+// its columns it teaches nothing.
+//
 // Where TFRS departs from its documentation or from sense, the documented behaviour is taken:
 //
 //     hard negatives <= 0             all are kept (TFRS keeps the positive alone and learns
@@ -41,9 +46,9 @@
 struct arena;
 
 enum retrieval_reduction {
-    RETRIEVAL_BY_WEIGHT, // sum of weight l / sum of weight
+    RETRIEVAL_BY_WEIGHT, // sum of |weight| l / sum of |weight|
     RETRIEVAL_SUM,
-    RETRIEVAL_MEAN, // sum of weight l / q
+    RETRIEVAL_MEAN, // sum of |weight| l / q
 };
 
 struct retrieval_options {
@@ -68,7 +73,7 @@ struct retrieval_batch {
     const float *sampling;             // (n) p_j
     const uint64_t *ids;               // (n)
     const uint64_t *allowed;           // (q, retrieval_words(n)) the score mask, 1 = allowed
-    const float *weight;               // (q), >= 0
+    const float *weight;               // (q), of any sign
 };
 
 // What a test wants to see of the steps; each pointer may be NULL.
@@ -84,7 +89,7 @@ struct retrieval_loss {
     int queries_max, candidates_max, heads_max;
     // Of the last forward.
     double loss;
-    double weight;          // sum over the rows that were not dropped
+    double weight;          // sum of |weight| over the rows that were not dropped
     int rows_dropped;       // their positive is masked out
     uint64_t removed_by_id; // pairs
     uint64_t removed_by_mask;

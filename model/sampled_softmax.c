@@ -17,10 +17,9 @@ static const struct {
     bool counted;     // the negatives are averaged, not summed
     bool apart;       // the target is not among what is sampled
 } forms[] = {
-    [SAMPLED_LOGQ] = {false, false, false},
-    [SAMPLED_MNS] = {true, false, false},
-    [SAMPLED_COUNTED] = {true, true, false},
-    [SAMPLED_REFINED] = {true, true, true},
+    [SAMPLED_LOGQ] = {false, false, false},  [SAMPLED_MNS] = {true, false, false},
+    [SAMPLED_COUNTED] = {true, true, false}, [SAMPLED_REFINED] = {true, true, true},
+    [SAMPLED_NONE] = {false, false, false},
 };
 
 static bool bit_get(const uint64_t *set, int j)

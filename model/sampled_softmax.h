@@ -17,6 +17,9 @@
 //                       P of the COUNTED form with q_j / (1 - q_t), the chance of j among the
 //                       negatives. l may be below 0: watch P, not l. Columns with the target's item
 //                       must be removed.
+//     SAMPLED_NONE      l = lse(s) - s_t, which is what LOGQ makes of rows that come in with s:
+//     what
+//                       is popular is pushed down for being a negative more often
 //
 // The mixed form whose target is corrected as well is SAMPLED_LOGQ with the q of sampled_rate.
 //
@@ -44,6 +47,7 @@ enum sampled_form {
     SAMPLED_MNS,
     SAMPLED_COUNTED,
     SAMPLED_REFINED,
+    SAMPLED_NONE,
 };
 
 enum sampled_chance { SAMPLED_DRAW, SAMPLED_PRESENCE };
@@ -54,8 +58,8 @@ struct sampled_softmax {
 };
 
 // Turns row (columns) from c into dloss/dc and adds it to dcolumn (columns); returns the loss.
-// log_q (columns) is read for every form but SAMPLED_LOGQ, and may be NULL there; removed may be
-// NULL. What was removed has gradient 0 exactly.
+// log_q (columns) is read for every form but SAMPLED_LOGQ and SAMPLED_NONE, and may be NULL there;
+// removed may be NULL. What was removed has gradient 0 exactly.
 double sampled_softmax_row(const struct sampled_softmax *s, int columns, const float *log_q,
                            int target, const uint64_t *removed, float weight, float *row,
                            float *dcolumn);

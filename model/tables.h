@@ -35,7 +35,10 @@ struct tables {
     struct column item_features;  // item_features floats; not opened when the width is 0
     struct column item_frequency; // struct frequency_cell; only for two_tower with logq
     struct column user_vector;    // d floats
-    struct column user_slots;
+    struct column user_slots;     // not opened when users' rows learn without an optimiser
+    // Only with a memory of negatives: its places, the d floats of each, and one
+    // struct negative_memory
+    struct column memory_entry, memory_vector, memory_state;
     struct column dense; // d floats a unit: parameters, then what their optimisers keep
     struct column state; // one struct model_state
     size_t dense_size;   // floats of the parameters, a multiple of d

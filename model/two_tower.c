@@ -4,11 +4,13 @@
 #include <assert.h>
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "model/frequency.h"
 #include "model/kernels.h"
+#include "model/memory.h"
 #include "model/recipe.h"
 #include "model/reference.h"
 #include "model/rng.h"
@@ -96,12 +98,14 @@ static int columns_add(struct two_tower *m, struct columns *s)
                          items);
     if (rc == 0)
         rc = column_open(&t->user_vector, s, "user.vector", row, users);
-    if (rc == 0)
+    if (rc == 0 && !o->onebp)
         rc = column_open(&t->user_slots, s, "user.optimizer", slots, users);
     if (rc == 0)
         rc = column_open(&t->dense, s, "model.dense", row, dense);
     if (rc == 0)
         rc = column_open(&t->state, s, "model.state", sizeof(struct model_state), 1);
+    if (rc == 0 && o->memory.capacity > 0)
+        rc = memory_open(t, s, o);
     if (rc == 0) {
         column_grow(&t->dense, dense);
         column_grow(&t->state, 1);
@@ -136,6 +140,55 @@ void two_tower_set_values(struct two_tower *m, const float *weight, uint64_t sin
     values->since = since;
 }
 
+static bool has_heads(const struct two_tower_options *o)
+{
+    return objectives_heads_size(&o->objectives, o->dim) > 0;
+}
+
+// Which optimiser a group of parameters has. The kinds name the groups that they update; that the
+// two lists agree is what optimizer_covers sees to.
+static int optimizer_choices(const struct two_tower_options *o, struct optimizer_choice *choices)
+{
+    const bool recipe = o->kind == MODEL_RECIPE;
+    const struct {
+        struct optimizer_choice choice;
+        bool made;
+    } all[] = {
+        {{"item rows", &o->table}, true},
+        {{"item contexts", &o->table}, recipe},
+        {{"user rows", &o->table}, !o->onebp},
+        {{"biases", &o->table}, true},
+        {{"matrices", &o->matrix}, true},
+        {{"scalars", &o->scalar}, recipe},
+        {{"heads", &o->objectives.head}, has_heads(o)},
+    };
+    int n = 0;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i].made)
+            choices[n++] = all[i].choice;
+    return n;
+}
+
+enum { GROUPS_MAX = 8 };
+
+const char *two_tower_refuses(const struct two_tower_options *o, char *text, size_t size)
+{
+    const char *groups[GROUPS_MAX], *group;
+    struct optimizer_choice choices[GROUPS_MAX];
+    int n = 0;
+    if (o->onebp && o->kind != MODEL_RECIPE) {
+        snprintf(text, size, "users move towards items only where both share a space: the recipe");
+        return text;
+    }
+    while ((group = kinds[o->kind]->group(o, n)))
+        groups[n++] = group;
+    if (has_heads(o))
+        groups[n++] = "heads";
+    assert(n <= GROUPS_MAX);
+    const int chosen = optimizer_choices(o, choices);
+    return optimizer_covers(n, groups, chosen, choices, text, size) ? NULL : text;
+}
+
 static int slates_open(struct two_tower *m, struct columns *s)
 {
     const struct objective_options *o = &m->options.objectives;
@@ -165,6 +218,8 @@ int two_tower_open(struct two_tower **m_out, struct columns *s, const struct id_
                    const struct id_table *users, const struct two_tower_options *options)
 {
     const struct two_tower_options *o = options;
+    char why[160];
+    assert(!two_tower_refuses(o, why, sizeof why));
     assert(optimizer_state_floats(&o->table, 1) <= 2 && optimizer_state_floats(&o->matrix, 1) <= 2);
     assert(o->dim > 0 && o->history <= HISTORY_MAX && o->repeat <= HISTORY_MAX && o->batch_max > 0);
     struct two_tower *m = calloc(1, sizeof *m);
@@ -263,7 +318,8 @@ void two_tower_user_created(struct two_tower *m, uint32_t row)
     struct tables *t = &m->tables;
     row_init(&m->options, PURPOSE_USER, id_table_row(m->users, row)->hash,
              row_edit(&t->user_vector, row));
-    optimizer_start(&m->options.table, (size_t)m->options.dim, row_edit(&t->user_slots, row));
+    if (!m->options.onebp)
+        optimizer_start(&m->options.table, (size_t)m->options.dim, row_edit(&t->user_slots, row));
     if (m->weights)
         row_weights_user_created(m->weights, row);
     if (m->referenced)

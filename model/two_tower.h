@@ -21,6 +21,7 @@
 #include "model/history.h"
 #include "model/history_encoder.h"
 #include "model/id_table.h"
+#include "model/negative_memory.h"
 #include "model/objectives.h"
 #include "model/optimizer.h"
 #include "model/sampled_softmax.h"
@@ -36,11 +37,14 @@ struct two_tower_options {
     int uniform_negatives;
     uint64_t seed;
     float init;                   // rows start uniform in (-init, init)
-    struct optimizer table;       // of rows and biases
+    struct optimizer table;       // of rows and biases: a bias is a row of one number
     struct optimizer matrix;      // of dense parameters
-    struct optimizer scalar;      // of the repeat term and the prior
+    struct optimizer scalar;      // recipe: of the repeat term and the prior
+    bool onebp;                   // recipe: users' rows move as model/onebp.h says
+    float onebp_beta;             // of the old row
     enum sampled_form correction; // recipe: of the candidates' logits
-    bool mask_known; // recipe: a user's other engagements in the batch are no negatives
+    bool mask_known;              // a user's other engagements in the batch are no negatives
+    struct negative_memory_options memory;    // capacity 0: no negatives from earlier batches
     float prior_half_life[2], logq_half_life; // in examples
     struct history_encoder_options encoder;   // recipe only
     // two_tower only
@@ -98,7 +102,13 @@ struct step_report {
     bool skipped;             // a loss or gradient was not finite: nothing was changed
 };
 
-// items and users are the tables whose rows the model's columns follow; both must outlive it.
+// Why these options cannot work, as a sentence, or NULL: a group of parameters without an optimizer
+// or with two, an optimizer that cannot work, or what this kind of model does not have. For the
+// start; text (size) holds what is returned.
+const char *two_tower_refuses(const struct two_tower_options *options, char *text, size_t size);
+
+// items and users are the tables whose rows the model's columns follow; both must outlive it. The
+// options are not refused.
 // 0 or -ENOMEM.
 int two_tower_open(struct two_tower **m, struct columns *s, const struct id_table *items,
                    const struct id_table *users, const struct two_tower_options *options);

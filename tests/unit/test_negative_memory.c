@@ -136,16 +136,20 @@ static void an_entry_is_no_negative_of_a_row_whose_item_it_is(void **state)
     assert_int_equal(negative_memory_remove(f.entries, n, f.places, 9, 61, removed), 0);
 }
 
-// rows: every item is now `by` away from where the memory has it.
-static void adapt(float by, int sample)
+// Every item is now `by` away from where the memory has it; up to 4 are compared.
+static void adapt(float by)
 {
-    float rows[ROWS][D];
-    for (int row = 0; row < ROWS; row++) {
-        rows[row][0] = (float)row;
-        rows[row][1] = 1 + by;
+    const float *then[4], *now[4];
+    float rows[4][D];
+    const int n = selected(2), looks = n < 4 ? n : 4;
+    for (int k = 0; k < looks; k++) {
+        const uint32_t place = f.places[k];
+        rows[k][0] = (float)f.entries[place].row;
+        rows[k][1] = 1 + by;
+        then[k] = f.vectors[place];
+        now[k] = rows[k];
     }
-    negative_memory_adapt(&f.memory, &f.o, f.entries, f.vectors[0], selected(2), f.places, sample,
-                          D, rows[0]);
+    negative_memory_adapt(&f.memory, &f.o, looks, D, then, now);
 }
 
 static void drift_shrinks_the_memory_and_rest_brings_it_back(void **state)
@@ -154,42 +158,42 @@ static void drift_shrinks_the_memory_and_rest_brings_it_back(void **state)
     f.o.drift_max = 0.1f;
     for (uint32_t i = 0; i < CAPACITY; i++)
         push(1, i);
-    adapt(0, 4);
+    adapt(0);
     assert_true(f.memory.drift == 0 && f.memory.spare == 0);
     for (int used = CAPACITY / 2; used >= 1; used /= 2) {
-        adapt(10, 4);
+        adapt(10);
         assert_int_equal(selected(2), used);
         assert_int_equal(row_of(0), CAPACITY - 1); // it is the oldest that go
     }
-    adapt(10, 4);
+    adapt(10);
     assert_int_equal(selected(2), 1); // one is left to look at
     for (int used = 2; used <= CAPACITY; used++) {
-        adapt(0, 4);
+        adapt(0);
         assert_int_equal(selected(2), used);
     }
-    adapt(0, 4);
+    adapt(0);
     assert_int_equal(selected(2), CAPACITY);
-    adapt(NAN, 4);
+    adapt(NAN);
     assert_int_equal(selected(2), CAPACITY / 2);
     f.o.drift_max = 0; // not watched
-    adapt(NAN, 4);
+    adapt(NAN);
     assert_int_equal(selected(2), CAPACITY / 2);
 }
 
 static void drift_is_what_was_worked_by_hand(void **state)
 {
-    const float rows[ROWS][D] = {[6] = {3, 4}, [9] = {0, 5}}; // of length 5
+    // Of length 5 now; 1 away and 2 away.
+    const float newest[] = {0, 5}, older[] = {3, 4}, was_newest[] = {1, 5}, was_older[] = {3, 2};
+    const float *const then[] = {was_newest, was_older}, *const now[] = {newest, older};
     (void)state;
     f.o.drift_max = 1;
     push(1, 6), push(1, 9);
-    f.vectors[0][0] = 3, f.vectors[0][1] = 2; // 2 away
-    f.vectors[1][0] = 1, f.vectors[1][1] = 5; // 1 away
-    negative_memory_adapt(&f.memory, &f.o, f.entries, f.vectors[0], selected(2), f.places, 10, D,
-                          rows[0]);
+    negative_memory_adapt(&f.memory, &f.o, 2, D, then, now);
     assert_true(fabsf(f.memory.drift - 0.3f) < 1e-6f);
-    negative_memory_adapt(&f.memory, &f.o, f.entries, f.vectors[0], selected(2), f.places, 1, D,
-                          rows[0]);
-    assert_true(fabsf(f.memory.drift - 0.2f) < 1e-6f); // of the newest alone
+    negative_memory_adapt(&f.memory, &f.o, 1, D, then, now);
+    assert_true(fabsf(f.memory.drift - 0.2f) < 1e-6f);
+    negative_memory_adapt(&f.memory, &f.o, 0, D, NULL, NULL);
+    assert_true(fabsf(f.memory.drift - 0.2f) < 1e-6f); // nothing was compared
 }
 
 static void a_memory_that_is_not_full_shrinks_by_what_it_holds(void **state)
@@ -198,7 +202,7 @@ static void a_memory_that_is_not_full_shrinks_by_what_it_holds(void **state)
     f.o.drift_max = 0.1f;
     for (uint32_t i = 0; i < 4; i++)
         push(1, i);
-    adapt(10, 4);
+    adapt(10);
     assert_int_equal(selected(2), 2);
 }
 
