@@ -647,6 +647,21 @@ static const uint64_t *columns_mask(struct classic *c, const struct step *s, int
     return c->allowed;
 }
 
+// What is remembered takes part in the sum but learns nothing. A batch's column must hear what it
+// does not hear then, else every item is pulled more than it is pushed: as a negative its gradient
+// is that of its share of all columns.
+static void columns_rebalance(struct classic *c, const struct step *s, int columns)
+{
+    const size_t width = (size_t)c->towers.options->dim + 1;
+    const float share = (float)columns / (float)c->columns;
+    if (columns == c->columns)
+        return;
+    kernels->scale((size_t)c->columns * width, share, c->dC);
+    for (size_t i = 0; i < (size_t)s->n; i++)
+        kernels->axpy(width, (1 - share) * c->loss.G[i * ((size_t)columns + 1)], c->Q + i * width,
+                      c->dC + i * width);
+}
+
 // The vector and bias of its item into each column, and back the gradients.
 static void softmax(struct towers *t, struct step *s)
 {
@@ -680,6 +695,7 @@ static void softmax(struct towers *t, struct step *s)
     memset(c->dQ, 0, (size_t)s->n * (d + 1) * sizeof(float));
     memset(c->dC, 0, (size_t)columns * (d + 1) * sizeof(float));
     retrieval_loss_backward(&c->loss, &batch, c->dQ, c->dC);
+    columns_rebalance(c, s, columns);
     s->loss += c->loss.loss;
     for (size_t i = 0; i < (size_t)s->n; i++)
         kernels->axpy(d, 1, c->dQ + i * (d + 1), c->dY + i * d);

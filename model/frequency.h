@@ -5,8 +5,8 @@
 //
 //     B <- (1 - rate) B + rate (t - A);   A <- t;   probability = 1 / B
 //
-// With several hashes the largest gap counts, because a collision can only shorten gaps. What is
-// done beyond the paper:
+// The cells are the caller's, one for each row of a table, so that items share none and the paper's
+// hashes are not needed. What is done beyond the paper:
 //
 //     first sighting    B starts at 1 / prior; the gap since time 0 is not a gap
 //     within a batch    an item counts once, else its second occurrence would record the gap 0
@@ -17,12 +17,10 @@
 //                       agree: the probability is that of one example
 //
 // An item present in every batch therefore reads 1 / (batch size), however often it occurs in one.
-// One thread updates; the cells and `now` belong to the checkpoint.
+// One thread updates; the cells and the time belong to the checkpoint.
 #pragma once
 
 #include <stdint.h>
-
-struct arena;
 
 struct frequency_cell {
     uint64_t last;      // A
@@ -30,26 +28,10 @@ struct frequency_cell {
     uint32_t sightings; // saturates; 0 for a cell never touched
 };
 
-struct frequency {
-    int hashes;
-    uint64_t slots; // of each hash
-    uint64_t seed;
-    float rate, prior;            // prior: probability of an item never seen
-    uint64_t now;                 // t: examples so far
-    struct frequency_cell *cells; // (hashes, slots)
-};
-
 // The recursion itself, as printed, for one cell.
 void frequency_recur(struct frequency_cell *cell, float rate, uint64_t now);
 
-// One cell with all that is done beyond the paper, for whoever keeps a cell for each item himself:
-// a sighting at `now`, which counts the batch it belongs to, and the probability as of `now`.
+// A sighting at `now`, which counts the batch it belongs to, and the probability as of `now` that
+// the next example is of this item. prior: of an item never seen.
 void frequency_sight(struct frequency_cell *cell, float rate, float prior, uint64_t now);
 float frequency_read(const struct frequency_cell *cell, float prior, uint64_t now);
-
-void frequency_init(struct frequency *f, int hashes, uint64_t slots, float rate, float prior,
-                    uint64_t seed, struct arena *arena);
-// The items of one batch of n examples, in any order, repeats included.
-void frequency_update(struct frequency *f, int n, const uint64_t *ids);
-// That the next example is of this item.
-float frequency_probability(const struct frequency *f, uint64_t id);

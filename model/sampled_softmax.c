@@ -8,7 +8,6 @@
 #include <string.h>
 
 #include "model/kernels.h"
-#include "model/marks.h"
 #include "model/retrieval_loss.h"
 
 // What sets the forms apart, in the order of enum sampled_form.
@@ -158,18 +157,6 @@ int sampled_softmax_remove_known(int n, int columns, const uint32_t *user, const
             set += bit_put(removed + i * words, target[k]);
             set += bit_put(removed + k * words, target[i]);
         }
-    }
-    return set;
-}
-
-int sampled_softmax_remove_rows(const struct marks *columns, int n, const uint32_t *rows,
-                                uint32_t target, uint64_t *removed)
-{
-    int set = 0;
-    for (int k = 0; k < n; k++) {
-        const int64_t column = marks_find(columns, rows[k]);
-        if (column != MARKS_NONE && column != (int64_t)target)
-            set += bit_put(removed, (uint32_t)column);
     }
     return set;
 }

@@ -83,10 +83,3 @@ float sampled_log_presence(double rate);
 // stays.
 int sampled_softmax_remove_known(int n, int columns, const uint32_t *user, const uint32_t *target,
                                  uint32_t *last, uint32_t *before, uint64_t *removed);
-
-struct marks;
-
-// The same for one row and a list of n known items, by their rows in the table: those that
-// `columns` maps to a column are removed but for the target's.
-int sampled_softmax_remove_rows(const struct marks *columns, int n, const uint32_t *rows,
-                                uint32_t target, uint64_t *removed);

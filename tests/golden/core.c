@@ -19,8 +19,8 @@
 #include "model/rng.h"
 #include "model/topk.h"
 #include "model/tower.h"
-#include "model/weighted_softmax.h"
 #include "tests/golden/case.h"
+#include "tests/golden/weighted.h"
 
 static void copy_in(struct test *t, const char *key, float *to, int rows, int columns)
 {
@@ -255,11 +255,10 @@ static void towers_backward(struct test *t)
     struct attention_encoder e = encoder_in(t, B, H, (int)D, has(t, "pe"), false);
     struct tower user = tower_in(t, 'u', B, (int)DU, 2 * (int)D);
     struct tower item = tower_in(t, 'i', B, (int)D, 0);
-    struct weighted_softmax softmax;
     float *summary = floats(t, b * 2 * D), *dsummary = floats(t, b * 2 * D);
     float *U = floats(t, b * D), *dU = floats(t, b * D), *V = floats(t, b * D);
     float *dV = floats(t, b * D), *duser = floats(t, b * DU), *ditem = floats(t, b * D);
-    float *dhistory = floats(t, history.count * D);
+    float *dhistory = floats(t, history.count * D), *net = floats(t, b);
     float *duser_table = floats(t, user_table.count), *ditem_table = floats(t, item_table.count);
 
     if (t->failed)
@@ -267,11 +266,10 @@ static void towers_backward(struct test *t)
     attention_encoder_forward(&e, B, NULL, look_up(t, &item_table, &history), summary);
     tower_forward(&user, B, look_up(t, &user_table, &users), user_feat.data, summary, U);
     tower_forward(&item, B, look_up(t, &item_table, &items), item_feat.data, NULL, V);
-    weighted_softmax_init(&softmax, VALUE_SEED, B, &t->scratch);
-    weighted_softmax_forward(&softmax, B, (int)D, U, V, labels.shape[1], labels.data,
-                             tensor_in(t, "value_weights").data, 0, NULL);
+    value_net(B, labels.shape[1], labels.data, tensor_in(t, "value_weights").data, net);
+    const struct weighted w = weighted_forward(t, VALUE_SEED, B, (int)D, net, U, V);
 
-    weighted_softmax_backward(&softmax, B, (int)D, U, V, dU, dV);
+    retrieval_loss_backward(&w.softmax, &w.batch, dU, dV);
     tower_backward(&item, B, item_feat.data, dV, ditem, NULL);
     tower_backward(&user, B, user_feat.data, dU, duser, dsummary);
     attention_encoder_backward(&e, B, dsummary, dhistory);
@@ -281,7 +279,7 @@ static void towers_backward(struct test *t)
 
     expect(t, "U", b * D, U);
     expect(t, "V", b * D, V);
-    expect_number(t, "loss", softmax.loss);
+    expect_number(t, "loss", w.softmax.loss);
     expect(t, "d_user_table", user_table.count, duser_table);
     expect(t, "d_item_table", item_table.count, ditem_table);
     expect_linear(t, &user.mlp.first, "d_uW1", "d_ub1");
@@ -301,23 +299,21 @@ static void weighted_softmax(struct test *t)
     const struct tensor labels = tensor_in(t, "labels");
     const float *value_weight = tensor_in(t, "value_weights").data;
     const int B = U.shape[0], D = U.shape[1], T = labels.shape[1];
-    float *ce = floats(t, (size_t)B), *dU = floats(t, U.count), *dV = floats(t, V.count);
-    struct weighted_softmax s;
+    float *net = floats(t, (size_t)B), *dU = floats(t, U.count), *dV = floats(t, V.count);
 
-    weighted_softmax_init(&s, VALUE_SEED, B, &t->scratch);
-    weighted_softmax_forward(&s, B, D, U.data, V.data, T, labels.data, value_weight, 0, ce);
-    weighted_softmax_backward(&s, B, D, U.data, V.data, dU, dV);
-    expect(t, "value", (size_t)B, s.net);
-    expect(t, "ce", (size_t)B, ce);
-    expect(t, "weight", (size_t)B, s.weight);
-    expect_number(t, "loss", s.loss);
+    value_net(B, T, labels.data, value_weight, net);
+    const struct weighted seed = weighted_forward(t, VALUE_SEED, B, D, net, U.data, V.data);
+    retrieval_loss_backward(&seed.softmax, &seed.batch, dU, dV);
+    expect(t, "value", (size_t)B, net);
+    expect(t, "ce", (size_t)B, seed.ce);
+    expect(t, "weight", (size_t)B, seed.weight);
+    expect_number(t, "loss", seed.softmax.loss);
     expect(t, "dU", U.count, dU);
     expect(t, "dV", V.count, dV);
 
-    weighted_softmax_init(&s, VALUE_FIXED, B, &t->scratch);
-    weighted_softmax_forward(&s, B, D, U.data, V.data, T, labels.data, value_weight, 0, NULL);
-    expect(t, "fixed_weight", (size_t)B, s.weight);
-    expect_number(t, "fixed_loss", s.loss);
+    const struct weighted fixed = weighted_forward(t, VALUE_FIXED, B, D, net, U.data, V.data);
+    expect(t, "fixed_weight", (size_t)B, fixed.weight);
+    expect_number(t, "fixed_loss", fixed.softmax.loss);
 }
 
 static void tfrs_retrieval(struct test *t)

@@ -7,8 +7,8 @@
 #include "model/debias.h"
 #include "model/position_model.h"
 #include "model/value.h"
-#include "model/weighted_softmax.h"
 #include "tests/golden/case.h"
+#include "tests/golden/weighted.h"
 
 static int *ints_of(struct test *t, const struct tensor *x)
 {
@@ -27,15 +27,13 @@ static float *copy_of(struct test *t, const struct tensor *x)
 
 // ---- estimators ----------------------------------------------------------------------------
 
-// The ratio in the seed's form, the weights from it, and the softmax that they weigh. n~ takes the
-// place of labels of one task, of value 1.
+// The ratio in the seed's form, the weights from it, and the softmax that they weigh.
 static void debiased(struct test *t, const float *estimate, double aux)
 {
     const struct tensor value = tensor_in(t, "value");
     const int B = (int)value.count;
-    const float floor = number_in(t, "floor"), one = 1;
-    float *lift = floats(t, value.count), *ce = floats(t, value.count);
-    struct weighted_softmax s;
+    const float floor = number_in(t, "floor");
+    float *lift = floats(t, value.count);
 
     for (int i = 0; i < B; i++)
         lift[i] = value_residual(VALUE_RATIO, value.data[i], estimate[i], 0, floor, 0);
@@ -43,12 +41,11 @@ static void debiased(struct test *t, const float *estimate, double aux)
     if (!has(t, "V"))
         return;
     const struct tensor U = tensor_in(t, "U"), V = tensor_in(t, "V");
-    weighted_softmax_init(&s, VALUE_SEED, B, &t->scratch);
-    weighted_softmax_forward(&s, B, U.shape[1], U.data, V.data, 1, lift, &one, 0, ce);
+    const struct weighted s = weighted_forward(t, VALUE_SEED, B, U.shape[1], lift, U.data, V.data);
     expect(t, "weight", value.count, s.weight);
-    expect(t, "ce", value.count, ce);
-    expect_number(t, "retrieval_loss", s.loss);
-    expect_number(t, "total", s.loss + aux);
+    expect(t, "ce", value.count, s.ce);
+    expect_number(t, "retrieval_loss", s.softmax.loss);
+    expect_number(t, "total", s.softmax.loss + aux);
 }
 
 static void debias_position(struct test *t)

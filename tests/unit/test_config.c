@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "model/arena.h"
+#include "model/optimizer.h"
 #include "model/value.h"
 
 struct fixture {
@@ -544,6 +545,42 @@ static void the_sample_sets_the_defaults_when_its_lines_are_taken_in(void **stat
     free(after);
 }
 
+static void the_words_of_optimizers_are_those_of_the_model(void **state)
+{
+    static const char *const keys[] = {"model.optimizer", "model.dense_optimizer",
+                                       "model.scalar_optimizer", "ranker.optimizer"};
+    (void)state;
+    for (size_t k = 0; k < sizeof keys / sizeof *keys; k++) {
+        int n = 0;
+        for (; optimizer_at(n); n++)
+            assert_string_equal(config_word(keys[k], n), optimizer_name(optimizer_at(n)));
+        assert_int_equal(n, CONFIG_OPTIMIZER_CLIPPY_ADAGRAD + 1);
+    }
+}
+
+static void a_model_that_cannot_learn_is_refused(void **state)
+{
+    static const struct {
+        const char *pairs[2], *says;
+    } cases[] = {
+        {{"model.rate=0"}, "the model cannot learn: the optimizer of item rows does not work"},
+        {{"model.scalar_rate=0"}, "the optimizer of scalars does not work: its rate is not above"},
+        {{"model.dense_rate=0", "model.type=two_tower"}, "the optimizer of matrices"},
+        {{"ranker.weight=1", "ranker.rate=0"}, "the optimizer of heads"},
+        {{"model.user_update=onebp", "model.type=two_tower"}, "where both share a space"},
+    };
+    struct fixture *f = *state;
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        config_init(&f->c, &f->memory);
+        f->problems.n = 0;
+        for (int i = 0; i < 2 && cases[c].pairs[i]; i++)
+            assert_int_equal(set(f, cases[c].pairs[i]), 0);
+        assert_int_equal(config_check(&f->c, &f->problems), -EINVAL);
+        assert_int_equal(f->problems.n, 1);
+        assert_non_null(strstr(f->problems.list[0].text, cases[c].says));
+    }
+}
+
 static void the_words_of_the_table_are_in_the_order_of_the_enums(void **state)
 {
     (void)state;
@@ -556,9 +593,13 @@ static void the_words_of_the_table_are_in_the_order_of_the_enums(void **state)
         {"source.type", "kafka", CONFIG_SOURCE_KAFKA},
         {"model.type", "recipe", CONFIG_MODEL_RECIPE},
         {"model.type", "two_tower", CONFIG_MODEL_TWO_TOWER},
-        {"model.optimizer", "rowwise_adagrad", CONFIG_OPTIMIZER_ROWWISE_ADAGRAD},
-        {"model.optimizer", "adagrad", CONFIG_OPTIMIZER_ADAGRAD},
-        {"model.optimizer", "adam", CONFIG_OPTIMIZER_ADAM},
+        {"model.correction", "logq", CONFIG_CORRECTION_LOGQ},
+        {"model.correction", "mns", CONFIG_CORRECTION_MNS},
+        {"model.correction", "counted", CONFIG_CORRECTION_COUNTED},
+        {"model.correction", "refined", CONFIG_CORRECTION_REFINED},
+        {"model.correction", "none", CONFIG_CORRECTION_NONE},
+        {"model.user_update", "gradient", CONFIG_USER_GRADIENT},
+        {"model.user_update", "onebp", CONFIG_USER_ONEBP},
         {"model.history_encoder", "none", CONFIG_ENCODER_NONE},
         {"model.history_encoder", "attention", CONFIG_ENCODER_ATTENTION},
         {"snapshot.io", "auto", CONFIG_IO_AUTO},
@@ -769,6 +810,8 @@ int main(void)
         TEST(the_shipped_sample_is_the_one_the_table_gives),
         TEST(the_sample_sets_the_defaults_when_its_lines_are_taken_in),
         TEST(the_words_of_the_table_are_in_the_order_of_the_enums),
+        TEST(the_words_of_optimizers_are_those_of_the_model),
+        TEST(a_model_that_cannot_learn_is_refused),
         TEST(the_model_digest_follows_the_model_and_nothing_else),
         TEST(the_model_text_does_not_depend_on_the_order_of_actions),
         TEST(dead_letters_lie_with_the_state_unless_told_otherwise),

@@ -12,7 +12,7 @@
 enum { N = 4, C = 70, WORDS = 2 }; // more than a word of columns, and a tail in every kernel
 
 static const enum sampled_form forms[] = {SAMPLED_LOGQ, SAMPLED_MNS, SAMPLED_COUNTED,
-                                          SAMPLED_REFINED};
+                                          SAMPLED_REFINED, SAMPLED_NONE};
 enum { FORMS = sizeof forms / sizeof *forms };
 
 static struct {
@@ -76,6 +76,7 @@ static void the_loss_is_what_was_worked_by_hand(void **state)
         {{SAMPLED_LOGQ, SAMPLED_DRAW}, 1, 2.397895272798371, -10.0 / 11},
         {{SAMPLED_LOGQ, SAMPLED_DRAW}, 3, 3 * 2.397895272798371, -30.0 / 11},
         {{SAMPLED_LOGQ, SAMPLED_DRAW}, -1, 0.09531017980432493, 1.0 / 11},
+        {{SAMPLED_NONE, SAMPLED_DRAW}, 1, 2.397895272798371, -10.0 / 11},
         {{SAMPLED_MNS, SAMPLED_DRAW}, 1, 3.044522437723423, -20.0 / 21},
         {{SAMPLED_MNS, SAMPLED_PRESENCE}, 1, 3.044522437723423, -20.0 / 21},
         {{SAMPLED_COUNTED, SAMPLED_DRAW}, 1, 2.397895272798371, -10.0 / 11},
@@ -380,25 +381,6 @@ static void what_a_user_likes_is_no_negative_of_the_same_user(void **state)
     assert_int_equal(sampled_softmax_remove_known(N, C, user, target, last, before, removed), 0);
 }
 
-static void known_items_that_are_columns_are_removed_but_for_the_target(void **state)
-{
-    const uint32_t known[] = {900, 17, 3, 500, 17};
-    uint32_t rows[8];
-    uint64_t removed[WORDS] = {0};
-    struct marks columns;
-    int n = 0;
-    (void)state;
-    assert_true(marks_open(&columns, 1000));
-    marks_clear(&columns);
-    marks_slot(&columns, 500, rows, &n); // column 0
-    marks_slot(&columns, 8, rows, &n);
-    marks_slot(&columns, 17, rows, &n);
-    marks_slot(&columns, 900, rows, &n); // column 3
-    assert_int_equal(sampled_softmax_remove_rows(&columns, 5, known, 3, removed), 2);
-    assert_true(removed[0] == 5 && removed[1] == 0); // columns 0 and 2
-    marks_close(&columns);
-}
-
 static int with_kernels(void **state)
 {
     (void)state;
@@ -422,7 +404,6 @@ int main(void)
         cmocka_unit_test(averaged_over_samples_the_gradient_is_that_of_the_whole_catalogue),
         cmocka_unit_test(rates_and_presence_are_what_was_worked_by_hand),
         cmocka_unit_test(what_a_user_likes_is_no_negative_of_the_same_user),
-        cmocka_unit_test(known_items_that_are_columns_are_removed_but_for_the_target),
     };
     return cmocka_run_group_tests(tests, with_kernels, NULL);
 }

@@ -130,6 +130,36 @@ static void a_negative_value_is_a_negative_weight_and_not_dropped(void **state)
     assert_true(weight[0] == -0.25f && weight[1] == -1 && weight[2] == 0.25f && weight[3] == 0);
 }
 
+static void weights_of_the_seed_form_are_what_was_worked_by_hand(void **state)
+{
+    const float net[] = {0.4f, 0, 0.6f, -0.3f}, none[] = {0, -1};
+    float a[4];
+    (void)state;
+    value_weights(VALUE_SEED, 4, net, 0, a);
+    assert_true(fabsf(a[0] - 2.0f / 3) < 1e-6f && a[2] == 1);
+    assert_true(fabsf(a[1] - 1e-6f / 0.6f) < 1e-9f && a[3] == a[1]);
+    value_weights(VALUE_SEED, 2, none, 0, a);
+    assert_true(a[0] == 1 && a[1] == 1);
+}
+
+static void the_scale_follows_the_99th_percentile_of_the_positive_values(void **state)
+{
+    struct value_scale s = {.rate = 0.25f};
+    float net[300] = {0}, sorted[300];
+    (void)state;
+    value_scale_update(&s, 300, net, sorted);
+    assert_true(s.scale == 0); // nothing positive yet
+    for (int i = 0; i < 200; i++)
+        net[i] = (float)(200 - i); // 1 .. 200: 198 of 200 do not exceed 198
+    value_scale_update(&s, 300, net, sorted);
+    assert_true(s.scale == 198);
+    net[0] = 1e9f; // an outlier
+    value_scale_update(&s, 300, net, sorted);
+    assert_true(s.scale == 198);
+    value_scale_update(&s, 1, (float[]){98}, sorted);
+    assert_true(s.scale == 173);
+}
+
 static void residuals_are_what_was_worked_by_hand(void **state)
 {
     (void)state;
@@ -197,6 +227,8 @@ int main(void)
         cmocka_unit_test(a_batch_without_any_positive_has_no_weight),
         cmocka_unit_test(one_large_value_shrinks_no_other_row),
         cmocka_unit_test(a_negative_value_is_a_negative_weight_and_not_dropped),
+        cmocka_unit_test(weights_of_the_seed_form_are_what_was_worked_by_hand),
+        cmocka_unit_test(the_scale_follows_the_99th_percentile_of_the_positive_values),
         cmocka_unit_test(residuals_are_what_was_worked_by_hand),
         cmocka_unit_test(partialling_out_finds_the_slope_between_residuals),
         cmocka_unit_test(tasks_are_written_so_that_they_are_read_as_the_same),
