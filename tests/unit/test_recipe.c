@@ -170,8 +170,21 @@ static bool one_basket(const struct example *e, int i, int j)
     return e[i].user == e[j].user && e[i].ts_ms == e[j].ts_ms;
 }
 
+// Which candidates are left for row i of the batch.
+static bool left_for(const struct fixture *f, int i, int c)
+{
+    bool known = false;
+    for (int k = 0; k < BATCH; k++)
+        known |= second[k].user == second[i].user && second[k].item == (uint32_t)c;
+    for (int k = 0; k < BATCH; k++)
+        if (second[k].item == (uint32_t)c && one_basket(second, i, k))
+            return c == (int)second[i].item;
+    return c == (int)second[i].item || !known || !two_tower_options(f->m.model)->mask_known;
+}
+
 static double loss_with(const struct fixture *f, bool replay)
 {
+    const struct two_tower_options *o = two_tower_options(f->m.model);
     struct fixture now = *f; // the chance counts this batch, the prior does not
     bool candidate[ITEMS] = {0};
     double chance[ITEMS], loss = 0;
@@ -181,19 +194,17 @@ static double loss_with(const struct fixture *f, bool replay)
         candidate[second[i].item] = true;
     for (int c = 0; c < ITEMS; c++) {
         const double P = (now.count[COUNT_LOGQ][c] + 0.5) / (now.sum[COUNT_LOGQ] + 0.5 * ITEMS);
-        chance[c] = 1 - exp(-BATCH * P);
+        chance[c] = o->correction == SAMPLED_NONE ? 1 : 1 - exp(-BATCH * P);
     }
     for (int i = 0; i < BATCH; i++) {
         const int y = (int)second[i].item;
-        double sum = 0;
-        for (int c = 0; c < ITEMS; c++) {
-            bool masked = false;
-            for (int j = 0; j < BATCH; j++)
-                masked |= (int)second[j].item == c && c != y && one_basket(second, i, j);
-            if (candidate[c] && !masked)
+        const bool corrected = o->correction == SAMPLED_LOGQ;
+        const double target = score(f, &second[i], y) - (corrected ? log(chance[y]) : 0);
+        double sum = exp(target);
+        for (int c = 0; c < ITEMS; c++)
+            if (c != y && candidate[c] && left_for(f, i, c))
                 sum += exp(score(f, &second[i], c) - log(chance[c]));
-        }
-        loss += log(sum) - (score(f, &second[i], y) - log(chance[y]));
+        loss += log(sum) - target;
     }
     return loss;
 }
@@ -291,6 +302,28 @@ static void attention_begins_by_changing_nothing(void **state)
     test_model_close(&without);
 }
 
+static void a_step_of_every_correction_and_mask_is_the_gradient(void **state)
+{
+    (void)state;
+    // Candidates are a set: MNS and COUNTED are one loss, and REFINED has its gradient.
+    static const enum sampled_form forms[] = {SAMPLED_LOGQ, SAMPLED_MNS, SAMPLED_COUNTED,
+                                              SAMPLED_REFINED, SAMPLED_NONE};
+    for (size_t k = 0; k < sizeof forms / sizeof *forms; k++)
+        for (int mask = 0; mask < 2; mask++) {
+            struct two_tower_options o = plain_options();
+            struct fixture f;
+            o.correction = forms[k];
+            o.mask_known = mask;
+            start(&f, &o);
+            const double loss = loss_of_second(&f);
+            const struct step_report report =
+                test_model_assert_gradients(&f.m, BATCH, second, NULL, loss_of_second, &f);
+            if (forms[k] != SAMPLED_REFINED)
+                assert_true(fabs(report.loss - loss) < 1e-5 * loss);
+            test_model_close(&f.m);
+        }
+}
+
 static void a_row_in_histories_and_among_candidates_is_updated_once_for_each(void **state)
 {
     (void)state;
@@ -358,8 +391,8 @@ static void the_counts_of_a_batch_are_not_in_its_prior(void **state)
     struct fixture f = {0};
     test_model_open(&f.m, &o, ITEMS, USERS);
     const struct recipe_dense p = recipe_dense_at(tables_dense(f.m.tables), DIM);
-    // Before the first batch all items are equally popular and the prior is 0, so its weights have
-    // no gradient; with the batch's own counts it would differ.
+    // Before the first batch all items are equally popular and the prior is 0, so its weights
+    // have no gradient; with the batch's own counts it would differ.
     two_tower_learn(f.m.model, BATCH, first, NULL);
     assert_true(p.pa[0] == 0.5f && p.pa[1] == 0.5f);
     two_tower_learn(f.m.model, BATCH, first, NULL);
@@ -468,6 +501,212 @@ static void a_uniform_draw_enters_the_chance_of_every_candidate(void **state)
     test_model_close(&m);
 }
 
+// ---- The memory: what was a candidate of `first` or before is a column of `second`.
+
+struct remembering {
+    struct fixture f;
+    struct example examples[2]; // what is learned
+    struct negative_entry entry[ITEMS];
+    float vector[ITEMS][DIM]; // as they were
+    bool remembered[ITEMS];
+    double targets;                      // draws that the columns are what is left of
+    double share[ITEMS], held[2][ITEMS]; // held: what item c is moved by for row i
+    bool holding;
+};
+
+static bool is_candidate(const struct remembering *m, int c)
+{
+    return m->examples[0].item == (uint32_t)c || m->examples[1].item == (uint32_t)c;
+}
+
+// The score that a row gives to a column: as it is, or with what is remembered.
+static double column_score(const struct remembering *m, const struct example *e, int c)
+{
+    struct fixture f = m->f;
+    if (is_candidate(m, c))
+        return score(&f, e, c);
+    // s = q . v + extra + rep, and score() has q in it: once with its own vector, once without.
+    float *row = test_floats(&f.m.tables->item_vector, (size_t)c), now[DIM];
+    struct item_state *item = test_item_state(&f.m, (size_t)c);
+    const struct recipe_dense p = recipe_dense_at(tables_dense(f.m.tables), DIM);
+    const double extra =
+        (double)item->bias + (double)p.pa[0] * prior(&f, 0, c) + (double)p.pa[1] * prior(&f, 1, c);
+    struct example bare = *e; // its history holds no item that is remembered: the row is free
+    memcpy(now, row, sizeof now);
+    memcpy(row, m->vector[c], sizeof now);
+    const double s = score(&f, &bare, c) - extra + (double)m->entry[c].extra;
+    memcpy(row, now, sizeof now);
+    return s;
+}
+
+// The loss in queries; in the vectors and biases of the batch's items what they are moved by.
+static double loss_remembering(void *arg)
+{
+    struct remembering *m = arg;
+    struct fixture now = m->f;
+    double loss = 0, chance[ITEMS];
+    const double left = pow(0.5, 2 / 20.0); // logq_half_life is 20
+    for (int c = 0; c < ITEMS; c++) {
+        const double count = m->f.count[COUNT_LOGQ][c] * left +
+                             (m->examples[0].item == (uint32_t)c) +
+                             (m->examples[1].item == (uint32_t)c);
+        const double P = (count + 0.5) / (now.sum[COUNT_LOGQ] * left + 2 + 0.5 * ITEMS);
+        chance[c] = 1 - exp(-m->targets * P);
+        m->share[c] = is_candidate(m, c) ? chance[c] / (1 - exp(-2 * P)) : 1;
+    }
+    for (int i = 0; i < 2; i++) {
+        const struct example *e = &m->examples[i];
+        double sum = 0, s[ITEMS] = {0};
+        for (int c = 0; c < ITEMS; c++)
+            if (is_candidate(m, c) || m->remembered[c]) {
+                s[c] = column_score(m, e, c) - log(chance[c]);
+                sum += exp(s[c]);
+            }
+        loss += log(sum) - s[e->item];
+        if (!m->holding)
+            for (int c = 0; c < ITEMS; c++)
+                m->held[i][c] = c == (int)e->item || !is_candidate(m, c)
+                                    ? 0
+                                    : (m->share[c] - 1) * exp(s[c]) / sum;
+    }
+    return loss;
+}
+
+static void a_memory_is_columns_that_learn_nothing(void **state)
+{
+    (void)state;
+    struct two_tower_options o = plain_options();
+    struct remembering m = {.holding = false};
+    o.memory = (struct negative_memory_options){.capacity = ITEMS};
+    o.repeat = 0;
+    start(&m.f, &o);
+    const struct test_model *model = &m.f.m;
+    // Users without a history, whose items are 5 and 8; what was learned before are 1 to 7.
+    m.examples[0] = (struct example){.user = 0, .item = 5, .positive = 1};
+    m.examples[1] = (struct example){.user = 2, .item = 8, .positive = 1};
+    const struct negative_memory *ring = column_at(&model->tables->memory_state, 0);
+    assert_int_equal(ring->count, ITEMS); // 5 of the first batch, 6 of the second, 9 are kept
+    m.targets = 2;
+    for (uint32_t back = 0; back < ITEMS; back++) { // oldest first: the newest stay
+        const uint32_t place = (ring->head + back) % ITEMS;
+        const struct negative_entry *entry = column_at(&model->tables->memory_entry, place);
+        m.entry[entry->row] = *entry;
+        m.remembered[entry->row] = true;
+        memcpy(m.vector[entry->row], column_at(&model->tables->memory_vector, place),
+               sizeof m.vector[0]);
+        m.targets += (double)entry->targets;
+        assert_true(entry->uniform == 0);
+    }
+    assert_true(fabs(m.targets - (2 + 8 + 8 * 3.0 / 5)) < 1e-5);
+    assert_true(m.remembered[1] && m.remembered[7] && m.remembered[5] && !m.remembered[8]);
+
+    const double loss = loss_remembering(&m);
+    m.holding = true;
+    struct test_batch batch = {.m = &m.f.m, .n = 2, .examples = m.examples};
+    struct test_step s;
+    test_step_take(&s, model, test_batch_learn, &batch);
+    assert_true(fabs(batch.report.loss - loss) < 1e-5 * loss);
+    assert_int_equal(batch.report.candidates, 2);
+    const struct tables *t = model->tables;
+    test_step_assert(&s, model, "user.vector", &t->user_vector, 0, USERS * DIM, loss_remembering,
+                     &m);
+    for (size_t c = 0; c < ITEMS; c++)
+        for (size_t j = 0; j <= DIM; j++) {
+            const bool bias = j == DIM;
+            const struct column *column = bias ? &t->item_state : &t->item_vector;
+            const size_t at = bias ? c * t->item_state.unit / sizeof(float) : c * DIM + j;
+            float *x = test_floats(column, 0) + at;
+            const float was = *x, gradient = test_step_gradient(&s, model, column, at);
+            double expected = 0;
+            if (is_candidate(&m, (int)c)) {
+                // The difference of the loss, and what it hears for those who do not.
+                *x = was + 1e-3f;
+                expected = loss_remembering(&m);
+                *x = was - 1e-3f;
+                expected = (expected - loss_remembering(&m)) / 2e-3;
+                *x = was;
+                for (int i = 0; i < 2; i++)
+                    expected +=
+                        m.held[i][c] *
+                        (bias ? 1 : (double)test_floats(&t->user_vector, m.examples[i].user)[j]);
+            }
+            assert_true(fabs((double)gradient - expected) < 1e-3 * (1 + fabs(expected)));
+        }
+    test_step_free(&s, model);
+    test_model_close(&m.f.m);
+}
+
+static void what_left_the_catalogue_is_not_remembered(void **state)
+{
+    (void)state;
+    struct two_tower_options o = plain_options();
+    struct fixture f, without;
+    o.memory = (struct negative_memory_options){.capacity = 2};
+    o.table.rate = 1e-3f;
+    start(&f, &o); // the newest two are those of 3 and 7, the last candidates of `second`
+    o.memory.capacity = 0;
+    start(&without, &o);
+    const struct example one = {.user = 0, .item = 1, .positive = 1};
+    const struct example two[] = {one, {.user = 1, .item = 2, .positive = 1}};
+    // With one candidate and nothing remembered there is nothing to learn.
+    assert_true(two_tower_learn(without.m.model, 1, &one, NULL).loss == 0);
+    struct test_copy before;
+    test_copy_take(&before, &f.m);
+    assert_true(two_tower_learn(f.m.model, 1, &one, NULL).loss > 0);
+    test_copy_put_back(&before, &f.m);
+    const struct negative_entry *entries = column_at(&f.m.tables->memory_entry, 0);
+    for (int place = 0; place < 2; place++)
+        id_table_remove(&f.m.items, entries[place].row);
+    assert_true(two_tower_learn(f.m.model, 1, &one, NULL).loss == 0);
+    // It is younger than its age allows, and no longer.
+    test_copy_free(&before, &f.m);
+    test_model_close(&f.m);
+    o.memory = (struct negative_memory_options){.capacity = 2, .age_max = 1, .after = 4};
+    start(&f, &o);                                                    // two steps
+    assert_true(two_tower_learn(f.m.model, 1, &one, NULL).loss == 0); // too early
+    assert_true(two_tower_learn(f.m.model, 2, two, NULL).loss > 0);
+    assert_true(two_tower_learn(f.m.model, 1, &one, NULL).loss > 0); // that of a step ago
+    test_model_close(&f.m);
+    test_model_close(&without.m);
+}
+
+static void users_follow_what_they_engage_with_when_told_to(void **state)
+{
+    (void)state;
+    struct two_tower_options o = plain_options();
+    struct fixture f, gradient;
+    start(&gradient, &o);
+    o.onebp = true;
+    o.onebp_beta = 0.75f;
+    start(&f, &o);
+    float user[USERS][DIM];
+    memcpy(user, f.m.tables->user_vector.base, sizeof user);
+    two_tower_learn(gradient.m.model, BATCH, second, NULL);
+    two_tower_learn(f.m.model, BATCH, second, NULL);
+    // Items learn as ever, and users move to where these are then, one engagement after the
+    // other.
+    const float *item = test_floats(&f.m.tables->item_vector, 0);
+    assert_memory_equal(item, gradient.m.tables->item_vector.base, ITEMS * DIM * sizeof *item);
+    for (int i = 0; i < BATCH; i++)
+        for (int j = 0; j < DIM; j++)
+            user[second[i].user][j] =
+                0.75f * user[second[i].user][j] + 0.25f * item[second[i].item * DIM + (uint32_t)j];
+    for (size_t u = 0; u < USERS; u++)
+        for (int j = 0; j < DIM; j++)
+            assert_true(fabsf(test_floats(&f.m.tables->user_vector, u)[j] - user[u][j]) < 1e-6f);
+    assert_null(f.m.tables->user_slots.base);
+    // What was learned before says nothing of where they are now.
+    struct test_copy before;
+    test_copy_take(&before, &f.m);
+    two_tower_replay(f.m.model, BATCH, second);
+    for (int i = 0; i < f.m.columns.n; i++)
+        if (strcmp(f.m.columns.list[i]->name, "user.vector") == 0)
+            assert_memory_equal(before.bytes[i], f.m.columns.list[i]->base, before.n[i]);
+    test_copy_free(&before, &f.m);
+    test_model_close(&f.m);
+    test_model_close(&gradient.m);
+}
+
 static void a_query_is_the_numbers_worked_by_hand(void **state)
 {
     (void)state;
@@ -501,7 +740,8 @@ static void a_query_is_the_numbers_worked_by_hand(void **state)
     recipe_query(&o, dense, &(struct recent){2, 1, history, contexts, NULL, NULL}, user, said);
     assert_true(fabs((double)said[0] - (double)q[0] - 8 / (1 + w)) < 1e-5);
     assert_true(said[1] == q[1]);
-    // Gates of histories of two and three: of the newest doubled, of the user's own vector halved.
+    // Gates of histories of two and three: of the newest doubled, of the user's own vector
+    // halved.
     gates[2 * RECIPE_GATES + GATE_NEWEST] = logf(2);
     gates[2 * RECIPE_GATES + GATE_USER] = logf(0.5f);
     float gated[3];
@@ -658,6 +898,11 @@ int main(void)
         cmocka_unit_test(a_step_is_the_gradient_of_the_loss_in_the_header),
         cmocka_unit_test(with_attention_a_step_is_still_the_gradient_of_the_loss),
         cmocka_unit_test(attention_begins_by_changing_nothing),
+
+        cmocka_unit_test(a_step_of_every_correction_and_mask_is_the_gradient),
+        cmocka_unit_test(a_memory_is_columns_that_learn_nothing),
+        cmocka_unit_test(what_left_the_catalogue_is_not_remembered),
+        cmocka_unit_test(users_follow_what_they_engage_with_when_told_to),
         cmocka_unit_test(a_row_in_histories_and_among_candidates_is_updated_once_for_each),
         cmocka_unit_test(a_replay_moves_vectors_but_neither_counts_nor_the_priors_weights),
         cmocka_unit_test(the_counts_of_a_batch_are_not_in_its_prior),
