@@ -66,12 +66,22 @@ static const float *features_of(const struct fixture *f)
     return two_tower_options(f->m.model)->user_features ? f->features : NULL;
 }
 
+// Whether the item of column j is one that the user of row i engaged with in another row.
+static bool known(int i, uint32_t item)
+{
+    for (int k = 0; k < BATCH; k++)
+        if (batch[k].positive && batch[k].user == batch[i].user && batch[k].item == item)
+            return item != batch[i].item;
+    return false;
+}
+
 // Row i keeps its positive and the highest of the others, without those of the same item.
 static void choose(const struct two_tower_options *o, int i, const double *scores, bool *kept)
 {
     bool out[BATCH] = {0};
     for (int j = 0; j < BATCH; j++)
-        out[j] = j == i || (o->accidental_hits && batch[j].item == batch[i].item);
+        out[j] = j == i || (o->accidental_hits && batch[j].item == batch[i].item) ||
+                 (o->mask_known && known(i, batch[j].item));
     for (int n = 0; n < (o->hard_negatives > 0 ? o->hard_negatives : BATCH); n++) {
         int best = -1;
         for (int j = 0; j < BATCH; j++)
@@ -248,6 +258,147 @@ static void a_step_with_every_option_of_the_loss_is_the_gradient(void **state)
     o.temperature = 1;
     o.logq = true;
     assert_step(&o);
+    o.mask_known = true;
+    assert_step(&o);
+    o.accidental_hits = true;
+    assert_step(&o);
+}
+
+// Parameters of the size they had at first, after steps that were only to leave something behind.
+static void settle(struct fixture *f)
+{
+    const struct tables *t = f->m.tables;
+    for (uint32_t i = 0; i < ITEMS; i++) {
+        struct rng rng = {i, 0};
+        rng_fill_uniform(&rng, test_floats(&t->item_vector, i), DIM, -1, 1);
+        test_item_state(&f->m, i)->bias = 0.1f * (float)i;
+    }
+    for (uint32_t u = 0; u < USERS; u++) {
+        struct rng rng = {100 + u, 0};
+        rng_fill_uniform(&rng, test_floats(&t->user_vector, u), DIM, -1, 1);
+    }
+    struct rng rng = {7, 0};
+    rng_fill_uniform(&rng, test_floats(&t->dense, 0), t->dense_size, -0.5f, 0.5f);
+}
+
+// ---- The memory: the last columns of the first batch are columns of the second.
+
+enum { CAPACITY = 7 };
+
+struct remembering {
+    struct fixture f;
+    struct negative_entry entry[CAPACITY];
+    float vector[CAPACITY][DIM];
+    double db[ITEMS]; // what biases are moved by
+};
+
+// No option but the memory, the mask and logq; the gradient of a bias beside it.
+static double loss_remembering(void *arg)
+{
+    struct remembering *m = arg;
+    float Q[BATCH * (DIM + 1)], V[BATCH * (DIM + 1)];
+    double loss = 0;
+    two_tower_queries(m->f.m.model, BATCH, batch, NULL, Q);
+    for (int j = 0; j < BATCH; j++)
+        two_tower_items(m->f.m.model, 1, &batch[j].item, V + j * (DIM + 1));
+    memset(m->db, 0, sizeof m->db);
+    for (int i = 0; i < BATCH; i++) {
+        double e[BATCH + CAPACITY], sum = 0, target = 0;
+        if (!batch[i].positive)
+            continue;
+        for (int j = 0; j < BATCH + CAPACITY; j++) {
+            const bool old = j >= BATCH;
+            const struct negative_entry *entry = &m->entry[old ? j - BATCH : 0];
+            const float *v = old ? m->vector[j - BATCH] : V + j * (DIM + 1);
+            const uint32_t item = old ? entry->row : batch[j].item;
+            double s = old ? (double)entry->extra : (double)v[DIM];
+            for (int k = 0; k < DIM; k++)
+                s += (double)Q[i * (DIM + 1) + k] * (double)v[k];
+            s -= old ? (double)entry->log_q
+                     : log((double)frequency_read(column_at(&m->f.m.tables->item_frequency, item),
+                                                  1.0f / ITEMS, test_state(&m->f.m)->examples));
+            e[j] = known(i, item) || (old && item == batch[i].item) ? 0 : exp(s);
+            sum += e[j];
+            target = i == j ? s : target;
+        }
+        loss += log(sum) - target;
+        for (int j = 0; j < BATCH; j++)
+            m->db[batch[j].item] +=
+                i == j ? e[j] / sum - 1 : e[j] / sum * (BATCH + CAPACITY) / BATCH;
+    }
+    return loss;
+}
+
+static void a_memory_is_columns_that_learn_nothing(void **state)
+{
+    (void)state;
+    struct two_tower_options o = plain_options();
+    struct remembering m;
+    o.logq = o.mask_known = true;
+    o.memory = (struct negative_memory_options){.capacity = CAPACITY};
+    start(&m.f, &o);
+    two_tower_learn(m.f.m.model, BATCH, batch, NULL);
+    settle(&m.f);
+    for (uint32_t place = 0; place < CAPACITY; place++) {
+        m.entry[place] =
+            *(const struct negative_entry *)column_at(&m.f.m.tables->memory_entry, place);
+        memcpy(m.vector[place], column_at(&m.f.m.tables->memory_vector, place),
+               sizeof m.vector[place]);
+    }
+    const double loss = loss_remembering(&m);
+    struct test_batch step = {.m = &m.f.m, .n = BATCH, .examples = batch};
+    struct test_step s;
+    test_step_take(&s, &m.f.m, test_batch_learn, &step);
+    assert_true(fabs(step.report.loss - loss) < 1e-4 * loss);
+    const struct tables *t = m.f.m.tables;
+    struct dense_parameter p;
+    test_step_assert(&s, &m.f.m, "user.vector", &t->user_vector, 0, USERS * DIM, loss_remembering,
+                     &m);
+    for (int i = 0; classic_dense(&o, i, &p) && strncmp(p.name, "user_", 5) == 0; i++)
+        test_step_assert(&s, &m.f.m, p.name, &t->dense, p.offset,
+                         (size_t)p.rows * (size_t)p.columns, loss_remembering, &m);
+    loss_remembering(&m);
+    for (size_t item = 0; item < ITEMS; item++) {
+        const float db = test_step_gradient(&s, &m.f.m, &t->item_state,
+                                            item * t->item_state.unit / sizeof(float));
+        assert_true(fabs((double)db - m.db[item]) < 1e-5);
+    }
+    test_step_free(&s, &m.f.m);
+    test_model_close(&m.f.m);
+}
+
+// Hiding is worth -2 of a click: what the user hid is unlearned, in the same batch.
+static void a_weight_below_zero_unlearns(void **state)
+{
+    (void)state;
+    struct two_tower_options o = plain_options();
+    struct fixture f;
+    struct example examples[2] = {{.user = 0, .item = 1, .positive = 1, .task = 0},
+                                  {.user = 1, .item = 2, .positive = 1, .task = 1}};
+    o.objectives.tasks = 2;
+    o.objectives.value[0] = 2;
+    o.objectives.value[1] = -2;
+    o.table.rate = o.matrix.rate = 0.01f;
+    start(&f, &o);
+    float before[2][2], after[2][2]; // scores of user and item
+    for (int when = 0; when < 2; when++) {
+        for (int i = 0; i < 2; i++) {
+            float q[DIM + 1], v[DIM + 1];
+            two_tower_queries(f.m.model, 1, &examples[i], NULL, q);
+            for (uint32_t c = 0; c < 2; c++) {
+                two_tower_items(f.m.model, 1, &examples[c].item, v);
+                float s = 0;
+                for (int k = 0; k <= DIM; k++)
+                    s += q[k] * v[k];
+                (when ? after : before)[i][c] = s;
+            }
+        }
+        for (int step = 0; step < 20 && !when; step++)
+            assert_false(two_tower_learn(f.m.model, 2, examples, NULL).skipped);
+    }
+    assert_true(after[0][0] - after[0][1] > before[0][0] - before[0][1]);
+    assert_true(after[1][1] - after[1][0] < before[1][1] - before[1][0]);
+    test_model_close(&f.m);
 }
 
 static void the_correction_uses_the_frequencies_before_the_batch(void **state)
@@ -261,17 +412,7 @@ static void the_correction_uses_the_frequencies_before_the_batch(void **state)
     // Frequencies that differ, by a step; then back to parameters of the size they had.
     for (int i = 0; i < 3; i++)
         two_tower_learn(f.m.model, BATCH - 5 * (i % 2), batch, NULL);
-    for (uint32_t i = 0; i < ITEMS; i++) {
-        struct rng rng = {i, 0};
-        rng_fill_uniform(&rng, test_floats(&f.m.tables->item_vector, i), DIM, -1, 1);
-        test_item_state(&f.m, i)->bias = 0;
-    }
-    for (uint32_t u = 0; u < USERS; u++) {
-        struct rng rng = {100 + u, 0};
-        rng_fill_uniform(&rng, test_floats(&f.m.tables->user_vector, u), DIM, -1, 1);
-    }
-    struct rng rng = {7, 0};
-    rng_fill_uniform(&rng, test_floats(&f.m.tables->dense, 0), f.m.tables->dense_size, -0.5f, 0.5f);
+    settle(&f);
     const float seldom =
         frequency_read(column_at(&f.m.tables->item_frequency, 8), 1, test_state(&f.m)->examples);
     const float often =
@@ -456,7 +597,7 @@ static void memory_is_enough_for_every_shape(void **state)
     static const int widths[][3] = {{0, 0, 0}, {1, 0, 9}, {0, 2, 0}, {UF, 5, 1}};
     (void)state;
     struct two_tower_options o = plain_options();
-    for (size_t c = 0; c < 4 * 3 * 3 * 4 * 2; c++) {
+    for (size_t c = 0; c < 4 * 3 * 3 * 4 * 4; c++) {
         size_t at = c;
         o.dim = dims[at % 4];
         o.batch_max = batches[(at /= 4) % 3];
@@ -464,7 +605,9 @@ static void memory_is_enough_for_every_shape(void **state)
         o.user_features = widths[(at /= 3) % 4][0];
         o.item_features = widths[at % 4][1];
         o.hidden = widths[at % 4][2]; // 0: the default
-        o.attention = (at / 4) % 2;
+        o.attention = (at /= 4) % 2;
+        o.mask_known = (at / 2) % 2;
+        o.memory.capacity = o.mask_known ? 33 : 0;
         struct test_model m;
         struct example *examples = calloc((size_t)o.batch_max, sizeof *examples);
         float *x = calloc((size_t)(o.batch_max * o.user_features) + 1, sizeof *x);
@@ -518,6 +661,8 @@ int main(void)
         cmocka_unit_test(a_step_with_features_is_the_gradient),
         cmocka_unit_test(a_step_with_attention_is_the_gradient),
         cmocka_unit_test(a_step_with_every_option_of_the_loss_is_the_gradient),
+        cmocka_unit_test(a_memory_is_columns_that_learn_nothing),
+        cmocka_unit_test(a_weight_below_zero_unlearns),
         cmocka_unit_test(the_correction_uses_the_frequencies_before_the_batch),
         cmocka_unit_test(an_item_in_every_batch_has_the_frequency_of_one_in_a_batch),
         cmocka_unit_test(the_cells_of_the_items_are_sighted_once_in_a_batch),
