@@ -285,6 +285,8 @@ struct recipe {
     struct memory memory;
     int columns;             // of the softmax: the candidates, and behind them what is remembered
     double targets, uniform; // draws that the columns are what is left of
+    // Of item rows: in a step they have two updates, of half the radius each.
+    struct optimizer item_table;
     struct marks candidate_of, pooled_of, user_of;
     struct history_encoder *encoder; // NULL without
     int pooled, users;               // rows of this step's histories and queries
@@ -358,6 +360,7 @@ static struct towers *recipe_open(const struct towers *base, size_t items_max, s
     *r = (struct recipe){
         .towers = *base,
         .memory.places = take(M, sizeof(uint32_t)),
+        .item_table = o->table,
         .candidates = take(C, sizeof(uint32_t)),
         .hits = take(C, sizeof(float)),
         .prior = take(C, sizeof(float[2])),
@@ -395,6 +398,7 @@ static struct towers *recipe_open(const struct towers *base, size_t items_max, s
     };
     if (o->encoder.layers)
         r->encoder = history_encoder_open(o->dim, &o->encoder, o->history, base->queries_max);
+    r->item_table.radius /= 2;
     bool complete = r->memory.places && marks_open(&r->candidate_of, items_max) &&
                     marks_open(&r->pooled_of, items_max) && marks_open(&r->user_of, users_max) &&
                     (r->encoder || !o->encoder.layers);
@@ -680,10 +684,10 @@ static void repeat_learn(struct recipe *r, const struct repeat *repeat, float ds
     down[RHO_TIMES] += dscore * repeat_log(repeat);
 }
 
-// What is remembered takes part in the sum but learns nothing. An item must hear from the batches it
-// is in what it does not hear then, else every item is pulled more than it is pushed: as a negative
-// its gradient is multiplied by its share (ml1m, batches of 512, 1024 remembered: recall@100 0.531
-// without this).
+// What is remembered takes part in the sum but learns nothing. An item must hear from the batches
+// it is in what it does not hear then, else every item is pulled more than it is pushed: as a
+// negative its gradient is multiplied by its share (ml1m, batches of 512, 1024 remembered:
+// recall@100 0.531 without this).
 static void candidates_rebalance(struct recipe *r, const struct step *s)
 {
     const size_t d = (size_t)r->towers.options->dim, columns = (size_t)r->columns;
@@ -865,6 +869,7 @@ static void rows_update(const struct recipe *r, const struct step *s, uint64_t s
                         const float *gradients)
 {
     const struct two_tower_options *o = r->towers.options;
+    const bool items = vector == &r->towers.tables->item_vector;
     for (int i = 0; i < n; i++) {
         if (i + ROWS_AHEAD < n) {
             row_prefetch(vector, rows[i + ROWS_AHEAD]);
@@ -872,7 +877,7 @@ static void rows_update(const struct recipe *r, const struct step *s, uint64_t s
         }
         const float *gradient = gradients + (size_t)i * o->dim;
         if (step_moves(s, (size_t)o->dim, gradient))
-            optimizer_update(&o->table, step, (size_t)o->dim, gradient,
+            optimizer_update(items ? &r->item_table : &o->table, step, (size_t)o->dim, gradient,
                              column_edit(vector, rows[i]), column_edit(slots, rows[i]));
     }
 }

@@ -368,6 +368,100 @@ static void features_fill_up_with_zeros_and_are_cut_to_their_width(void **state)
     test_model_close(&m);
 }
 
+// The length of what a row of the column moved by.
+static double moved(const struct test_copy *before, const struct test_model *m,
+                    const struct column *c, size_t row)
+{
+    int i = 0;
+    while (m->columns.list[i] != c)
+        i++;
+    const float *is = column_at(c, row);
+    double sum = 0;
+    for (size_t k = 0; k < c->unit / sizeof *is; k++) {
+        float was;
+        memcpy(&was, before->bytes[i] + row * c->unit + k * sizeof was, sizeof was);
+        sum += ((double)is[k] - (double)was) * ((double)is[k] - (double)was);
+    }
+    return sqrt(sum);
+}
+
+static void no_row_moves_further_than_the_radius_whatever_the_optimizer(void **state)
+{
+    (void)state;
+    const struct optimizer *optimizer;
+    for (int i = 0; (optimizer = optimizer_at(i)); i++)
+        for (int kind = 0; kind < KINDS; kind++) {
+            struct two_tower_options o = options_of(kind);
+            struct test_model m;
+            double furthest = 0;
+            o.table = *optimizer;
+            o.table.rate = 3;
+            o.table.fresh = 100; // clippy_adagrad would hold back by itself
+            o.table.radius = 0.01f;
+            test_model_open(&m, &o, ITEMS, USERS);
+            const struct tables *t = m.tables;
+            for (int step = 0; step < 5; step++) {
+                struct test_copy before;
+                test_copy_take(&before, &m);
+                learn(&m, 1);
+                for (size_t row = 0; row < ITEMS; row++)
+                    furthest = fmax(furthest, moved(&before, &m, &t->item_vector, row));
+                for (size_t row = 0; row < ITEMS && kind == MODEL_RECIPE; row++)
+                    furthest = fmax(furthest, moved(&before, &m, &t->item_context, row));
+                for (size_t row = 0; row < USERS; row++)
+                    furthest = fmax(furthest, moved(&before, &m, &t->user_vector, row));
+                test_copy_free(&before, &m);
+            }
+            if (!(furthest > 0.009 && furthest < 0.01 * (1 + 1e-4)))
+                fail_msg("%s, kind %d: %g", optimizer_name(optimizer), kind, furthest);
+            test_model_close(&m);
+        }
+}
+
+static void every_kind_of_model_learns_with_every_optimizer(void **state)
+{
+    (void)state;
+    const struct optimizer *optimizer;
+    for (int i = 0; (optimizer = optimizer_at(i)); i++)
+        for (int kind = 0; kind < KINDS; kind++) {
+            struct two_tower_options o = options_of(kind);
+            struct test_model m;
+            o.table = o.matrix = o.scalar = *optimizer;
+            o.table.gradient_max = o.matrix.gradient_max = 1;
+            test_model_open(&m, &o, ITEMS, USERS);
+            const double first = two_tower_learn(m.model, BATCH, batch, features_of(&m)).loss;
+            learn(&m, 60);
+            const double last = two_tower_learn(m.model, BATCH, batch, features_of(&m)).loss;
+            if (!(last < first))
+                fail_msg("%s, kind %d: %g, then %g", optimizer_name(optimizer), kind, first, last);
+            test_model_close(&m);
+        }
+}
+
+static void a_group_of_parameters_without_an_optimizer_that_works_is_refused(void **state)
+{
+    (void)state;
+    char why[160];
+    for (int kind = 0; kind < KINDS; kind++) {
+        struct two_tower_options o = options_of(kind);
+        assert_null(two_tower_refuses(&o, why, sizeof why));
+        o.matrix.kind = NULL;
+        assert_non_null(two_tower_refuses(&o, why, sizeof why));
+        assert_non_null(strstr(why, "matrices"));
+        o = options_of(kind);
+        o.table.rate = NAN;
+        assert_non_null(two_tower_refuses(&o, why, sizeof why));
+        assert_non_null(strstr(why, "item rows"));
+        // Only the recipe has scalars, and users that move without an optimizer.
+        o = options_of(kind);
+        o.scalar.rate = 0;
+        assert_int_equal(!two_tower_refuses(&o, why, sizeof why), kind == MODEL_TWO_TOWER);
+        o = options_of(kind);
+        o.onebp = true;
+        assert_int_equal(!two_tower_refuses(&o, why, sizeof why), kind == MODEL_RECIPE);
+    }
+}
+
 static void dense_parameters_have_names_of_their_own_and_lie_within_the_column(void **state)
 {
     (void)state;
@@ -548,6 +642,9 @@ int main(void)
         cmocka_unit_test(a_step_is_repeated_to_the_bit),
         cmocka_unit_test(a_cut_is_read_as_it_was_while_steps_go_on),
         cmocka_unit_test(features_fill_up_with_zeros_and_are_cut_to_their_width),
+        cmocka_unit_test(no_row_moves_further_than_the_radius_whatever_the_optimizer),
+        cmocka_unit_test(every_kind_of_model_learns_with_every_optimizer),
+        cmocka_unit_test(a_group_of_parameters_without_an_optimizer_that_works_is_refused),
         cmocka_unit_test(dense_parameters_have_names_of_their_own_and_lie_within_the_column),
         cmocka_unit_test(
             values_that_were_set_are_learned_by_as_if_they_had_been_there_from_the_start),
