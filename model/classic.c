@@ -624,11 +624,12 @@ static const uint64_t *columns_mask(struct classic *c, const struct step *s, int
 {
     const struct two_tower_options *o = c->towers.options;
     const size_t n = (size_t)s->n, words = retrieval_words(columns), slots = retrieval_words(s->C);
-    if (!o->mask_known && c->memory.n == 0)
+    const int remembered = columns - c->columns;
+    if (!o->mask_known && remembered == 0)
         return NULL;
     memset(c->allowed, 0, n * words * sizeof *c->allowed);
-    for (size_t i = 0; i < n && c->memory.n > 0; i++)
-        negative_memory_remove(column_at(&c->towers.tables->memory_entry, 0), c->memory.n,
+    for (size_t i = 0; i < n && remembered > 0; i++)
+        negative_memory_remove(column_at(&c->towers.tables->memory_entry, 0), remembered,
                                c->memory.places, s->examples[i].item, c->columns,
                                c->allowed + i * words);
     memset(c->known, 0, o->mask_known ? n * slots * sizeof *c->known : 0);
@@ -645,21 +646,6 @@ static const uint64_t *columns_mask(struct classic *c, const struct step *s, int
     for (size_t w = 0; w < n * words; w++)
         c->allowed[w] = ~c->allowed[w];
     return c->allowed;
-}
-
-// What is remembered takes part in the sum but learns nothing. A batch's column must hear what it
-// does not hear then, else every item is pulled more than it is pushed: as a negative its gradient
-// is that of its share of all columns.
-static void columns_rebalance(struct classic *c, const struct step *s, int columns)
-{
-    const size_t width = (size_t)c->towers.options->dim + 1;
-    const float share = (float)columns / (float)c->columns;
-    if (columns == c->columns)
-        return;
-    kernels->scale((size_t)c->columns * width, share, c->dC);
-    for (size_t i = 0; i < (size_t)s->n; i++)
-        kernels->axpy(width, (1 - share) * c->loss.G[i * ((size_t)columns + 1)], c->Q + i * width,
-                      c->dC + i * width);
 }
 
 // The vector and bias of its item into each column, and back the gradients.
@@ -681,22 +667,27 @@ static void softmax(struct towers *t, struct step *s)
             c->probability[j] = frequency_read(column_at(&t->tables->item_frequency, row), average,
                                                state->examples);
     }
-    const int columns = memory_append(c, s);
-    const struct retrieval_batch batch = {.queries = s->n,
-                                          .candidates = columns,
-                                          .D = (int)d + 1,
-                                          .Q = c->Q,
-                                          .C = c->C,
-                                          .sampling = t->options->logq ? c->probability : NULL,
-                                          .ids = c->ids,
-                                          .allowed = columns_mask(c, s, columns),
-                                          .weight = s->weight};
+    struct retrieval_batch batch = {.queries = s->n,
+                                    .candidates = c->columns,
+                                    .D = (int)d + 1,
+                                    .Q = c->Q,
+                                    .C = c->C,
+                                    .sampling = t->options->logq ? c->probability : NULL,
+                                    .ids = c->ids,
+                                    .allowed = columns_mask(c, s, c->columns),
+                                    .weight = s->weight};
     retrieval_loss_forward(&c->loss, &batch, NULL);
-    memset(c->dQ, 0, (size_t)s->n * (d + 1) * sizeof(float));
-    memset(c->dC, 0, (size_t)columns * (d + 1) * sizeof(float));
-    retrieval_loss_backward(&c->loss, &batch, c->dQ, c->dC);
-    columns_rebalance(c, s, columns);
     s->loss += c->loss.loss;
+    memset(c->dQ, 0, (size_t)s->n * (d + 1) * sizeof(float));
+    memset(c->dC, 0, (size_t)c->columns * (d + 1) * sizeof(float));
+    retrieval_loss_backward(&c->loss, &batch, NULL, c->dC);
+    // What is remembered teaches queries alone: as in the recipe, where the reason is.
+    batch.candidates = memory_append(c, s);
+    if (batch.candidates > c->columns) {
+        batch.allowed = columns_mask(c, s, batch.candidates);
+        retrieval_loss_forward(&c->loss, &batch, NULL);
+    }
+    retrieval_loss_backward(&c->loss, &batch, c->dQ, NULL);
     for (size_t i = 0; i < (size_t)s->n; i++)
         kernels->axpy(d, 1, c->dQ + i * (d + 1), c->dY + i * d);
     for (size_t j = 0; j < (size_t)c->columns; j++) {

@@ -18,7 +18,10 @@
 //     forward    n = negative_memory_select(..., places)
 //                gather vectors and entries of the places behind the batch's own columns
 //                negative_memory_remove: an entry is no negative of a row whose item it is
-//     backward   the gradients of those columns are not propagated to anything
+//     backward   those columns learn nothing, and the batch's own should learn from a softmax
+//     without
+//                them, else they would be pulled more than they are pushed: queries alone are
+//                taught
 //     after it   negative_memory_adapt, with vectors as they were and as they are
 //                for each column of the batch: the place that negative_memory_push gives is filled
 //
