@@ -157,13 +157,15 @@ static const struct config_row rows[] = {
     {"model.correction", CONFIG_ENUM, AT(model_correction), "logq", "logq|mns|counted|refined|none",
      "", SHAPES_MODEL,
      "recipe: how the softmax corrects for popular items being candidates more often. logq: in "
-     "every column; mns: but in the positive's; counted: and averaged over the negatives; refined: "
-     "and weighed by how wrong the model was; none: not."},
+     "every column; mns: but in the positive's; counted and refined are mns here, for candidates "
+     "are each there once; none: not, which favours rare items over all others."},
     {"model.mask_known", CONFIG_BOOL, AT(model_mask_known), "false", "", "", SHAPES_MODEL,
-     "What a user engaged with elsewhere in the same batch is no negative of that user's."},
+     "What a user engaged with elsewhere in the same batch is no negative of that user's. Where "
+     "users engage in bursts it is worth more as a negative (ml1m: recall@100 0.577, not 0.582)."},
     {"model.memory", CONFIG_INT, AT(model_memory), "0", "0", "1048576", SHAPES_MODEL,
-     "Negatives from earlier batches: the last so many columns, with their vectors as they were "
-     "then; 0: none. For small batches."},
+     "Negatives from earlier batches, for users alone to learn from: the last so many columns, "
+     "with their vectors as they were then; 0: none. Helps most where batches are small and "
+     "uniform negatives few; 1024 double the time of a step."},
     {"model.memory_age", CONFIG_INT, AT(model_memory_age), "0", "0", "1000000000", SHAPES_MODEL,
      "Those of more than so many steps ago are left out; 0: no limit."},
     {"model.memory_after", CONFIG_INT, AT(model_memory_after), "200", "0", "1000000000",

@@ -21,6 +21,10 @@
 // without a positive changes nothing at all. A row that occurs more than once, as a candidate, in
 // histories or both, is updated once, from the sum of its gradients.
 //
+// A user's other positives in the batch may be masked, in whatever column their items stand. With a
+// memory queries learn from the columns of earlier batches as well, each with the correction that
+// it had then, and those with the query's own item masked.
+//
 // logQ: each item keeps one cell of model/frequency.h, whose clock is model_state.examples; the
 // batch's own occurrences count from the next step on. An item never seen before is taken to be an
 // average one. Counts and priors of the recipe are not kept.

@@ -33,6 +33,12 @@
 //
 // With options.encoder attention over the history adds to q (model/history_encoder.h).
 //
+// Options: the correction (all forms of sampled_softmax.h but logq leave the target as it is;
+// candidates are a set, so COUNTED and REFINED learn as MNS does); the mask of what the same user
+// engaged with elsewhere in the batch; a memory of earlier batches' candidates, from which queries
+// learn beside the batch's own, as one set of the rate of all its draws; and users' rows that move
+// by OneBP, which suits q for it lies in the items' space.
+//
 // The functions here are pure, so that the publisher and readers of a snapshot compute what the
 // trainer computes. Dense parameters: A (3d, d), rho (8), pa (2), rho_length (8, 8), gate (8, 5),
 // the encoder's, W
