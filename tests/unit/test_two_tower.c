@@ -31,7 +31,9 @@ static struct two_tower_options options_of(int kind)
                                   .matrix = *optimizer_find("adam"),
                                   .scalar = *optimizer_find("adam"),
                                   .prior_half_life = {50, 500},
-                                  .logq_half_life = 500};
+                                  .logq_half_life = 500,
+                                  .mask_known = true,
+                                  .memory = {.capacity = 5, .drift_max = 0.2f}};
     if (kind == MODEL_TWO_TOWER) {
         o.user_features = UF;
         o.item_features = IF;
