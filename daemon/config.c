@@ -182,13 +182,15 @@ static const struct config_row rows[] = {
     {"model.gradient_max", CONFIG_FLOAT, AT(model_gradient_max), "0", "0", "1e12", SHAPES_MODEL,
      "A row's or a matrix's gradient of a larger norm is scaled down to it; 0: never."},
     {"model.radius", CONFIG_FLOAT, AT(model_radius), "0", "0", "1e12", SHAPES_MODEL,
-     "No row moves further than this in one step; 0: no limit."},
+     "No row moves further than this in one step; 0: no limit. Too small, and rare items never "
+     "arrive (ml1m: recall@100 0.586 with 0.3, 0.561 with 0.15, 0.582 without)."},
     {"model.user_update", CONFIG_ENUM, AT(model_user_update), "gradient", "gradient|onebp", "",
      SHAPES_MODEL,
      "How users' rows learn: by gradient, or (recipe) each moves towards what its user engaged "
      "with, without gradient and optimizer."},
-    {"model.onebp_beta", CONFIG_FLOAT, AT(model_onebp_beta), "0.9", "0", "1", SHAPES_MODEL,
-     "onebp: how much of the old row is kept at each engagement."},
+    {"model.onebp_beta", CONFIG_FLOAT, AT(model_onebp_beta), "0.99", "0", "1", SHAPES_MODEL,
+     "onebp: how much of the old row is kept at each engagement (ml1m: recall@100 0.580 with 0.9, "
+     "0.585 with 0.98, 0.587 with 0.99; by gradient 0.582)."},
     {"model.accidental_hits", CONFIG_BOOL, AT(model_accidental_hits), "true", "", "", SHAPES_MODEL,
      "two_tower: leave out negatives that are the positive item itself."},
     {"model.hard_negatives", CONFIG_INT, AT(model_hard_negatives), "0", "0", "65536", SHAPES_MODEL,
