@@ -169,7 +169,7 @@ static int optimizer_choices(const struct two_tower_options *o, struct optimizer
     return n;
 }
 
-enum { GROUPS_MAX = 8 };
+enum { GROUPS_MAX = 16 };
 
 const char *two_tower_refuses(const struct two_tower_options *o, char *text, size_t size)
 {
@@ -180,7 +180,7 @@ const char *two_tower_refuses(const struct two_tower_options *o, char *text, siz
         snprintf(text, size, "users move towards items only where both share a space: the recipe");
         return text;
     }
-    while ((group = kinds[o->kind]->group(o, n)))
+    while (n < GROUPS_MAX - 1 && (group = kinds[o->kind]->group(o, n)))
         groups[n++] = group;
     if (has_heads(o))
         groups[n++] = "heads";
