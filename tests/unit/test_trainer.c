@@ -18,7 +18,8 @@ static struct id id_kept(const char *prefix, uint64_t n, char *text)
     return id_of_text(text, (size_t)size);
 }
 
-static const struct event_score click_score[] = {{{"click", 5}, 0.5f}};
+static const struct event_score click_score[] = {
+    {{"click", 5}, 0.5f}, {{"click", 5}, 0.9f}, {{"click", 5}, 0.1f}};
 
 // A stream in time order: slates of four, scores of them, clicks on them, catalogue records.
 static int make_stream(uint64_t seed, int n)
@@ -49,7 +50,7 @@ static int make_stream(uint64_t seed, int n)
                     (struct event_item){.item = id_kept("i", first + 2 * (uint64_t)k, text[2 + k]),
                                         .position = -1,
                                         .n_scores = 1,
-                                        .scores = click_score};
+                                        .scores = &click_score[k]};
         } else if (i % 37 == 5) {
             e->event.topic = TOPIC_ITEMS;
             e->event.n_items = 1;
