@@ -61,7 +61,8 @@ static struct objective_options assemble_objectives(const struct config *c)
                    .distill = (float)c->ranker_distill,
                    .heads = c->ranker_heads,
                    .stop_gradient = c->ranker_stop_gradient,
-                   .scale = (enum ranker_scale)c->ranker_scores},
+                   .scale = (enum ranker_scale)c->ranker_scores,
+                   .feedback = (enum delayed_feedback_mode)c->ranker_feedback},
         .head = assemble_optimizer(c, c->ranker_optimizer, c->ranker_rate),
         .guard = {.half_life = (float)c->align_guard_half_life,
                   .confidence = (float)c->align_guard_confidence,
@@ -157,6 +158,8 @@ struct trainer_options assemble_trainer(const struct config *c, int partitions,
 {
     for (int i = 0; i < c->join_actions.n; i++)
         windows[i] = (struct join_window){c->join_actions.list[i].name, c->join_actions.list[i].ms};
+    // Nothing else reads slates before they close.
+    const bool early = c->ranker_weight > 0 && c->ranker_feedback != CONFIG_FEEDBACK_NONE;
     struct trainer_options options = {
         .rows = {.items_max = (size_t)c->tables_items_max,
                  .users_max = (size_t)c->tables_users_max,
@@ -172,7 +175,7 @@ struct trainer_options assemble_trainer(const struct config *c, int partitions,
                  .bytes_max = (size_t)c->join_max_bytes,
                  .user_features = c->model_user_features,
                  .score_max_age_ms = c->slates_score_max_age_ms,
-                 .feedback_delay_ms = c->ranker_feedback_delay_ms},
+                 .feedback_delay_ms = early ? c->ranker_feedback_delay_ms : 0},
         .batch = c->model_batch,
         .chunk = c->eval_chunk,
         .replay = c->model_replay,

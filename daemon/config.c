@@ -18,6 +18,7 @@
 #include "daemon/log.h"
 #include "daemon/suggest.h"
 #include "model/arena.h"
+#include "model/light_ranker.h"
 #include "model/value.h"
 #include "pipeline/join.h"
 
@@ -1116,6 +1117,10 @@ int config_check(const struct config *c, struct config_problems *problems)
     char reason[160];
     if (value_tasks_parse(&tasks, c->value_tasks, reason, sizeof reason) < 0)
         problem_add(problems, key_origin(c, "value.tasks"), "'value.tasks': %s", reason);
+    if (c->ranker_weight > 0 && c->model_dim > LIGHT_RANKER_WIDTH_MAX)
+        problem_add(problems, key_origin(c, "ranker.weight"),
+                    "'ranker.weight': a light ranker needs a 'model.dim' of at most %d",
+                    LIGHT_RANKER_WIDTH_MAX);
     if (c->ranker_feedback != CONFIG_FEEDBACK_NONE &&
         (c->ranker_feedback_delay_ms == 0 || c->ranker_feedback_delay_ms >= c->join_window_ms))
         problem_add(problems, key_origin(c, "ranker.feedback"),

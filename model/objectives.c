@@ -36,6 +36,7 @@ const char *const objective_names[OBJECTIVES] = {
 // The scalars; one unit of a column.
 struct objective_state {
     uint64_t head_steps;
+    struct late_arrivals late; // as the light ranker has seen them
 };
 
 struct objectives {
@@ -55,6 +56,7 @@ struct objectives {
     float *V, *dV;                 // (rows, d)
     float *X, *Z, *dZ;             // of the proxy: (rows, 2d + 1), (rows, tasks) twice
     float *label, *teacher;        // (rows, tasks)
+    float *target, *target_weight; // (rows, tasks): what the light ranker makes of the labels
     int16_t *position;             // (rows)
     uint8_t *surface;              // (slates)
     struct preference_pair *pairs; // of one slate
@@ -217,7 +219,7 @@ static size_t memory_bytes(const struct objectives *o)
     const struct light_ranker_shape shape = ranker_shape(options, o->dim);
     const size_t rows = (size_t)options->slates * SLATE_ITEMS_MAX, d = (size_t)o->dim;
     const size_t T = (size_t)options->tasks;
-    const size_t floats = o->heads_size + rows * (4 + 2 * d + 2 * d + 1 + 4 * T);
+    const size_t floats = o->heads_size + rows * (4 + 2 * d + 2 * d + 1 + 6 * T);
     const size_t pairs = PREFERENCE_PAIRS(SLATE_ITEMS_MAX) * sizeof(struct preference_pair);
     const size_t scratch =
         options->ranker.weight > 0 ? light_ranker_scratch(&shape, options->slates, (int)rows) : 0;
@@ -243,6 +245,8 @@ static void scratch_open(struct objectives *o, struct arena *a, uint64_t seed)
     o->dZ = arena_floats(a, rows * T);
     o->label = arena_floats(a, rows * T);
     o->teacher = arena_floats(a, rows * T);
+    o->target = arena_floats(a, rows * T);
+    o->target_weight = arena_floats(a, rows * T);
     o->position = arena_bytes(a, rows * sizeof *o->position);
     o->surface = arena_bytes(a, (size_t)options->slates);
     o->pairs = arena_bytes(a, PREFERENCE_PAIRS(SLATE_ITEMS_MAX) * sizeof *o->pairs);
@@ -463,6 +467,19 @@ static int slates_said(const struct slate_batch *b, int T, const float *x)
     return said;
 }
 
+// What the light ranker learns from each pair, which may depend on the logits of the last forward.
+// Only here do slates count that are not closed: the terms on scores pass them over.
+static void ranker_targets(struct objectives *o, const struct slate_batch *b)
+{
+    const struct objective_state *state = column_at(&o->state, 0);
+    const int T = o->options->tasks;
+    for (int i = 0; i < b->n; i++) {
+        const size_t at = (size_t)b->first[i] * (size_t)T;
+        delayed_feedback_slate(o->options->ranker.feedback, &state->late, T, &b->slates[i],
+                               o->ranker.Z + at, o->target + at, o->target_weight + at);
+    }
+}
+
 static void ranker_learn(struct objectives *o, struct step *s, const struct slate_batch *b,
                          struct slate_report *report)
 {
@@ -478,17 +495,18 @@ static void ranker_learn(struct objectives *o, struct step *s, const struct slat
         .position = o->position,
         .teacher = options->ranker.distill > 0 ? o->teacher : NULL,
     };
+    light_ranker_forward(&o->ranker, heads_of(o), &batch);
+    ranker_targets(o, b);
     // The head gives means over the step; slates count one by one here, as in the other terms.
-    const int labelled = slates_said(b, options->tasks, o->label);
+    const int labelled = slates_said(b, options->tasks, o->target);
     const int taught = batch.teacher ? slates_said(b, options->tasks, o->teacher) : 0;
     struct light_ranker_options weights = {.weight = options->ranker.weight * (float)labelled,
                                            .distil_weight =
                                                options->ranker.distill * (float)taught};
     for (int t = 0; t < options->tasks; t++)
         weights.positive_weight[t] = 1;
-    light_ranker_forward(&o->ranker, heads_of(o), &batch);
     const struct light_ranker_loss loss =
-        light_ranker_loss(&o->ranker, &weights, &batch, o->label, NULL);
+        light_ranker_loss(&o->ranker, &weights, &batch, o->target, o->target_weight);
     memset(o->dV, 0, rows * d * sizeof(float));
     light_ranker_backward(&o->ranker, heads_of(o), &batch, o->dheads, moves ? s->dQ : NULL,
                           moves ? o->dV : NULL);
@@ -557,15 +575,20 @@ bool objectives_learn(struct objectives *o, struct step *s, struct slate_batch *
 void objectives_update(struct objectives *o, const struct step *s, const struct slate_batch *b,
                        struct row_weights *weights)
 {
+    const struct objective_options *options = o->options;
+    struct objective_state *state = column_edit(&o->state, 0);
+    const bool early =
+        options->ranker.weight > 0 && options->ranker.feedback != DELAYED_FEEDBACK_NONE;
     // Without a gradient the heads are not touched: L2 and momentum would move them.
     if (kernels->dot(o->heads_size, o->dheads, o->dheads) != 0) {
-        struct objective_state *state = column_edit(&o->state, 0);
         for (size_t i = 0; i < o->heads.n; i++)
             column_edit(&o->heads, i);
-        optimizer_update(&o->options->head, ++state->head_steps, o->heads_size, o->dheads,
-                         heads_of(o), heads_of(o) + o->heads_size);
+        optimizer_update(&options->head, ++state->head_steps, o->heads_size, o->dheads, heads_of(o),
+                         heads_of(o) + o->heads_size);
     }
-    for (int i = 0; i < b->n && o->options->align.guard; i++) {
+    for (int i = 0; i < b->n && early; i++)
+        late_arrivals_count(&state->late, options->tasks, &b->slates[i]);
+    for (int i = 0; i < b->n && options->align.guard; i++) {
         const struct slate *slate = &b->slates[i];
         const int at = b->first[i];
         float inverse[SLATE_ITEMS_MAX];
@@ -574,10 +597,10 @@ void objectives_update(struct objectives *o, const struct step *s, const struct 
         const float *examination =
             weights ? row_weights_examination(weights, slate, inverse) : NULL;
         if (slate->ranker > 0)
-            reward_guard_observe(column_edit(&o->guard, slate->ranker), &o->options->guard,
+            reward_guard_observe(column_edit(&o->guard, slate->ranker), &options->guard,
                                  slate->n_items, o->raw + at, o->y + at, examination);
-        if (has_proxy(o->options) && !slate->repeated)
-            reward_guard_observe(column_edit(&o->guard, 0), &o->options->guard, slate->n_items,
+        if (has_proxy(options) && !slate->repeated)
+            reward_guard_observe(column_edit(&o->guard, 0), &options->guard, slate->n_items,
                                  o->proxy_reward + at, o->y + at, examination);
     }
     if (weights)

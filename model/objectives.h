@@ -13,9 +13,11 @@
 //                surfaces have no common scale
 //     y_k        net value sum_t w_t y_kt, NAN for items not shown
 //
-// Only closed slates are read. Of those that say `repeated`, the labels are left to the guard of
-// their own version. A score that is not finite, or no probability where one is expected, counts as
-// none. A slate with nothing to say moves no parameter, whatever the others of its step say.
+// Only closed slates are read, but for the light ranker, which may learn from early ones and late
+// positives instead (ranker.feedback). Of those that say `repeated`, the labels are left to the
+// guard of their own version. A score that is not finite, or no probability where one is expected,
+// counts as none. A slate with nothing to say moves no parameter, whatever the others of its step
+// say.
 //
 // A term is one row of the table in objectives.c: a function that gives its loss and adds its
 // gradient to that of s (the form of model/slate_loss.h). The loss of a step is the sum over its
@@ -28,6 +30,7 @@
 // One thread. Parameters of the heads, guards and estimators lie in columns.
 #pragma once
 
+#include "model/delayed_feedback.h"
 #include "model/light_ranker.h"
 #include "model/optimizer.h"
 #include "model/reward_guard.h"
@@ -91,6 +94,7 @@ struct objective_options {
         int heads;
         bool stop_gradient; // the towers do not learn from it
         enum ranker_scale scale;
+        enum delayed_feedback_mode feedback; // but for none the join must emit early slates
     } ranker;
     struct optimizer head; // of light and proxy ranker
     struct reward_guard_options guard;
