@@ -197,6 +197,8 @@ static void example_take(void *arg, const struct labelled *l)
         state->remainder++;
         state->examples += l->positive;
     }
+    if (l->positive && l->task != TASK_NONE)
+        delay_histogram_add(column_edit(&t->delay, 0), l->task, l->engaged_ms - l->ts_ms);
     if (l->positive)
         history_add(&rows->history, l->user,
                     (struct history_entry){
@@ -276,6 +278,9 @@ int trainer_open(struct trainer *t, const struct trainer_options *options)
         rc = column_open(&t->position, &t->columns, "trainer.position",
                          sizeof(struct partition_position), (size_t)options->partitions);
     if (rc == 0)
+        rc =
+            column_open(&t->delay, &t->columns, "trainer.delay", sizeof(struct delay_histogram), 1);
+    if (rc == 0)
         rc = column_open(&t->remainder, &t->columns, "trainer.example", sizeof(struct example),
                          (size_t)t->chunk);
     if (rc == 0 && width > 0)
@@ -298,6 +303,7 @@ int trainer_open(struct trainer *t, const struct trainer_options *options)
     }
     column_grow(&t->state, 1);
     column_grow(&t->position, (size_t)options->partitions);
+    column_grow(&t->delay, 1);
     column_grow(&t->remainder, (size_t)t->chunk);
     if (width > 0)
         column_grow(&t->features, (size_t)t->chunk);
@@ -320,7 +326,7 @@ int trainer_rebuild(struct trainer *t)
 {
     const size_t chunk = (size_t)t->chunk, waiting = trainer_state(t)->remainder;
     if (waiting > t->remainder.n || waiting >= chunk ||
-        t->position.n != (size_t)t->options.partitions)
+        t->position.n != (size_t)t->options.partitions || t->delay.n != 1)
         return -EINVAL;
     const size_t slates = (size_t)t->options.slates, slates_waiting = trainer_state(t)->slates;
     if (slates_waiting > t->slate.n || (slates > 0 && slates_waiting >= slates) ||

@@ -8,6 +8,7 @@
 // One thread. Scoring before learning happens through a hook and changes nothing.
 #pragma once
 
+#include "model/delayed_feedback.h"
 #include "model/value.h"
 #include "pipeline/join.h"
 #include "pipeline/slice.h"
@@ -59,6 +60,7 @@ struct trainer {
     struct join join;
     struct column state;     // one struct trainer_state
     struct column position;  // per partition: int64_t next, int64_t time_max
+    struct column delay;     // one struct delay_histogram
     struct column remainder; // struct example
     struct column replay;   // struct remembered, a ring of replay_window; not opened without replay
     struct column features; // user features of the remainder; not opened when the width is 0
@@ -100,6 +102,12 @@ void trainer_finish(struct trainer *t);
 static inline const struct trainer_state *trainer_state(const struct trainer *t)
 {
     return column_at(&t->state, 0);
+}
+
+// How long after the impression engagements came, by task.
+static inline const struct delay_histogram *trainer_delays(const struct trainer *t)
+{
+    return column_at(&t->delay, 0);
 }
 
 static inline const struct partition_position *trainer_position(const struct trainer *t, int p)

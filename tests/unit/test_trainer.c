@@ -271,6 +271,33 @@ static void click(int64_t ms, uint64_t request, uint64_t user, uint64_t item)
     one(core_engagement(&e, AT(ms), (int64_t)request, user, item, "click"));
 }
 
+// The delays are part of the state: the tests of slices and of restoring compare them, too.
+static void delays_are_counted_by_task(void **state)
+{
+    (void)state;
+    struct trainer_options options = core_trainer();
+    value_tasks_parse(&options.tasks, "like=2,click=1", NULL, 0);
+    open_seen(&t, &options);
+    show(0, 1, 1, 1);
+    show(0, 2, 2, 2);
+    show(0, 3, 3, 3);
+    click(400, 1, 1, 1);
+    click(3000, 2, 2, 2);
+    click(3999, 3, 3, 3);
+    struct core_event like, share;
+    one(core_engagement(&like, AT(9000), 1, 1, 1, "like"));
+    one(core_engagement(&share, AT(9000), 2, 2, 2, "share")); // no task
+    const struct delay_histogram *h = trainer_delays(&t);
+    uint64_t all = 0;
+    for (int k = 0; k < DELAY_BUCKETS; k++)
+        all += h->count[0][k] + h->count[1][k];
+    assert_int_equal(all, 4);
+    assert_int_equal(h->count[0][4], 1); // like, 8 to 16 s
+    assert_int_equal(h->count[1][0], 1); // click, below 1 s
+    assert_int_equal(h->count[1][2], 2); // 2 to 4 s
+    trainer_close(&t);
+}
+
 static void assert_history(const struct example *e, int n, const uint64_t *items)
 {
     assert_int_equal(e->n_history, n);
@@ -873,6 +900,7 @@ int main(void)
         cmocka_unit_test(examples_say_their_surface_and_task),
         cmocka_unit_test(values_change_between_two_events_wherever_slices_and_restarts_fall),
         cmocka_unit_test(values_of_the_first_slice_are_as_good_as_those_of_the_configuration),
+        cmocka_unit_test(delays_are_counted_by_task),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
