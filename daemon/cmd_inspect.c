@@ -170,6 +170,28 @@ static void print_head(const struct tt_reader *r, const cJSON *manifest)
     }
 }
 
+// The light ranker, when the snapshot has one: its heads, and its value by task.
+static void print_ranker(const cJSON *manifest)
+{
+    const cJSON *task, *tasks = member(manifest, "ranker/tasks");
+    const char *between = ": ";
+    if (!cJSON_IsArray(tasks))
+        return;
+    printf("    %-12s heads ", "ranker");
+    print_member(member(manifest, "ranker/heads"));
+    fputs(", value of ", stdout);
+    print_member(member(manifest, "ranker/value"));
+    cJSON_ArrayForEach(task, tasks)
+    {
+        fputs(between, stdout);
+        between = ", ";
+        print_member(member(task, "weight"));
+        putchar(' ');
+        print_member(member(task, "name"));
+    }
+    putchar('\n');
+}
+
 static void print_figure(const cJSON *item)
 {
     if (cJSON_IsNumber(item))
@@ -290,6 +312,7 @@ static int inspect(const struct command_line *line, const char *path, char *erro
         rc = print_json(r, manifest, &norms);
     } else if (rc == 0) {
         print_head(r, manifest);
+        print_ranker(manifest);
         print_quality(manifest);
         print_norms(&norms);
         print_files(r);

@@ -2,7 +2,8 @@
 //
 // twotower topk: what a serving fleet does, from the files of a snapshot alone. For a user: the
 // query from history, own row and dense matrices, then the items of the largest inner product,
-// the repeat term added exactly. For an item: those at the smallest angle to it.
+// the repeat term added exactly; with --rerank the best of them once more, by the light ranker. For
+// an item: those at the smallest angle to it.
 #include <cjson/cJSON.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -35,6 +36,17 @@ struct asking {
     const char *score; // what the score is, for --json
     struct topk_entry *best;
     int k, n;
+    int candidates; // of the first stage: k, or as many as the light ranker orders again
+    // With --rerank only:
+    struct ranked *ranked; // what the second stage says, in the order of best
+    float *query;
+};
+
+// An item of the second stage.
+struct ranked {
+    float value; // by the light ranker
+    struct topk_entry first;
+    int place; // in the first stage, from 1
 };
 
 // ---- The towers
@@ -160,6 +172,35 @@ static int history_stored(const struct asking *a, uint64_t user, uint32_t *rows,
     return EX_OK;
 }
 
+static int by_value(const void *a, const void *b)
+{
+    const struct ranked *x = a, *y = b;
+    const struct topk_entry valued[] = {{x->value, x->first.row}, {y->value, y->first.row}};
+    return topk_before(valued[0], valued[1]) ? -1 : 1; // no row is there twice
+}
+
+// The second stage: what the first one found, by the light ranker's value. k of them are left.
+static int rerank(struct asking *a, const float *query, int n, const uint32_t *rows)
+{
+    const struct serving *s = &a->serving;
+    float *values = calloc((size_t)n + 1, sizeof *values);
+    a->ranked = calloc((size_t)n + 1, sizeof *a->ranked);
+    a->query = calloc(s->dim, sizeof *a->query);
+    const bool memory = values && a->ranked && a->query;
+    if (memory) {
+        memcpy(a->query, query, s->dim * sizeof *query);
+        serving_rank(s, query, n, rows, s->ranker.weight, values);
+        for (int i = 0; i < n; i++)
+            a->ranked[i] = (struct ranked){values[i], a->best[i], i + 1};
+        qsort(a->ranked, (size_t)n, sizeof *a->ranked, by_value);
+        for (int i = 0; i < n; i++)
+            a->best[i] = a->ranked[i].first;
+        a->n = n < a->k ? n : a->k;
+    }
+    free(values);
+    return memory ? EX_OK : command_fail(a->line, EX_OSERR, "out of memory");
+}
+
 // The time of the snapshot, to which its golden queries refer: the newest event it has seen.
 static int64_t snapshot_now_ms(const struct asking *a)
 {
@@ -225,23 +266,28 @@ static int user_best(struct asking *a, uint64_t user, bool stored, int n, int ne
         bonus_rows[b] = bonuses[b].row;
         bonus_scores[b] = bonuses[b].score;
     }
-    uint32_t *rows = calloc((size_t)a->k + 1, sizeof *rows);
-    float *scores = calloc((size_t)a->k + 1, sizeof *scores);
+    uint32_t *rows = calloc((size_t)a->candidates + 1, sizeof *rows);
+    float *scores = calloc((size_t)a->candidates + 1, sizeof *scores);
     int64_t found = -ENOMEM;
+    int status = EX_OK;
     if (rows && scores)
         found = tt_topk(&(struct tt_query){.items = s->items_array,
                                            .vector = query,
-                                           .k = (uint32_t)a->k,
+                                           .k = (uint32_t)a->candidates,
                                            .n_adjust = (uint32_t)n_bonuses,
                                            .adjust_rows = bonus_rows,
                                            .adjust_bonus = bonus_scores},
                         rows, scores);
     for (int64_t i = 0; i < found; i++)
         a->best[a->n++] = (struct topk_entry){scores[i], rows[i]};
+    if (found < 0)
+        status = command_fail(a->line, EX_OSERR, "%s", strerror((int)-found));
+    else if (command_value(a->line, "rerank"))
+        status = rerank(a, query, (int)found, rows);
     free(rows);
     free(scores);
     a->score = "inner product";
-    return found < 0 ? command_fail(a->line, EX_OSERR, "%s", strerror((int)-found)) : EX_OK;
+    return status;
 }
 
 static int ask_user(struct asking *a, const char *id, const char *given)
@@ -313,7 +359,10 @@ static void report(const struct asking *a)
         uint64_t size = 0;
         const char *title = tt_string(&s->titles, row, &size);
         tt_id_of_row(&s->items, row, &id);
-        printf("%4d  %10.5f  ", i + 1, (double)a->best[i].score);
+        printf("%4d  ", i + 1);
+        if (a->ranked)
+            printf("%10.5f  ", (double)a->ranked[i].value);
+        printf("%10.5f  ", (double)a->best[i].score);
         if (id.bytes)
             serving_text(id.bytes, (size_t)id.size, stdout);
         else
@@ -350,6 +399,22 @@ static void id_json(cJSON *object, const struct tt_id *id)
         text_json(object, "id", id->bytes, id->size);
 }
 
+// What the light ranker says of the item at this place of the answer: its value, and what the value
+// is made of.
+static void ranked_json(const struct asking *a, int i, cJSON *item)
+{
+    const struct serving_ranker *ranker = &a->serving.ranker;
+    cJSON_AddNumberToObject(item, "value", (double)a->ranked[i].value);
+    cJSON_AddNumberToObject(item, "retrieved", a->ranked[i].place);
+    cJSON *tasks = cJSON_AddObjectToObject(item, "tasks");
+    for (int t = 0; t < ranker->shape.tasks; t++) {
+        float weight[SLATE_TASKS_MAX] = {0}, probability;
+        weight[t] = 1;
+        serving_rank(&a->serving, a->query, 1, &a->best[i].row, weight, &probability);
+        cJSON_AddNumberToObject(tasks, ranker->name[t], (double)probability);
+    }
+}
+
 static int report_json(const struct asking *a)
 {
     const struct serving *s = &a->serving;
@@ -369,6 +434,8 @@ static int report_json(const struct asking *a)
         id_json(item, &id);
         text_json(item, "title", title, size);
         cJSON_AddNumberToObject(item, "row", row);
+        if (a->ranked)
+            ranked_json(a, i, item);
         cJSON_AddItemToArray(items, item);
     }
     char *text = cJSON_PrintUnformatted(root);
@@ -389,9 +456,16 @@ static int ask(struct asking *a, const char *user, const char *item, const char 
         rc = serving_init(&a->serving, a->reader, error, sizeof error);
     if (rc < 0)
         return command_fail(a->line, serving_status(path, rc), "%s", error);
-    if ((uint64_t)a->k > a->serving.items.n)
-        a->k = a->serving.items.n > 0 ? (int)a->serving.items.n : 1;
-    a->best = calloc((size_t)a->k, sizeof *a->best);
+    if (command_value(a->line, "rerank") && a->serving.ranker.shape.tasks == 0)
+        return command_fail(a->line, EX_DATAERR,
+                            "%s: no light ranker to order items again with: the model was learned "
+                            "without one (ranker.weight)",
+                            tt_path(a->reader));
+    const uint64_t n = a->serving.items.n;
+    const int all = n == 0 ? 1 : n < K_MAX ? (int)n : K_MAX;
+    a->k = a->k < all ? a->k : all;
+    a->candidates = a->candidates < all ? a->candidates : all;
+    a->best = calloc((size_t)a->candidates, sizeof *a->best);
     if (!a->best)
         return command_fail(a->line, EX_OSERR, "out of memory");
     int status = item ? ask_item(a, item) : ask_user(a, user, history);
@@ -407,16 +481,27 @@ int cmd_topk(const struct config *config, const struct command_line *line)
     const char *user = command_value(line, "user"), *item = command_value(line, "item");
     const char *history = command_value(line, "history");
     struct asking a = {.line = line};
-    long long k;
+    long long k, candidates;
     (void)config;
     if (item ? user || history : !user && !history)
         return command_fail(line, EX_USAGE, "give --item, or --user, --history or both");
     if (command_number(line, "k", 1, K_MAX, K_DEFAULT, &k) < 0)
         return EX_USAGE;
+    if (item && command_value(line, "rerank"))
+        return command_fail(line, EX_USAGE, "--rerank is for a user: an item has no query");
+    if (command_number(line, "rerank", 1, K_MAX, k, &candidates) < 0)
+        return EX_USAGE;
+    if (candidates < k)
+        return command_fail(line, EX_USAGE,
+                            "--rerank %lld is fewer than the --k %lld to be printed", candidates,
+                            k);
     a.k = (int)k;
+    a.candidates = (int)candidates;
     kernels_init(NULL);
     const int status = ask(&a, user, item, history);
     free(a.best);
+    free(a.ranked);
+    free(a.query);
     free(a.dense);
     tt_close(a.reader);
     return status;

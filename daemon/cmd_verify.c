@@ -2,8 +2,8 @@
 //
 // twotower verify: reads a snapshot or a checkpoint as a whole and says whether it is what its
 // manifest promises. Of a checkpoint, every byte by its checksum. Of a snapshot also that ids and
-// index agree, that histories and titles lie within their tables, and that golden.json still comes
-// out when its queries are asked again.
+// index agree, that histories and titles lie within their tables, that the light ranker fits the
+// vectors, and that golden.json still comes out when its queries are asked again.
 #include <cjson/cJSON.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -151,6 +151,7 @@ struct golden {
     uint32_t n_bonuses, n_top;
     uint32_t *bonus_rows, *top_rows, *found_rows;
     float *bonuses, *top_scores, *found_scores;
+    float *values; // (n_top) of the light ranker, if there is one
 };
 
 static bool number_read(const cJSON *item, float *number)
@@ -214,6 +215,9 @@ static bool golden_read(const struct serving *s, const cJSON *user, struct golde
     cJSON_ArrayForEach(entry, top)
     {
         const uint32_t n = g->n_top++;
+        const cJSON *value = cJSON_GetObjectItemCaseSensitive(entry, "value");
+        if (s->ranker.shape.tasks > 0 && !number_read(value, &g->values[n]))
+            return false;
         if (!row_read(entry, s->items.n, &g->top_rows[n]) ||
             !number_read(cJSON_GetObjectItemCaseSensitive(entry, "score"), &g->top_scores[n]) ||
             !id_matches(cJSON_GetObjectItemCaseSensitive(entry, "item_id"), &s->items,
@@ -241,6 +245,24 @@ static bool score_is(const struct serving *s, const struct golden *g, uint32_t r
     return fabs(sum - (double)score) <= TOLERANCE * size;
 }
 
+// Whether the light ranker gives the rows these values, within the tolerance of its sums.
+static bool values_are(const struct serving *s, const struct golden *g)
+{
+    static const double VALUE_TOLERANCE = 1e-4;
+    const struct serving_ranker *r = &s->ranker;
+    float size[SLATE_TASKS_MAX];
+    for (int t = 0; t < r->shape.tasks; t++)
+        size[t] = fabsf(r->weight[t]);
+    for (uint32_t i = 0; i < g->n_top && r->shape.tasks > 0; i++) {
+        float value, most;
+        serving_rank(s, g->query, 1, &g->top_rows[i], r->weight, &value);
+        serving_rank(s, g->query, 1, &g->top_rows[i], size, &most);
+        if (!(fabs((double)value - (double)g->values[i]) <= VALUE_TOLERANCE * (1 + (double)most)))
+            return false;
+    }
+    return true;
+}
+
 static int golden_compare(struct checking *c, const struct golden *g, int number)
 {
     const struct serving *s = &c->serving;
@@ -265,6 +287,8 @@ static int golden_compare(struct checking *c, const struct golden *g, int number
                            " with %g, not row %" PRIu32 " with %g",
                            number, i + 1, g->found_rows[i], (double)g->found_scores[i],
                            g->top_rows[i], (double)g->top_scores[i]);
+    if (!values_are(s, g))
+        return damaged(c, "golden.json: user %d: the light ranker gives other values", number);
     return 0;
 }
 
@@ -274,7 +298,7 @@ static int golden_user(struct checking *c, const cJSON *user, int number)
     const int bonuses = cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(user, "bonuses"));
     const int top = cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(user, "top"));
     const size_t B = (size_t)bonuses, T = (size_t)top;
-    float *memory = calloc(w + 2 * B + 4 * T, sizeof *memory);
+    float *memory = calloc(w + 2 * B + 5 * T, sizeof *memory);
     if (!memory) {
         snprintf(c->error, sizeof c->error, "out of memory");
         return -ENOMEM;
@@ -283,9 +307,10 @@ static int golden_user(struct checking *c, const cJSON *user, int number)
                        .bonuses = memory + w,
                        .top_scores = memory + w + B,
                        .found_scores = memory + w + B + T,
-                       .bonus_rows = (uint32_t *)(void *)(memory + w + B + 2 * T),
-                       .top_rows = (uint32_t *)(void *)(memory + w + 2 * B + 2 * T),
-                       .found_rows = (uint32_t *)(void *)(memory + w + 2 * B + 3 * T)};
+                       .values = memory + w + B + 2 * T,
+                       .bonus_rows = (uint32_t *)(void *)(memory + w + B + 3 * T),
+                       .top_rows = (uint32_t *)(void *)(memory + w + 2 * B + 3 * T),
+                       .found_rows = (uint32_t *)(void *)(memory + w + 2 * B + 4 * T)};
     const int rc = golden_read(&c->serving, user, &g)
                        ? golden_compare(c, &g, number)
                        : damaged(c, "golden.json: user %d contradicts the tables", number);

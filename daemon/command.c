@@ -119,11 +119,15 @@ static const struct command commands[] = {
      "twotower topk data/snapshots --item i1 --k 10",
      "Every item is looked at. No configuration is needed: the snapshot holds both towers. Scores\n"
      "of a user are inner products, with bias, prior and repeat term; those of an item are\n"
-     "cosines of item vectors without their last element.",
+     "cosines of item vectors without their last element. With --rerank items come in the order "
+     "of\n"
+     "the light ranker's value, which stands before the score: the sum over the tasks of value\n"
+     "weight and probability.",
      {{"user", "ID", "the best items for this user", NULL},
       {"history", "ID,ID,...", "this history, newest first, not the snapshot's; any user", NULL},
       {"item", "ID", "the items nearest to this one", NULL},
       {"k", "N", "how many; the default is 10", NULL},
+      {"rerank", "N", "of the N best for the user, the k best by the light ranker", NULL},
       JSON_OPTION}},
     {"help",
      cmd_help,

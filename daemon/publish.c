@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "daemon/assemble.h"
+#include "daemon/serving.h"
 #include "daemon/state.h"
 #include "model/gemm.h"
 #include "model/kernels.h"
@@ -29,6 +30,8 @@ struct image {
     struct two_tower_options model;
     struct rows rows; // ids, histories, titles
     struct tables tables;
+    struct column values; // one struct model_values; empty when they cannot change
+    struct column heads;  // of the objectives; empty without a light ranker
     struct trainer_state trainer;
     int64_t watermark_ms;
     struct view view;
@@ -52,6 +55,7 @@ struct golden {
 
 struct publishing {
     struct image image;
+    struct serving_ranker ranker;
     struct writer *w;
     struct golden golden[GOLDEN_USERS];
     int n_golden;
@@ -63,6 +67,12 @@ struct publishing {
     float *extra;        // (n_items): the last elements, made in the first pass, used in the second
     uint8_t *newest;     // (n_users)
 };
+
+static bool has_ranker(const struct image *m)
+{
+    struct dense_parameter first;
+    return objectives_parameter(&m->model.objectives, m->model.dim, 0, &first);
+}
 
 static int image_open(struct image *m, const struct publish_options *o, char *error,
                       size_t error_size)
@@ -105,6 +115,14 @@ static int image_open(struct image *m, const struct publish_options *o, char *er
     if (rc == 0 && m->model.item_features > 0 &&
         !state_column(r, "item.features", (size_t)m->model.item_features * sizeof(float),
                       &m->tables.item_features))
+        rc = -EBADMSG;
+    if (rc == 0 && m->model.tasks_named &&
+        !state_column(r, "model.value", sizeof(struct model_values), &m->values))
+        rc = -EBADMSG;
+    const size_t heads = objectives_heads_size(&m->model.objectives, m->model.dim);
+    if (rc == 0 && has_ranker(m) &&
+        (!state_column(r, "model.heads", row, &m->heads) ||
+         m->heads.n * (row / sizeof(float)) < heads))
         rc = -EBADMSG;
     if (rc < 0) {
         snprintf(error, error_size, "%s: not a checkpoint of this model", o->checkpoint);
@@ -383,24 +401,99 @@ static void item_title(void *arg, uint64_t i, const char **bytes, size_t *size)
     *size = title.size;
 }
 
+static int dense_matrix(struct publishing *p, const struct dense_parameter *d, const float *data)
+{
+    char file[128], role[96];
+    snprintf(file, sizeof file, "dense_%s.safetensors", d->name);
+    snprintf(role, sizeof role, "dense_%s", d->name);
+    return writer_array(p->w,
+                        &(struct writer_array){.file = file,
+                                               .tensor = d->name,
+                                               .role = role,
+                                               .dtype = "F32",
+                                               .n_dims = 2,
+                                               .shape = {(uint64_t)d->rows, (uint64_t)d->columns}},
+                        data);
+}
+
 static int dense_matrices(struct publishing *p)
 {
     struct dense_parameter d;
     int rc = 0;
-    for (int i = 0; rc == 0 && view_dense(&p->image.model, i, &d); i++) {
-        char file[128], role[96];
-        snprintf(file, sizeof file, "dense_%s.safetensors", d.name);
-        snprintf(role, sizeof role, "dense_%s", d.name);
-        rc = writer_array(p->w,
-                          &(struct writer_array){.file = file,
-                                                 .tensor = d.name,
-                                                 .role = role,
-                                                 .dtype = "F32",
-                                                 .n_dims = 2,
-                                                 .shape = {(uint64_t)d.rows, (uint64_t)d.columns}},
-                          p->image.view.dense + d.offset);
+    for (int i = 0; rc == 0 && view_dense(&p->image.model, i, &d); i++)
+        rc = dense_matrix(p, &d, p->image.view.dense + d.offset);
+    return rc;
+}
+
+// ---- The light ranker
+
+// As those who serve it will read it.
+static void ranker_read(struct publishing *p, const struct config *c)
+{
+    const struct image *m = &p->image;
+    const struct objective_options *o = &m->model.objectives;
+    struct value_tasks tasks;
+    value_tasks_parse(&tasks, c->value_tasks, NULL, 0); // config_check has seen that it can
+    p->ranker.shape = (struct light_ranker_shape){m->model.dim, o->ranker.heads, o->tasks};
+    p->ranker.parameters = light_ranker_at(column_at(&m->heads, 0), &p->ranker.shape);
+    p->ranker.form = o->ranker.feedback == DELAYED_FEEDBACK_FNC ? LIGHT_RANKER_CORRECTED
+                                                                : LIGHT_RANKER_PROBABILITIES;
+    // What the tasks are worth as of the checkpoint, whatever the configuration says by now.
+    const struct model_values *values = m->model.tasks_named ? column_at(&m->values, 0) : NULL;
+    memcpy(p->ranker.weight, values ? values->weight : o->value, sizeof p->ranker.weight);
+    memcpy(p->ranker.name, tasks.name, sizeof p->ranker.name);
+}
+
+static int ranker_matrices(struct publishing *p)
+{
+    const struct image *m = &p->image;
+    const float *heads = column_at(&m->heads, 0);
+    struct dense_parameter d;
+    int rc = 0;
+    for (int i = 0; rc == 0 && objectives_parameter(&m->model.objectives, m->model.dim, i, &d);
+         i++) {
+        const size_t n = (size_t)d.rows * (size_t)d.columns;
+        if (!serving_reads(d.name))
+            continue;
+        rc = isfinite(kernels->dot(n, heads + d.offset, heads + d.offset))
+                 ? dense_matrix(p, &d, heads + d.offset)
+                 : writer_fail(p->w, -EDOM, "a weight of the light ranker is infinite or NaN");
     }
     return rc;
+}
+
+static int ranker_manifest(struct publishing *p)
+{
+    const struct serving_ranker *r = &p->ranker;
+    cJSON *root = cJSON_CreateObject();
+    cJSON_AddNumberToObject(root, "dim", r->shape.width);
+    cJSON_AddNumberToObject(root, "heads", r->shape.heads);
+    cJSON_AddStringToObject(root, "value", serving_forms[r->form]);
+    cJSON *tasks = cJSON_AddArrayToObject(root, "tasks");
+    for (int t = 0; t < r->shape.tasks; t++) {
+        cJSON *task = cJSON_CreateObject();
+        cJSON_AddStringToObject(task, "name", r->name[t]);
+        cJSON_AddNumberToObject(task, "weight", (double)r->weight[t]);
+        cJSON_AddItemToArray(tasks, task);
+    }
+    char *text = cJSON_PrintUnformatted(root);
+    cJSON_Delete(root);
+    if (!text)
+        return -ENOMEM;
+    const int rc = writer_manifest_json(p->w, "ranker", text);
+    cJSON_free(text);
+    return rc;
+}
+
+// What the light ranker makes of a golden user's best items.
+static void golden_rank(struct publishing *p, const struct golden *golden, const float *query,
+                        float *value)
+{
+    for (int i = 0; i < golden->n_best; i++) {
+        block_vectors(p, golden->best[i].row, 1, true);
+        light_ranker_score(&p->ranker.parameters, &p->ranker.shape, query, 1, p->V,
+                           p->ranker.weight, p->ranker.form, &value[i]);
+    }
 }
 
 static void id_json(cJSON *object, const char *key, const struct id_table *t, uint32_t row)
@@ -438,12 +531,17 @@ static int golden_write(struct publishing *p)
             cJSON_AddNumberToObject(bonus, "bonus", (double)golden->bonuses[b].score);
             cJSON_AddItemToArray(bonuses, bonus);
         }
+        float value[GOLDEN_ITEMS];
+        if (has_ranker(m))
+            golden_rank(p, golden, p->queries + (size_t)g * w, value);
         top = cJSON_AddArrayToObject(user, "top");
         for (int i = 0; i < golden->n_best; i++) {
             cJSON *item = cJSON_CreateObject();
             id_json(item, "item_id", &m->rows.items, m->items[golden->best[i].row]);
             cJSON_AddNumberToObject(item, "row", golden->best[i].row);
             cJSON_AddNumberToObject(item, "score", (double)golden->best[i].score);
+            if (has_ranker(m))
+                cJSON_AddNumberToObject(item, "value", (double)value[i]);
             cJSON_AddItemToArray(top, item);
         }
         cJSON_AddItemToArray(users, user);
@@ -535,6 +633,12 @@ static int files_write(struct publishing *p, const struct publish_options *o)
         rc = user_events(p, true);
     if (rc == 0)
         rc = dense_matrices(p);
+    if (rc == 0 && has_ranker(m)) {
+        ranker_read(p, o->config);
+        rc = ranker_matrices(p);
+    }
+    if (rc == 0 && has_ranker(m))
+        rc = ranker_manifest(p);
     if (rc == 0)
         rc = golden_write(p);
     if (rc == 0)

@@ -18,7 +18,16 @@
 //     item_context.f32.safetensors (N, d)      recipe: what an item says of the next one
 //     item_row.f32.safetensors     (N, d)      two_tower with attention: what the encoder reads
 //     dense_<name>.safetensors     the towers' matrices
+//     dense_ranker_*.safetensors   the light ranker's, when there is one (see below)
 //     golden.json                  some users with history, query, best items: for self-tests
+//
+// Of the light ranker (model/light_ranker.h) there is what serving reads: W_r, b_r, W_l and b_l as
+// dense_ranker_heads (NU d, d), _heads_bias (1, NU d), _tasks (T, F), _tasks_bias (1, T). Left out
+// are the auxiliary block, which only learning needs, and the position table: what is served is the
+// score without a position. The manifest's member "ranker" has the shape, the tasks' names and
+// value weights, and the form of the value: sums of "probability", or of "corrected", p = b / (1 -
+// b) of what the logits give, when ranker.feedback is fnc. Its files carry the stamp of all the
+// others: a head belongs to the vectors of its own snapshot and to no others.
 //
 // Row numbers inside a snapshot are dense and its own.
 #pragma once

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/serving.h"
 
+#include <cjson/cJSON.h>
 #include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
-#include <stdbool.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "model/tables.h"
 #include "snapshot/manifest.h"
 
 static const struct tt_array *matrix(const struct tt_reader *r, const char *name, const char *dtype,
@@ -26,6 +28,125 @@ static bool has_shape(const struct tt_array *a, const char *dtype, uint64_t rows
     return strcmp(a->dtype, dtype) == 0 && a->n_dims == 2 && a->shape[0] == rows &&
            a->shape[1] == columns;
 }
+
+// ---- The light ranker
+
+const char *const serving_forms[] = {
+    [LIGHT_RANKER_PROBABILITIES] = "probability", [LIGHT_RANKER_CORRECTED] = "corrected"};
+enum { FORMS = sizeof serving_forms / sizeof *serving_forms };
+
+static const struct {
+    const char *name;
+    size_t at; // of its pointer in struct light_ranker_parameters
+} ranker_arrays[] = {
+    {"ranker_heads", offsetof(struct light_ranker_parameters, W_r)},
+    {"ranker_heads_bias", offsetof(struct light_ranker_parameters, b_r)},
+    {"ranker_tasks", offsetof(struct light_ranker_parameters, W_l)},
+    {"ranker_tasks_bias", offsetof(struct light_ranker_parameters, b_l)},
+};
+enum { RANKER_ARRAYS = sizeof ranker_arrays / sizeof *ranker_arrays };
+
+bool serving_reads(const char *parameter)
+{
+    for (int i = 0; i < RANKER_ARRAYS; i++)
+        if (strcmp(parameter, ranker_arrays[i].name) == 0)
+            return true;
+    return false;
+}
+
+// A whole number of the manifest from 1 to most; 0 when it is anything else.
+static int count_read(const cJSON *object, const char *name, int most)
+{
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, name);
+    const double x = cJSON_IsNumber(item) ? item->valuedouble : 0;
+    return x >= 1 && x <= most && x == floor(x) ? (int)x : 0;
+}
+
+// The manifest's member "ranker".
+static bool ranker_described(struct serving_ranker *ranker, const cJSON *json)
+{
+    const cJSON *tasks = cJSON_GetObjectItemCaseSensitive(json, "tasks"), *task;
+    const char *value = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "value"));
+    const int n = cJSON_IsArray(tasks) ? cJSON_GetArraySize(tasks) : 0;
+    int form = 0, t = 0;
+    ranker->shape.width = count_read(json, "dim", LIGHT_RANKER_WIDTH_MAX);
+    ranker->shape.heads = count_read(json, "heads", LIGHT_RANKER_HEADS_MAX);
+    if (!value || !ranker->shape.width || !ranker->shape.heads || n < 1 || n > SLATE_TASKS_MAX)
+        return false;
+    while (form < FORMS && (!serving_forms[form] || strcmp(serving_forms[form], value) != 0))
+        form++;
+    if (form == FORMS)
+        return false;
+    ranker->form = (enum light_ranker_value)form;
+    cJSON_ArrayForEach(task, tasks)
+    {
+        const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(task, "name"));
+        const cJSON *weight = cJSON_GetObjectItemCaseSensitive(task, "weight");
+        ranker->weight[t] = cJSON_IsNumber(weight) ? (float)weight->valuedouble : NAN;
+        if (!name || strlen(name) > VALUE_NAME_MAX || !isfinite(ranker->weight[t]))
+            return false;
+        strcpy(ranker->name[t++], name);
+    }
+    ranker->shape.tasks = n;
+    return true;
+}
+
+// The arrays that must be there for what the manifest says, with their shapes.
+static bool ranker_bound(struct serving_ranker *ranker, const struct tt_reader *r)
+{
+    struct dense_parameter d;
+    int bound = 0;
+    for (int i = 0; light_ranker_parameter(&ranker->shape, i, &d); i++)
+        for (int k = 0; k < RANKER_ARRAYS; k++) {
+            char role[96];
+            if (strcmp(d.name, ranker_arrays[k].name) != 0)
+                continue;
+            snprintf(role, sizeof role, "dense_%s", d.name);
+            const struct tt_array *a = tt_find(r, role);
+            if (!a || !has_shape(a, "F32", (uint64_t)d.rows, (uint64_t)d.columns))
+                return false;
+            memcpy((char *)&ranker->parameters + ranker_arrays[k].at, &a->data, sizeof a->data);
+            bound++;
+        }
+    return bound == RANKER_ARRAYS;
+}
+
+// False when the snapshot has a light ranker, or parts of one, that cannot be served with vectors
+// of this width.
+static bool ranker_init(struct serving_ranker *ranker, const struct tt_reader *r, size_t dim)
+{
+    cJSON *manifest = cJSON_Parse(tt_manifest_json(r));
+    const cJSON *json = cJSON_GetObjectItemCaseSensitive(manifest, "ranker");
+    bool whole = manifest != NULL;
+    if (json)
+        whole = ranker_described(ranker, json) && (size_t)ranker->shape.width == dim &&
+                ranker_bound(ranker, r);
+    else
+        for (int k = 0; k < RANKER_ARRAYS; k++) {
+            char role[96];
+            snprintf(role, sizeof role, "dense_%s", ranker_arrays[k].name);
+            whole = whole && !tt_find(r, role);
+        }
+    cJSON_Delete(manifest);
+    return whole;
+}
+
+void serving_rank(const struct serving *s, const float *q, int n, const uint32_t *rows,
+                  const float *weight, float *value)
+{
+    enum { BLOCK = 32 };
+    const struct serving_ranker *r = &s->ranker;
+    float V[BLOCK * LIGHT_RANKER_WIDTH_MAX];
+    for (int from = 0; from < n; from += BLOCK) {
+        const int size = n - from < BLOCK ? n - from : BLOCK;
+        for (int i = 0; i < size; i++)
+            memcpy(V + (size_t)i * s->dim, s->item_vector + rows[from + i] * (s->dim + 1),
+                   s->dim * sizeof *V);
+        light_ranker_score(&r->parameters, &r->shape, q, size, V, weight, r->form, value + from);
+    }
+}
+
+// ---- The whole
 
 int serving_init(struct serving *s, const struct tt_reader *r, char *error, size_t error_size)
 {
@@ -77,6 +198,11 @@ int serving_init(struct serving *s, const struct tt_reader *r, char *error, size
     s->user_history_actions = actions ? actions->data : NULL;
     s->dim = (size_t)users->shape[1];
     s->history = (size_t)history->shape[1];
+    if (!ranker_init(&s->ranker, r, s->dim)) {
+        snprintf(error, error_size, "%s: the light ranker is not what manifest.json says",
+                 tt_path(r));
+        return -EBADMSG;
+    }
     return 0;
 }
 

@@ -8,6 +8,7 @@
 #include <math.h>
 
 #include "daemon/assemble.h"
+#include "daemon/command.h"
 #include "daemon/publish.h"
 #include "model/arena.h"
 #include "model/tables.h"
@@ -58,17 +59,40 @@ static void open_trainer(struct trainer *t)
     assert_int_equal(trainer_open(t, &options), 0);
 }
 
-static int setup(void **state)
+static int setup_with(const char *const *pairs)
 {
-    (void)state;
     memset(&f, 0, sizeof f);
     configure();
+    for (; *pairs; pairs++)
+        set(*pairs);
     open_trainer(&f.trainer);
     // In memory where there is some: the tests of snapshot/ are about disks.
     const char *parent = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
     root_make(&f.state, parent, ENGINE_PWRITE, NULL);
     root_make(&f.snapshots, parent, ENGINE_PWRITE, NULL);
     return 0;
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    return setup_with((const char *const[]){NULL});
+}
+
+// With slates, and a head that learns from them.
+static int setup_ranker(void **state)
+{
+    (void)state;
+    return setup_with((const char *const[]){"ranker.weight=1", "value.tasks=click=1.7,*=-0.3",
+                                            "slates.batch=4", NULL});
+}
+
+static int setup_corrected(void **state)
+{
+    (void)state;
+    return setup_with((const char *const[]){"ranker.weight=1", "value.tasks=click=1.7,*=-0.3",
+                                            "slates.batch=4", "ranker.feedback=fnc",
+                                            "ranker.feedback_delay=10s", NULL});
 }
 
 static int teardown(void **state)
@@ -585,6 +609,161 @@ static void the_manifest_tells_lineage_and_quality(void **state)
     tt_close(r);
 }
 
+// The light ranker.
+
+static const float *trainer_heads(void)
+{
+    const struct columns *s = &f.trainer.columns;
+    for (int i = 0; i < s->n; i++)
+        if (strcmp(s->list[i]->name, "model.heads") == 0)
+            return column_at(s->list[i], 0);
+    fail_msg("the trainer has no light ranker");
+    return NULL;
+}
+
+// Runs a command and returns what it prints, to be freed.
+static char *command_output(int argc, char **argv)
+{
+    char *text = NULL;
+    size_t size = 0;
+    FILE *out = stdout;
+    stdout = open_memstream(&text, &size);
+    const int status = command_main(argc, argv);
+    fclose(stdout);
+    stdout = out;
+    if (status)
+        fail_msg("%s %s: status %d", argv[1], argv[2], status);
+    return text;
+}
+
+// What `twotower topk` says of this user: all items, ordered again.
+static cJSON *topk_all(char *user)
+{
+    char *text = command_output(10, (char *[]){"twotower", "topk", f.snapshots.path, "--user", user,
+                                               "--k", "500", "--rerank", "500", "--json", NULL});
+    cJSON *answer = cJSON_Parse(text);
+    free(text);
+    return answer;
+}
+
+// The query as the trainer makes it now.
+static void trainer_query(uint32_t row, float *q)
+{
+    struct example example = {.user = row};
+    const struct rows *rows = &f.trainer.rows;
+    struct history_walk walk = {example.history, example.actions, example.gaps, NULL, 0};
+    example.n_history =
+        (uint8_t)history_before(&rows->history, row, INT64_MAX, &rows->items, 7, &walk);
+    example.n_newest = (uint8_t)walk.newest;
+    two_tower_queries(rows->model, 1, &example, NULL, q);
+}
+
+static void assert_reranked(const cJSON *answer, const float *q, enum light_ranker_value form,
+                            const uint32_t *rows, uint32_t n)
+{
+    enum { D = 6, T = 2 };
+    static const struct light_ranker_shape shape = {D, 2, T};
+    static const float weights[] = {1.7f, -0.3f}, click[] = {1, 0}, other[] = {0, 1};
+    const struct light_ranker_parameters p = light_ranker_at(trainer_heads(), &shape);
+    const cJSON *items = cJSON_GetObjectItemCaseSensitive(answer, "items"), *item;
+    bool retrieved[501] = {0};
+    double before = HUGE_VAL;
+    assert_int_equal(cJSON_GetArraySize(items), n);
+    cJSON_ArrayForEach(item, items)
+    {
+        const uint32_t row = (uint32_t)number_of(item, "row");
+        const cJSON *tasks = cJSON_GetObjectItemCaseSensitive(item, "tasks");
+        float v[D + 1], value, probability[T];
+        assert_true(row < n);
+        two_tower_items(f.trainer.rows.model, 1, &rows[row], v);
+        light_ranker_score(&p, &shape, q, 1, v, weights, form, &value);
+        light_ranker_score(&p, &shape, q, 1, v, click, form, &probability[0]);
+        light_ranker_score(&p, &shape, q, 1, v, other, form, &probability[1]);
+        assert_true((float)number_of(item, "value") == value); // to the bit
+        assert_true((float)number_of(tasks, "click") == probability[0]);
+        assert_true((float)number_of(tasks, "*") == probability[1]);
+        assert_true(number_of(item, "value") <= before);
+        before = number_of(item, "value");
+        const int place = (int)number_of(item, "retrieved");
+        assert_true(place >= 1 && place <= (int)n && !retrieved[place]);
+        retrieved[place] = true;
+    }
+}
+
+static void assert_served(enum light_ranker_value form)
+{
+    static uint32_t items[500], users[200];
+    learn(1, 400);
+    struct tt_reader *r = publish(5000);
+    const uint32_t n_items = live_rows(&f.trainer.rows.items, items);
+    const uint32_t n_users = live_rows(&f.trainer.rows.users, users);
+    array(r, "dense_ranker_heads", 12, 6);
+    array(r, "dense_ranker_heads_bias", 1, 12);
+    array(r, "dense_ranker_tasks", 2, 15);
+    array(r, "dense_ranker_tasks_bias", 1, 2);
+    assert_null(tt_find(r, "dense_ranker_auxiliary"));
+    assert_null(tt_find(r, "dense_ranker_position"));
+    for (uint32_t u = 0; u < n_users; u++) {
+        const struct id id = id_table_id(&f.trainer.rows.users, users[u]);
+        char user[32];
+        float q[7];
+        snprintf(user, sizeof user, "%.*s", (int)id.size, id.bytes);
+        trainer_query(users[u], q);
+        cJSON *answer = topk_all(user);
+        assert_reranked(answer, q, form, items, n_items);
+        cJSON_Delete(answer);
+    }
+    assert_true(n_users == 25);
+    free(command_output(3, (char *[]){"twotower", "verify", f.snapshots.path, NULL}));
+    tt_close(r);
+}
+
+static void topk_reranks_from_a_snapshot_as_the_trainers_own_head(void **state)
+{
+    (void)state;
+    assert_served(LIGHT_RANKER_PROBABILITIES);
+}
+
+static void a_head_that_learned_by_fnc_is_corrected_when_it_serves(void **state)
+{
+    (void)state;
+    assert_served(LIGHT_RANKER_CORRECTED);
+}
+
+// Between the checkpoint's weights and what a configuration says later, the vectors' own count.
+static void values_are_those_of_the_checkpoint(void **state)
+{
+    (void)state;
+    learn(1, 100);
+    two_tower_set_values(f.trainer.rows.model, (const float[]){0.25f, 4}, 1);
+    struct tt_reader *r = publish(5000);
+    cJSON *m = cJSON_Parse(tt_manifest_json(r));
+    const cJSON *tasks =
+        cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(m, "ranker"), "tasks");
+    assert_true(number_of(cJSON_GetArrayItem(tasks, 0), "weight") == 0.25);
+    assert_true(number_of(cJSON_GetArrayItem(tasks, 1), "weight") == 4);
+    cJSON_Delete(m);
+    tt_close(r);
+}
+
+static void a_head_that_is_not_finite_is_not_published(void **state)
+{
+    (void)state;
+    learn(1, 100);
+    ((float *)(void *)trainer_heads())[5] = INFINITY;
+    columns_cut(&f.trainer.columns);
+    write_state(1);
+    struct published published;
+    const struct publish_options options = {.checkpoint = f.path,
+                                            .root = f.snapshots.path,
+                                            .generation = 2,
+                                            .engine = f.snapshots.engine,
+                                            .config = &f.config};
+    assert_int_equal(publish_snapshot(&options, &published, f.error, sizeof f.error), -EDOM);
+    assert_non_null(strstr(f.error, "light ranker"));
+    assert_int_equal(count_entries(f.snapshots.path), 0);
+}
+
 static void what_is_not_a_checkpoint_of_this_model_is_not_published(void **state)
 {
     (void)state;
@@ -622,7 +801,8 @@ static void vectors_that_are_not_finite_are_not_published(void **state)
     assert_int_equal(count_entries(f.snapshots.path), 0);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name)        cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST_RANKER(name) cmocka_unit_test_setup_teardown(name, setup_ranker, teardown)
 
 int main(void)
 {
@@ -639,6 +819,11 @@ int main(void)
         TEST(an_empty_trainer_can_be_published),
         TEST(the_manifest_tells_lineage_and_quality),
         TEST(what_is_not_a_checkpoint_of_this_model_is_not_published),
+        TEST_RANKER(topk_reranks_from_a_snapshot_as_the_trainers_own_head),
+        cmocka_unit_test_setup_teardown(a_head_that_learned_by_fnc_is_corrected_when_it_serves,
+                                        setup_corrected, teardown),
+        TEST_RANKER(a_head_that_is_not_finite_is_not_published),
+        TEST_RANKER(values_are_those_of_the_checkpoint),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
