@@ -251,7 +251,7 @@ for attempt in range(60):
     forge(source, directory, name, twist if name == "manifest.json" else flip)
     if attempt % 6 == 5:
         cut(directory)
-    for command in ("verify",), ("inspect",), ("topk", "--user", "u1"), ("topk", "--item", "i1", "--json"):
+    for command in ("verify",), ("inspect",), ("topk", "--user", "u1"), ("topk", "--item", "i1", "--json"), ("topk", "--user", "u1", "--rerank", "20"):
         run = subprocess.run([program, command[0], directory, *command[1:]], capture_output=True, timeout=60)
         said = run.stdout + run.stderr
         if run.returncode not in (0, 65, 66, 69) or b"\x1b" in said or b"Sanitizer" in said:
@@ -345,6 +345,12 @@ asks "$TWOTOWER" topk "$root" --item i1 --history i1
 says 64 err "--item, or --user" "an item has no history"
 asks "$TWOTOWER" topk "$root" --item i1 --k 0
 says 64 err "--k" "topk of none is status 64"
+asks "$TWOTOWER" topk "$root" --item i1 --rerank 20
+says 64 err "--rerank is for a user" "an item has no second stage"
+asks "$TWOTOWER" topk "$root" --user u1 --k 20 --rerank 19
+says 64 err "--rerank 19" "fewer candidates than answers are status 64"
+asks "$TWOTOWER" topk "$root" --user u1 --rerank 100
+says 65 err "no light ranker" "a snapshot without a light ranker has no second stage"
 asks "$TWOTOWER" topk "$work/one/state/final" --item i1
 says 65 err "twotower-checkpoint" "a checkpoint is not for serving"
 
@@ -366,6 +372,60 @@ asks "$TWOTOWER" verify "$root"
 [ "$status" -eq 0 ] || why=${why:-$(cat "$work/err")}
 [ -n "$why" ] || why=$(golden_lists "$root/$(cut -d ' ' -f 1 "$root/LATEST")")
 verdict "the recipe with attention is verified and asked as well" "$why"
+root=$work/one/snapshots
+
+# ---- The light ranker
+
+why=
+learns ranked -o ranker.weight=1 -o value.tasks=click=1,save=3 || why="status $status: $(tail -n 1 "$work/err")"
+root=$work/ranked/snapshots
+asks "$TWOTOWER" verify "$root"
+[ "$status" -eq 0 ] || why=${why:-$(cat "$work/err")}
+[ -n "$why" ] || why=$(golden_lists "$root/$(cut -d ' ' -f 1 "$root/LATEST")")
+verdict "a snapshot with a light ranker is verified, and retrieval is what it was" "$why"
+asks "$TWOTOWER" inspect "$root"
+says 0 out "heads 2, value of probability: 1 click, 3 save" "inspect says what the light ranker weighs"
+asks "$TWOTOWER" topk "$root" --user u1 --k 100 --json
+cp "$work/out" "$work/retrieved"
+asks "$TWOTOWER" topk "$root" --user u1 --k 7 --rerank 100 --json
+why=$(python3 - "$work/retrieved" "$work/out" 2>&1 <<'CHECK'
+import json, sys
+retrieved, found = (json.load(open(path))["items"] for path in sys.argv[1:])
+assert len(found) == 7, len(found)
+assert [a["rank"] for a in found] == list(range(1, 8))
+values = [a["value"] for a in found]
+assert values == sorted(values, reverse=True), values
+assert [a["retrieved"] for a in found] != list(range(1, 8)), "the order is that of retrieval"
+for a in found:
+    first = retrieved[a["retrieved"] - 1]
+    assert (first["row"], first["score"]) == (a["row"], a["score"]), (first, a)
+    tasks = a["tasks"]
+    assert list(tasks) == ["click", "save"] and all(0 < p < 1 for p in tasks.values()), a
+    assert abs(tasks["click"] + 3 * tasks["save"] - a["value"]) < 1e-5, a
+CHECK
+) || true
+verdict "topk --rerank orders retrieval's best by value, with both scores" "$(tail -n 1 <<<"$why")"
+asks "$TWOTOWER" topk "$root" --user u1 --k 7 --rerank 100
+verdict "topk --rerank prints value, then score" "$(awk '$2 > last && NR > 1 || NF < 4 { print; } { last = $2 }' "$work/out")"
+asks "$TWOTOWER" topk "$root" --history i1,i2 --rerank 1000 --k 3
+says 0 out "   3  " "a history alone can be asked in two stages, of all items at the most"
+
+snapshot=$root/$(cut -d ' ' -f 1 "$root/LATEST")
+forged manifest.json "manifest['ranker']['heads'] = 3"
+says 65 err "light ranker" "a light ranker of another shape is status 65"
+forged manifest.json "manifest['ranker']['tasks'][1]['weight'] = 'x'"
+says 65 err "light ranker" "a task without a weight is status 65"
+forged manifest.json "manifest['ranker']['value'] = 'logits'"
+says 65 err "light ranker" "a form of value that is not served is status 65"
+forged manifest.json "del manifest['ranker']"
+says 65 err "light ranker" "a light ranker of which the manifest says nothing is status 65"
+forged golden.json "i = data.index(b'\"value\":') + 10; data[i] = ord('8' if data[i] == ord('9') else '9')"
+says 65 err "golden.json: user 1: the light ranker" "a golden value that does not come out is status 65"
+forged dense_ranker_tasks.safetensors "data[4096 + 3] ^= 0x80; data[4096 + 7] ^= 0x80"
+says 65 err "the light ranker" "other weights than those that learned are status 65"
+asks python3 "$work/hostile.py" "$strict" "$snapshot" "$work/hurt"
+[ "$status" -eq 0 ] || cat "$work/out" "$work/err"
+verdict "no hostile light ranker stops verify, inspect or topk" "$([ "$status" -eq 0 ] || tail -n 1 "$work/out" "$work/err")"
 root=$work/one/snapshots
 
 # ---- The example for readers in C, against the library as it is installed

@@ -85,6 +85,8 @@ def snapshot_make(directory, user_of, item_of):
         f"source.path={stream}",
         f"state.dir={directory / 'state'}",
         f"snapshot.dir={directory / 'snapshots'}",
+        "ranker.weight=1",
+        "value.tasks=click=2,*=-1",
     ]
     command = [os.environ["TWOTOWER"], "run", "--until-end"]
     for option in options:
@@ -229,7 +231,8 @@ def scores_of(s, user):
         query = query + gates[1] * weights @ rows @ s.tensor("dense_history_decayed").astype(float)
         query = query + gates[2] * rows.mean(axis=0) @ s.tensor("dense_history_mean").astype(float)
         query = query + gates[3] * weights @ s.tensor("item_context")[read].astype(float)
-        query = query + attended(s, user, rows)
+        if "dense_attention_out" in s.files:
+            query = query + attended(s, user, rows)
     scores = emb @ np.append(query, 1)
     rho = s.tensor("dense_repeat")[0].astype(float)
     rho = rho + s.tensor("dense_repeat_by_length")[len(repeat).bit_length()].astype(float)
@@ -283,6 +286,24 @@ def the_example_for_readers_runs(s):
     assert np.allclose([float(line.split()[0]) for line in lines], best, atol=2e-5), lines
 
 
+def the_example_of_two_stages_says_what_topk_says(s):
+    example = pathlib.Path(__file__).parents[2] / "deploy" / "examples" / "rerank_snapshot.py"
+    users = s.ids("user")
+    for user in users[:: len(users) // 4]:
+        command = [sys.executable, str(example), str(s.path), str(user), "40"]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert run.returncode == 0, run.stderr
+        command = [os.environ["TWOTOWER"], "topk", str(s.path), "--user", str(user), "--rerank", "40", "--json"]
+        found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["items"]
+        lines = [line.split() for line in run.stdout.splitlines()]
+        assert len(lines) == len(found) == 10, lines
+        for line, item in zip(lines, found):
+            said = [float(line[0]), float(line[1]), float(line[-3]), float(line[-1])]
+            tasks = item["tasks"]
+            assert np.allclose(said, [item["value"], item["score"], tasks["click"], tasks["*"]], atol=2e-5), (line, item)
+            assert abs(item["value"] - (2 * tasks["click"] - tasks["*"])) < 1e-5, item
+
+
 def string_of(kind):
     return lambda i: f"{kind}/{i}/ж\u00df" if i % 3 else (i if i % 2 else f"{i:d}x")
 
@@ -311,6 +332,7 @@ def main():
         topk_says_what_numpy_computes,
         neighbours_are_those_of_the_largest_cosine,
         the_example_for_readers_runs,
+        the_example_of_two_stages_says_what_topk_says,
     ]
     for ids, of in ("integer ids", integer_of), ("string ids", string_of):
         with tempfile.TemporaryDirectory() as directory:
