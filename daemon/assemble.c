@@ -146,6 +146,7 @@ struct two_tower_options assemble_model(const struct config *c)
         .objectives = assemble_objectives(c),
         .debias = assemble_debias(c),
         .tasks_named = !value_tasks_plain(&tasks),
+        .measured = (float)c->eval_sampling,
     };
     o.table.l2 = (float)c->model_l2;
     o.table.start = (float)c->model_accumulator;

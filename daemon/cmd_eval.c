@@ -15,6 +15,7 @@
 #include "daemon/clock.h"
 #include "daemon/command.h"
 #include "daemon/log.h"
+#include "daemon/step_sums.h"
 #include "model/kernels.h"
 
 enum { CHUNK = 10000 };
@@ -34,12 +35,7 @@ struct evaluating {
     struct evaluator *evaluator;
     double marked; // thread CPU seconds when learning began
     double train;  // CPU seconds in learning steps
-    double loss;
-    uint64_t steps, skipped;
-    double examples;
-    struct objective_report terms[OBJECTIVES]; // sums over the steps
-    double slates, guard;
-    uint64_t slate_steps;
+    struct step_sums sums;
     struct evaluation half; // as of half of the stream's engagements
     uint64_t half_at;
 };
@@ -66,16 +62,7 @@ static void slate_step(void *arg, const struct slate_report *report)
     const double now = clock_s(CLOCK_THREAD_CPUTIME_ID);
     e->train += now - e->marked;
     e->marked = now;
-    e->skipped += report->skipped;
-    e->slates += report->slates;
-    e->guard += report->guard * report->slates;
-    for (int t = 0; t < OBJECTIVES && !report->skipped; t++) {
-        e->terms[t].loss += report->term[t].loss;
-        e->terms[t].n += report->term[t].n;
-        e->terms[t].query_norm += report->term[t].query_norm;
-        e->terms[t].item_norm += report->term[t].item_norm;
-    }
-    e->slate_steps++;
+    step_sums_add_slates(&e->sums, report);
 }
 
 static void step(void *arg, const struct step_report *report)
@@ -84,12 +71,7 @@ static void step(void *arg, const struct step_report *report)
     const double now = clock_s(CLOCK_THREAD_CPUTIME_ID);
     e->train += now - e->marked;
     e->marked = now;
-    e->steps++;
-    e->skipped += report->skipped;
-    if (report->replayed || report->skipped) // a loss that is not a number would stay
-        return;
-    e->loss += report->loss;
-    e->examples += report->examples;
+    step_sums_add(&e->sums, report);
 }
 
 // Runs the whole source through see. 0 or -errno with the cutter's sentence.
@@ -171,28 +153,17 @@ static double share(double part, double whole)
     return whole > 0 ? part / whole : 0;
 }
 
-// What became of everything that came in, by topic: the identity of pipeline/join.h, to be checked
-// by others. Ends the JSON object.
-static void outcomes_print(const struct join_counts *c)
-{
-    printf(", \"outcomes\": {");
-    for (int t = 0; t < TOPICS; t++) {
-        printf("%s\"%s\": {\"in\": %" PRIu64, t ? ", " : "", topic_names[t], c->in[t]);
-        for (int o = 0; o < OUTCOMES; o++)
-            printf(", \"%s\": %" PRIu64, outcome_names[o], c->out[t][o]);
-        printf(", \"pending\": %" PRIu64 "}", c->pending[t]);
-    }
-    puts("}}");
-}
-
 // One figure of the report, in the order of print.
 struct figure {
     const char *name, *format;
     double value;
+    bool brief; // part of the table, not of --json alone
 };
 
 static void figure_print(const struct figure *f, bool json)
 {
+    if (!json && !f->brief)
+        return;
     if (json)
         printf(", \"%s\": ", f->name);
     else
@@ -202,10 +173,118 @@ static void figure_print(const struct figure *f, bool json)
         putchar('\n');
 }
 
+static void figures_print(size_t n, const struct figure *figures, bool json)
+{
+    for (size_t i = 0; i < n; i++)
+        figure_print(&figures[i], json);
+}
+
+static void terms_print(const struct step_sums *sums, bool json)
+{
+    for (int t = 0; t < OBJECTIVES; t++) {
+        const struct objective_report *term = &sums->term[t];
+        char names[3][64];
+        if (term->n == 0)
+            continue;
+        snprintf(names[0], sizeof names[0], "%s_loss", objective_names[t]);
+        snprintf(names[1], sizeof names[1], "%s_query_norm", objective_names[t]);
+        snprintf(names[2], sizeof names[2], "%s_item_norm", objective_names[t]);
+        const struct figure figures[] = {
+            {names[0], "%.4f", term->loss / term->n, t != OBJECTIVE_RETRIEVAL},
+            {names[1], "%.6g", term->query_norm / sums->term_steps[t], false},
+            {names[2], "%.6g", term->item_norm / sums->term_steps[t], false},
+        };
+        figures_print(sizeof figures / sizeof *figures, figures, json);
+    }
+}
+
+// Only where slates were read.
+static void slates_print(const struct evaluating *e, bool json)
+{
+    const struct slate_evaluation all = evaluator_slates_total(e->evaluator);
+    const struct step_sums *sums = &e->sums;
+    const struct figure figures[] = {
+        {"slates", "%.0f", (double)sums->slates, true},
+        {"slates_unscored", "%.0f", (double)sums->unscored, false},
+        {"slates_evaluated", "%.0f", all.n, false},
+        {"overlap@5", "%.4f", share(all.overlap_5, all.overlap_5_n), false},
+        {"overlap@10", "%.4f", share(all.overlap_10, all.overlap_10_n), true},
+        {"corpus_overlap@10", "%.4f", share(all.corpus_overlap_10, all.corpus_overlap_10_n), true},
+        {"rank_correlation", "%.4f", share(all.rank_correlation, all.rank_correlation_n), true},
+        {"guard", "%.4f", share(sums->guard, sums->guarded), true},
+        {"policy_sample_size", "%.4f", share(sums->sample_size, sums->sampled), false},
+    };
+    if (sums->slates > 0)
+        figures_print(sizeof figures / sizeof *figures, figures, json);
+}
+
+// ---- What only JSON has room for: members of the report's object.
+
+static void groups_print(const char *name, int n, const struct evaluation_group *groups,
+                         const char *const *names)
+{
+    printf(", \"%s\": {", name);
+    for (int k = 0; k < n; k++)
+        printf("%s\"%s\": {\"scored\": %.0f, \"recall@100\": %.4f}", k ? ", " : "", names[k],
+               groups[k].n, share(groups[k].hits, groups[k].n));
+    putchar('}');
+}
+
+static void calibration_print(const char *name, int n, const struct calibration *cells,
+                              const char *const *names)
+{
+    printf("\"%s\": {", name);
+    for (int k = 0; k < n; k++)
+        printf("%s\"%s\": {\"items\": %.0f, \"expected\": %.6f, \"observed\": %.6f}", k ? ", " : "",
+               names[k], cells[k].n, share(cells[k].expected, cells[k].n),
+               share(cells[k].observed, cells[k].n));
+    putchar('}');
+}
+
+static void calibrations_print(const struct evaluating *e)
+{
+    static const char *const names[EXPECTATIONS] = {
+        [EXPECTED_CONTEXT] = "context", [EXPECTED_RANKER] = "ranker"};
+    const struct slate_evaluation all = evaluator_slates_total(e->evaluator);
+    for (int by = 0; by < EXPECTATIONS; by++) {
+        if (!two_tower_expects(e->trainer.rows.model, (enum expectation)by))
+            continue;
+        printf(", \"calibration_%s\": {", names[by]);
+        calibration_print("position", BY_POSITION, all.position[by], evaluation_position_names);
+        printf(", ");
+        calibration_print("engagements", BY_ACTIVITY, all.activity[by], evaluation_activity_names);
+        putchar('}');
+    }
+}
+
+static void slate_outcomes_print(const uint64_t *counts)
+{
+    printf(", \"slate_outcomes\": {");
+    for (int i = 0; i < SLATE_COUNTS; i++)
+        printf("%s\"%s\": %" PRIu64, i ? ", " : "", slate_count_names[i], counts[i]);
+    putchar('}');
+}
+
+// What became of everything that came in, by topic: the identity of pipeline/join.h, to be checked
+// by others.
+static void outcomes_print(const struct join_counts *c)
+{
+    printf(", \"outcomes\": {");
+    for (int t = 0; t < TOPICS; t++) {
+        printf("%s\"%s\": {\"in\": %" PRIu64, t ? ", " : "", topic_names[t], c->in[t]);
+        for (int o = 0; o < OUTCOMES; o++)
+            printf(", \"%s\": %" PRIu64, outcome_names[o], c->out[t][o]);
+        printf(", \"pending\": %" PRIu64 "}", c->pending[t]);
+    }
+    putchar('}');
+}
+
 static void report(const struct config *c, const struct evaluating *e, double total, bool json)
 {
     const struct evaluation all = evaluator_total(e->evaluator), *half = &e->half;
+    const struct evaluation_groups groups = evaluator_groups(e->evaluator);
     const struct join_counts *counts = join_counts(&e->trainer.join);
+    const struct step_sums *sums = &e->sums;
     uint64_t in = 0, rejected = 0, joined = 0;
     for (int t = 0; t < TOPICS; t++) {
         in += counts->in[t];
@@ -213,68 +292,59 @@ static void report(const struct config *c, const struct evaluating *e, double to
         joined += counts->out[t][JOINED];
     }
     const struct figure figures[] = {
-        {"examples", "%.0f", (double)trainer_state(&e->trainer)->examples},
-        {"scored", "%.0f", all.n},
-        {"recall@10", "%.4f", share(all.recall_10, all.n)},
-        {"recall@100", "%.4f", share(all.recall_100, all.n)},
-        {"ndcg@10", "%.4f", share(all.ndcg_10, all.n)},
-        {"logloss", "%.4f", share(all.log_loss, all.n)},
-        {"popularity_recall@10", "%.4f", share(all.popularity_recall_10, all.n)},
-        {"popularity_recall@100", "%.4f", share(all.popularity_recall_100, all.n)},
-        {"second_half_recall@10", "%.4f", share(all.recall_10 - half->recall_10, all.n - half->n)},
+        {"examples", "%.0f", (double)trainer_state(&e->trainer)->examples, true},
+        {"scored", "%.0f", all.n, true},
+        {"recall@1", "%.4f", share(all.recall_1, all.n), false},
+        {"recall@5", "%.4f", share(all.recall_5, all.n), false},
+        {"recall@10", "%.4f", share(all.recall_10, all.n), true},
+        {"recall@50", "%.4f", share(all.recall_50, all.n), false},
+        {"recall@100", "%.4f", share(all.recall_100, all.n), true},
+        {"ndcg@10", "%.4f", share(all.ndcg_10, all.n), true},
+        {"logloss", "%.4f", share(all.log_loss, all.n), true},
+        {"popularity_recall@10", "%.4f", share(all.popularity_recall_10, all.n), true},
+        {"popularity_recall@100", "%.4f", share(all.popularity_recall_100, all.n), true},
+        {"second_half_recall@10", "%.4f", share(all.recall_10 - half->recall_10, all.n - half->n),
+         false},
         {"second_half_recall@100", "%.4f",
-         share(all.recall_100 - half->recall_100, all.n - half->n)},
-        {"recall@1", "%.4f", share(all.recall_1, all.n)},
-        {"recall@5", "%.4f", share(all.recall_5, all.n)},
-        {"recall@50", "%.4f", share(all.recall_50, all.n)},
-        {"tail_recall@100", "%.4f", share(all.tail_recall_100, all.tail_n)},
-        {"tail_share", "%.4f", share(all.tail_n, all.n)},
-        {"training_loss", "%.4f", share(e->loss, e->examples)},
-        {"steps", "%.0f", (double)e->steps},
-        {"steps_skipped", "%.0f", (double)e->skipped},
-        {"examples_per_second", "%.0f", share(e->examples, e->train)},
-        {"cpu_seconds_train", "%.3f", e->train},
-        {"cpu_seconds_total", "%.3f", total},
-        {"events", "%.0f", (double)in},
-        {"joined", "%.0f", (double)joined},
-        {"rejected", "%.0f", (double)rejected},
-        {"balanced", "%.0f", join_balanced(&e->trainer.join)},
-        {"items", "%.0f", (double)id_table_state(&e->trainer.rows.items)->live},
-        {"users", "%.0f", (double)id_table_state(&e->trainer.rows.users)->live},
-    };
-    // Only where slates were read.
-    const struct figure slates[] = {
-        {"slates", "%.0f", e->slates},
-        {"overlap@5", "%.4f", share(all.overlap_5, all.overlap_5_n)},
-        {"overlap@10", "%.4f", share(all.overlap_10, all.overlap_10_n)},
-        {"corpus_overlap@10", "%.4f", share(all.corpus_overlap_10, all.corpus_overlap_10_n)},
-        {"rank_correlation", "%.4f", share(all.rank_correlation, all.rank_correlation_n)},
-        {"guard", "%.4f", share(e->guard, e->slates)},
+         share(all.recall_100 - half->recall_100, all.n - half->n), true},
+        {"tail_recall@100", "%.4f", share(all.tail_recall_100, all.tail_n), true},
+        {"tail_share", "%.4f", share(all.tail_n, all.n), false},
+        {"training_loss", "%.4f", share(sums->loss, sums->examples), true},
+        {"regularisation_loss", "%.6g", share(sums->l2, sums->measured), false},
+        {"steps", "%.0f", (double)sums->steps, false},
+        {"steps_skipped", "%.0f", (double)sums->skipped, true},
+        {"negatives_masked", "%.0f", (double)sums->masked, false},
+        {"examples_per_second", "%.0f", share(sums->examples, e->train), true},
+        {"cpu_seconds_train", "%.3f", e->train, false},
+        {"cpu_seconds_total", "%.3f", total, true},
+        {"events", "%.0f", (double)in, true},
+        {"joined", "%.0f", (double)joined, true},
+        {"rejected", "%.0f", (double)rejected, true},
+        {"balanced", "%.0f", join_balanced(&e->trainer.join), true},
+        {"items", "%.0f", (double)id_table_state(&e->trainer.rows.items)->live, true},
+        {"users", "%.0f", (double)id_table_state(&e->trainer.rows.users)->live, true},
     };
     if (json)
         printf("{\"model\": \"%s\", \"dim\": %d, \"batch\": %d, \"kernels\": \"%s\"",
                config_word("model.type", c->model_type), c->model_dim, c->model_batch,
                kernels->name);
-    for (size_t i = 0; i < sizeof figures / sizeof *figures; i++)
-        figure_print(&figures[i], json);
-    for (size_t i = 0; i < sizeof slates / sizeof *slates && e->slates > 0; i++)
-        figure_print(&slates[i], json);
-    for (int t = 0; t < OBJECTIVES && e->slates > 0; t++) {
-        const struct objective_report *term = &e->terms[t];
-        char names[3][64];
-        snprintf(names[0], sizeof names[0], "%s_loss", objective_names[t]);
-        snprintf(names[1], sizeof names[1], "%s_query_norm", objective_names[t]);
-        snprintf(names[2], sizeof names[2], "%s_item_norm", objective_names[t]);
-        const struct figure of_term[] = {
-            {names[0], "%.4f", share(term->loss, term->n)},
-            {names[1], "%.4f", share(term->query_norm, (double)e->slate_steps)},
-            {names[2], "%.4f", share(term->item_norm, (double)e->slate_steps)},
-        };
-        for (int i = 0; i < 3 && term->n > 0; i++)
-            figure_print(&of_term[i], json);
-    }
-    if (json)
-        outcomes_print(counts);
+    figures_print(sizeof figures / sizeof *figures, figures, json);
+    for (int k = 0; k < BATCH_METRICS; k++)
+        figure_print(&(struct figure){batch_metric_names[k], "%.4f",
+                                      batch_metrics_mean(&sums->batch, (enum batch_metric)k),
+                                      false},
+                     json);
+    slates_print(e, json);
+    terms_print(sums, json);
+    if (!json)
+        return;
+    groups_print("by_popularity", BY_POPULARITY, groups.popularity, evaluation_popularity_names);
+    groups_print("by_age", BY_AGE, groups.age, evaluation_age_names);
+    calibrations_print(e);
+    if (join_slate_counts(&e->trainer.join))
+        slate_outcomes_print(join_slate_counts(&e->trainer.join));
+    outcomes_print(counts);
+    puts("}");
 }
 
 int cmd_eval(const struct config *config, const struct command_line *line)

@@ -18,13 +18,14 @@
 #include "daemon/metrics.h"
 #include "daemon/publish.h"
 #include "daemon/state.h"
+#include "daemon/step_sums.h"
 #include "model/tables.h"
 #include "model/value.h"
 #include "snapshot/catalog.h"
 
 enum { QUEUE_SLICES = 8, WAIT_MS = 50 };
 enum { KEPT_MAX = 64 }; // what checkpoint.keep may be at most
-enum { AHEAD_MS = 24 * 3600 * 1000 };
+enum { AHEAD_MS = 24 * 3600 * 1000, MINUTE_MS = 60 * 1000 };
 
 // What the writer is asked for.
 enum work { WORK_NONE, WORK_CHECKPOINT, WORK_SNAPSHOT, WORK_FINAL };
@@ -69,7 +70,10 @@ struct job {
     struct evaluator *evaluator;
     double loss, step_begun_s, evaluate_s;
     int64_t first_example_ms;
-    bool ahead; // it was said that event time is ahead of the clock
+    bool ahead;              // it was said that event time is ahead of the clock
+    struct step_sums minute; // since the gauges of the steps were told last
+    int64_t minute_ms;       // when that was; 0: not yet
+    int rankers;             // versions whose names the metrics know
 
     // The writer thread's.
     struct catalog *checkpoints, *scratch, *snapshots;
@@ -237,6 +241,7 @@ static void step(void *arg, const struct step_report *report)
     const double now = clock_s(CLOCK_MONOTONIC);
     metrics_observe(METRIC_STEP_DURATION, now - j->step_begun_s);
     j->step_begun_s = now;
+    step_sums_add(&j->minute, report);
     if (report->skipped) {
         metrics_add(METRIC_STEPS_SKIPPED, 1);
         log_error("batch skipped", "reason=%s examples=%d", "a loss or gradient is not finite",
@@ -248,7 +253,33 @@ static void step(void *arg, const struct step_report *report)
     if (j->first_example_ms == 0)
         j->first_example_ms = clock_ms(CLOCK_MONOTONIC);
     metrics_add(METRIC_STEPS, 1);
+    metrics_add(METRIC_NEGATIVES_MASKED, report->masked);
     metrics_set(METRIC_LOSS, j->loss);
+}
+
+static void score_slates(void *arg, int n, const struct slate *slates, const float *scores)
+{
+    struct job *j = arg;
+    const double begun = clock_s(CLOCK_THREAD_CPUTIME_ID);
+    evaluator_score_slates(j->evaluator, n, slates, scores);
+    j->evaluate_s += clock_s(CLOCK_THREAD_CPUTIME_ID) - begun;
+    j->step_begun_s = clock_s(CLOCK_MONOTONIC);
+}
+
+static void slate_step(void *arg, const struct slate_report *report)
+{
+    struct job *j = arg;
+    j->step_begun_s = clock_s(CLOCK_MONOTONIC);
+    step_sums_add_slates(&j->minute, report);
+    if (report->skipped) {
+        metrics_add(METRIC_STEPS_SKIPPED, 1);
+        log_error("batch skipped", "reason=%s slates=%d", "a loss or gradient is not finite",
+                  report->slates);
+        return;
+    }
+    metrics_add(METRIC_SLATE_STEPS, 1);
+    metrics_add(METRIC_SLATES_LEARNED, (uint64_t)report->slates);
+    metrics_add(METRIC_SLATES_UNSCORED, (uint64_t)report->unscored);
 }
 
 static int bounds_resolve(struct job *j, char *error, size_t error_size)
@@ -390,7 +421,9 @@ int job_open(struct job **j_out, const struct config *c, struct source *source,
         return rc;
     }
     j->trainer.score = score;
+    j->trainer.score_slates = score_slates;
     j->trainer.step = step;
+    j->trainer.slate_step = slate_step;
     j->trainer.arg = j;
     metrics_partitions(j->n, source->partitions);
     metrics_tasks(&j->trainer.options.tasks);
@@ -628,12 +661,85 @@ static void quality_tell(const struct evaluation *w)
 {
     if (w->n <= 0)
         return;
+    metrics_set_of(METRIC_RECALL, BY_CUTOFF_1, w->recall_1 / w->n);
+    metrics_set_of(METRIC_RECALL, BY_CUTOFF_5, w->recall_5 / w->n);
     metrics_set_of(METRIC_RECALL, BY_CUTOFF_10, w->recall_10 / w->n);
+    metrics_set_of(METRIC_RECALL, BY_CUTOFF_50, w->recall_50 / w->n);
     metrics_set_of(METRIC_RECALL, BY_CUTOFF_100, w->recall_100 / w->n);
     metrics_set_of(METRIC_POPULARITY_RECALL, BY_CUTOFF_10, w->popularity_recall_10 / w->n);
     metrics_set_of(METRIC_POPULARITY_RECALL, BY_CUTOFF_100, w->popularity_recall_100 / w->n);
     metrics_set_of(METRIC_NDCG, BY_CUTOFF_10, w->ndcg_10 / w->n);
     metrics_set(METRIC_LOG_LOSS, w->log_loss / w->n);
+    if (w->tail_n > 0)
+        metrics_set_of(METRIC_TAIL_RECALL, BY_CUTOFF_100, w->tail_recall_100 / w->tail_n);
+}
+
+static void calibration_tell(enum metric expected, enum metric observed, int series,
+                             const struct calibration *c)
+{
+    if (c->n <= 0)
+        return;
+    metrics_set_of(expected, series, c->expected / c->n);
+    metrics_set_of(observed, series, c->observed / c->n);
+}
+
+static void slates_tell(const struct slate_evaluation *w)
+{
+    const struct {
+        double sum, n;
+        enum metric metric;
+        int label;
+    } figures[] = {
+        {w->overlap_5, w->overlap_5_n, METRIC_OVERLAP, BY_CUTOFF_5},
+        {w->overlap_10, w->overlap_10_n, METRIC_OVERLAP, BY_CUTOFF_10},
+        {w->corpus_overlap_10, w->corpus_overlap_10_n, METRIC_CORPUS_OVERLAP, BY_CUTOFF_10},
+        {w->rank_correlation, w->rank_correlation_n, METRIC_RANK_CORRELATION, 0},
+    };
+    for (size_t i = 0; i < sizeof figures / sizeof *figures; i++)
+        if (figures[i].n > 0)
+            metrics_set_of(figures[i].metric, figures[i].label, figures[i].sum / figures[i].n);
+    for (int by = 0; by < EXPECTATIONS; by++) {
+        for (int k = 0; k < BY_POSITION; k++)
+            calibration_tell(METRIC_POSITION_EXPECTED, METRIC_POSITION_OBSERVED,
+                             by * BY_POSITION + k, &w->position[by][k]);
+        for (int k = 0; k < BY_ACTIVITY; k++)
+            calibration_tell(METRIC_ACTIVITY_EXPECTED, METRIC_ACTIVITY_OBSERVED,
+                             by * BY_ACTIVITY + k, &w->activity[by][k]);
+    }
+}
+
+// What the guards think of the rankers, the proxy being number 0.
+static void rankers_tell(struct job *j)
+{
+    const int known = (int)j->trainer.join.ranker.n;
+    for (int i = 0; i <= known; i++) {
+        const struct reward_guard *guard = two_tower_guard(j->trainer.rows.model, i);
+        if (!guard || reward_guard_sample_size(guard) <= 0)
+            continue;
+        metrics_set_of(METRIC_GUARD, i,
+                       reward_guard_scale(guard, &j->trainer.options.model.objectives.guard));
+        metrics_set_of(METRIC_RANKER_CORRELATION, i, reward_guard_correlation(guard));
+        metrics_set_of(METRIC_RANKER_SLATES, i, reward_guard_sample_size(guard));
+    }
+    for (; j->rankers <= known; j->rankers++) {
+        const struct text name = join_ranker(&j->trainer.join, j->rankers);
+        char text[ACTION_BYTES_MAX + 1];
+        snprintf(text, sizeof text, "%.*s", (int)name.size, name.bytes);
+        metrics_ranker(j->rankers, j->rankers == 0 ? "proxy" : text);
+    }
+}
+
+// The first figures at once, those of a whole minute from then on.
+static void minute_tell(struct job *j)
+{
+    const int64_t now = clock_ms(CLOCK_MONOTONIC);
+    const bool due = j->minute_ms > 0 ? now - j->minute_ms >= MINUTE_MS
+                                      : j->minute.steps + j->minute.slate_steps > 0;
+    if (!due)
+        return;
+    step_sums_tell(&j->minute);
+    j->minute = (struct step_sums){0};
+    j->minute_ms = now;
 }
 
 static void table_tell(enum metric_table which, const struct id_table *t)
@@ -672,6 +778,7 @@ static void status_tell(struct job *j)
     const struct join_counts *c = join_counts(&j->trainer.join);
     const struct evaluation window = evaluator_window(j->evaluator);
     const struct evaluation total = evaluator_total(j->evaluator);
+    const struct slate_evaluation slates = evaluator_slates_window(j->evaluator);
     const int64_t watermark = join_watermark(&j->trainer.join);
     uint64_t in = 0, pending = 0, rejected = 0, settled = 0;
     for (int t = 0; t < TOPICS; t++) {
@@ -682,8 +789,14 @@ static void status_tell(struct job *j)
     for (int o = 0; o < OUTCOMES; o++)
         settled += c->out[TOPIC_ENGAGEMENTS][o];
     counts_tell(c);
+    for (int i = 0; i < SLATE_COUNTS && join_slate_counts(&j->trainer.join); i++)
+        metrics_put_of(METRIC_SLATES, i, join_slate_counts(&j->trainer.join)[i]);
     quality_tell(&window);
     metrics_put_of(METRIC_EVALUATED, 0, (uint64_t)total.n);
+    slates_tell(&slates);
+    metrics_put_of(METRIC_SLATES_EVALUATED, 0, (uint64_t)evaluator_slates_total(j->evaluator).n);
+    rankers_tell(j);
+    minute_tell(j);
     memory_tell(&j->trainer.columns);
     busy_tell(BY_STAGE_TRAIN, clock_s(CLOCK_THREAD_CPUTIME_ID) - j->evaluate_s);
     busy_tell(BY_STAGE_EVALUATE, j->evaluate_s);

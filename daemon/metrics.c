@@ -34,8 +34,11 @@ struct label {
 };
 
 static const char *const example_values[BY_EXAMPLE_LABELS] = {"positive", "negative"};
-static const char *const cutoff_values[BY_CUTOFFS] = {"10", "100"};
+static const char *const cutoff_values[BY_CUTOFFS] = {"1", "5", "10", "50", "100"};
 static const char *const table_values[BY_TABLES] = {"items", "users"};
+static const char *const tower_values[BY_TOWERS] = {"user", "item"};
+static const char *const estimator_values[EXPECTATIONS] = {
+    [EXPECTED_CONTEXT] = "context", [EXPECTED_RANKER] = "ranker"};
 static const char *const stage_values[BY_STAGES] = {"ingest", "train", "evaluate", "write"};
 static const char *const reload_values[BY_RELOADS] = {"applied", "unchanged", "refused"};
 
@@ -46,6 +49,14 @@ static const char *const reload_values[BY_RELOADS] = {"applied", "unchanged", "r
 #define BY_REASON                                                                                  \
     {                                                                                              \
         "reason", REJECTS, reject_names                                                            \
+    }
+#define BY_TERM                                                                                    \
+    {                                                                                              \
+        "term", OBJECTIVES, objective_names                                                        \
+    }
+#define BY_ESTIMATOR                                                                               \
+    {                                                                                              \
+        "estimator", EXPECTATIONS, estimator_values                                                \
     }
 
 // The one or two labels of a set. Sets without any here are empty or filled in at start.
@@ -58,6 +69,11 @@ static const struct label label_sets[][2] = {
     [LABELS_CUTOFF] = {{"k", BY_CUTOFFS, cutoff_values}},
     [LABELS_TABLE] = {{"table", BY_TABLES, table_values}},
     [LABELS_STAGE] = {{"stage", BY_STAGES, stage_values}},
+    [LABELS_TERM] = {BY_TERM},
+    [LABELS_TERM_TOWER] = {BY_TERM, {"tower", BY_TOWERS, tower_values}},
+    [LABELS_SLATE] = {{"outcome", SLATE_COUNTS, slate_count_names}},
+    [LABELS_POSITION] = {BY_ESTIMATOR, {"position", BY_POSITION, evaluation_position_names}},
+    [LABELS_ACTIVITY] = {BY_ESTIMATOR, {"engagements", BY_ACTIVITY, evaluation_activity_names}},
     [LABELS_BACKEND] = {{NULL, 0, NULL}},
     [LABELS_RELOAD] = {{"result", BY_RELOADS, reload_values}},
     [LABELS_TASK] = {{NULL, 0, NULL}},
@@ -111,6 +127,7 @@ static struct {
     int n;
     char *texts[METRIC_PARTITIONS_MAX];
 } partitions_now;
+static char *rankers_now[METRIC_RANKERS_MAX];
 static char build_now[512], backend_now[128];
 static char tasks_now[SLATE_TASKS_MAX][128];
 
@@ -185,6 +202,11 @@ void metrics_set_of(enum metric m, int label, double value)
 {
     assert(metric_rows[m].type == METRIC_GAUGE);
     atomic_store_explicit(cell(m, label), bits_of(value) ^ not_a_number, memory_order_relaxed);
+}
+
+void metrics_set_of2(enum metric m, int first, int second, double value)
+{
+    metrics_set_of(m, series_of2(m, first, second), value);
 }
 
 void metrics_observe(enum metric m, double seconds)
@@ -278,6 +300,17 @@ void metrics_tasks(const struct value_tasks *tasks)
     pthread_mutex_unlock(&lock);
 }
 
+void metrics_ranker(int number, const char *name)
+{
+    char text[640] = "";
+    assert(number >= 0 && number < METRIC_RANKERS_MAX);
+    label_append(text, sizeof text, "ranker", name);
+    pthread_mutex_lock(&lock);
+    free(rankers_now[number]);
+    rankers_now[number] = strdup(text);
+    pthread_mutex_unlock(&lock);
+}
+
 // ---- Text
 
 // The labels of a series without braces; NULL when the series has no name yet.
@@ -290,6 +323,8 @@ static const char *series_labels(enum labels labels, int series, char *text, siz
         return text;
     case LABELS_PARTITION:
         return series < partitions_now.n ? partitions_now.texts[series] : NULL;
+    case LABELS_RANKER:
+        return rankers_now[series];
     case LABELS_BUILD:
         return build_now;
     case LABELS_BACKEND:
@@ -394,4 +429,10 @@ void metrics_reset(void)
             atomic_store(&cells_of[m][i], 0);
     }
     metrics_partitions(0, NULL);
+    pthread_mutex_lock(&lock);
+    for (int i = 0; i < METRIC_RANKERS_MAX; i++) {
+        free(rankers_now[i]);
+        rankers_now[i] = NULL;
+    }
+    pthread_mutex_unlock(&lock);
 }

@@ -14,7 +14,8 @@
 //
 // Labels are fixed sets known at compile time (metrics.c), so that a series is an index and
 // counting is one atomic addition. Four sets are filled in at start: partitions, build identity,
-// I/O backend, tasks. No label ever carries the id of a user or an item.
+// I/O backend, tasks; one as the stream tells of them: versions of the ranker. No label ever
+// carries the id of a user or an item.
 //
 // Any thread may count and render at any time. A gauge appears once it has been set; a counter and
 // a histogram are there from the start, at 0. Nothing can fail: a wrong index is an assert.
@@ -23,8 +24,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "model/objectives.h"
 #include "model/slate.h"
 #include "pipeline/decode.h"
+#include "pipeline/evaluate.h"
 #include "pipeline/event.h"
 #include "pipeline/join.h"
 
@@ -32,7 +35,15 @@
 enum metric_type { METRIC_COUNTER, METRIC_COUNTER_US, METRIC_GAUGE, METRIC_HISTOGRAM };
 
 enum metric_label_example { BY_EXAMPLE_POSITIVE, BY_EXAMPLE_NEGATIVE, BY_EXAMPLE_LABELS };
-enum metric_cutoff { BY_CUTOFF_10, BY_CUTOFF_100, BY_CUTOFFS };
+enum metric_cutoff {
+    BY_CUTOFF_1,
+    BY_CUTOFF_5,
+    BY_CUTOFF_10,
+    BY_CUTOFF_50,
+    BY_CUTOFF_100,
+    BY_CUTOFFS
+};
+enum metric_tower { BY_TOWER_USER, BY_TOWER_ITEM, BY_TOWERS };
 enum metric_table { BY_TABLE_ITEMS, BY_TABLE_USERS, BY_TABLES };
 enum metric_stage { BY_STAGE_INGEST, BY_STAGE_TRAIN, BY_STAGE_EVALUATE, BY_STAGE_WRITE, BY_STAGES };
 
@@ -43,7 +54,7 @@ enum metric_reload {
     BY_RELOADS
 };
 
-enum { METRIC_PARTITIONS_MAX = 1024 };
+enum { METRIC_PARTITIONS_MAX = 1024, METRIC_RANKERS_MAX = RANKERS_MAX + 1 };
 
 // Sets of labels and how many series each has. "topic,reason" is two labels.
 #define METRIC_LABELS(X)                                                                           \
@@ -57,6 +68,12 @@ enum { METRIC_PARTITIONS_MAX = 1024 };
     X(CUTOFF, BY_CUTOFFS)                                                                          \
     X(TABLE, BY_TABLES)                                                                            \
     X(STAGE, BY_STAGES)                                                                            \
+    X(TERM, OBJECTIVES)                                                                            \
+    X(TERM_TOWER, OBJECTIVES *BY_TOWERS)                                                           \
+    X(SLATE, SLATE_COUNTS)                                                                         \
+    X(RANKER, METRIC_RANKERS_MAX)                                                                  \
+    X(POSITION, EXPECTATIONS *BY_POSITION)                                                         \
+    X(ACTIVITY, EXPECTATIONS *BY_ACTIVITY)                                                         \
     X(BUILD, 1)                                                                                    \
     X(BACKEND, 1)                                                                                  \
     X(RELOAD, BY_RELOADS)                                                                          \
@@ -96,6 +113,8 @@ enum { METRIC_PARTITIONS_MAX = 1024 };
     /* join */                                                                                     \
     X(PENDING, "records_pending", GAUGE, TOPIC, "Records that wait in the join.")                  \
     X(JOIN_BYTES, "join_bytes", GAUGE, NONE, "Memory of the join's columns.")                      \
+    X(SLATES, "slate_outcomes_total", COUNTER, SLATE,                                              \
+      "What became of slates and of the scores in them; the names say of what.")                   \
     /* training */                                                                                 \
     X(EXAMPLES, "examples_total", COUNTER, EXAMPLE, "Examples learned, by label.")                 \
     X(STEPS, "steps_total", COUNTER, NONE, "Batches learned.")                                     \
@@ -103,6 +122,31 @@ enum { METRIC_PARTITIONS_MAX = 1024 };
       "Batches not learned: a loss or gradient was not finite.")                                   \
     X(STEP_DURATION, "step_duration_seconds", HISTOGRAM, NONE, "Wall time of one training step.")  \
     X(LOSS, "loss", GAUGE, NONE, "Mean loss of an example in the last batch.")                     \
+    X(SLATE_STEPS, "slate_steps_total", COUNTER, NONE, "Batches of slates learned.")               \
+    X(SLATES_LEARNED, "slates_learned_total", COUNTER, NONE,                                       \
+      "Slates in them: closed ones, early ones, late labels.")                                     \
+    X(SLATES_UNSCORED, "slates_unscored_total", COUNTER, NONE,                                     \
+      "Closed slates learned without scores that the terms could use.")                            \
+    X(NEGATIVES_MASKED, "negatives_masked_total", COUNTER, NONE,                                   \
+      "Candidates that were no negatives of an example, because they are known positives.")        \
+    X(TERM_LOSS, "term_loss", GAUGE, TERM,                                                         \
+      "Mean loss of an example or a slate in a term of the loss, last minute.")                    \
+    X(TERM_GRADIENT_NORM, "term_gradient_norm", GAUGE, TERM_TOWER,                                 \
+      "Norm of a term's gradient on what a tower gives, mean of a step, last minute.")             \
+    X(REGULARISATION_LOSS, "regularisation_loss", GAUGE, NONE,                                     \
+      "L2 of the rows touched, mean of the steps that were measured, last minute.")                \
+    X(BATCH_ACCURACY, "batch_accuracy_ratio", GAUGE, CUTOFF,                                       \
+      "Examples above all but k of their batch's candidates, by weight, last minute.")             \
+    X(BATCH_AUC, "batch_auc_ratio", GAUGE, NONE,                                                   \
+      "Share of the batch's candidates below the example's, by weight, last minute.")              \
+    X(GUARD, "ranker_guard_ratio", GAUGE, RANKER,                                                  \
+      "How far a version of the ranker is followed: 0 until it agrees with what people do.")       \
+    X(RANKER_CORRELATION, "ranker_correlation_ratio", GAUGE, RANKER,                               \
+      "Correlation of a version's scores with net values inside slates, -1 to 1.")                 \
+    X(RANKER_SLATES, "ranker_guard_slates", GAUGE, RANKER,                                         \
+      "How many slates the guard and the correlation are worth.")                                  \
+    X(POLICY_SAMPLE_SIZE, "policy_sample_size_items", GAUGE, NONE,                                 \
+      "Effective sample size of capped propensity ratios in a slate, last minute.")                \
     X(QUEUE_SLICES, "queue_slices", GAUGE, NONE, "Slices that wait for the trainer.")              \
     X(STAGE_BUSY, "stage_busy_seconds_total", COUNTER_US, STAGE,                                   \
       "CPU time of a stage since the start.")                                                      \
@@ -114,6 +158,24 @@ enum { METRIC_PARTITIONS_MAX = 1024 };
       "Recall of decayed popularity under the same protocol.")                                     \
     X(NDCG, "ndcg_ratio", GAUGE, CUTOFF, "NDCG of the model, decaying.")                           \
     X(LOG_LOSS, "log_loss", GAUGE, NONE, "Log loss of the model over the corpus, decaying.")       \
+    X(TAIL_RECALL, "tail_recall_ratio", GAUGE, CUTOFF,                                             \
+      "Recall where the target is of the less popular half of the items, decaying.")               \
+    X(SLATES_EVALUATED, "evaluated_slates_total", COUNTER, NONE,                                   \
+      "Slates compared with the ranker or the estimators before they were learned.")               \
+    X(OVERLAP, "ranker_overlap_ratio", GAUGE, CUTOFF,                                              \
+      "The ranker's first k of a slate that are the model's first k of it, decaying.")             \
+    X(CORPUS_OVERLAP, "ranker_corpus_overlap_ratio", GAUGE, CUTOFF,                                \
+      "The ranker's first k of a slate that are the model's first k of all items, decaying.")      \
+    X(RANK_CORRELATION, "ranker_rank_correlation_ratio", GAUGE, NONE,                              \
+      "Spearman's correlation of the model's and the ranker's order in slates, decaying.")         \
+    X(POSITION_EXPECTED, "position_expected_value", GAUGE, POSITION,                               \
+      "Net value expected of an item shown, by position as logged, 10 for all others, decaying.")  \
+    X(POSITION_OBSERVED, "position_observed_value", GAUGE, POSITION,                               \
+      "Net value that these items then had, decaying.")                                            \
+    X(ACTIVITY_EXPECTED, "activity_expected_value", GAUGE, ACTIVITY,                               \
+      "Net value expected of an item shown, by how much its user had engaged, from, decaying.")    \
+    X(ACTIVITY_OBSERVED, "activity_observed_value", GAUGE, ACTIVITY,                               \
+      "Net value that these items then had, decaying.")                                            \
     /* tables */                                                                                   \
     X(TABLE_ROWS, "table_rows", GAUGE, TABLE, "Rows in use.")                                      \
     X(TABLE_BYTES, "table_bytes", GAUGE, TABLE, "Memory of a table's columns, without its index.") \
@@ -174,6 +236,7 @@ void metrics_put_of(enum metric m, int label, uint64_t total);
 void metrics_put_of2(enum metric m, int first, int second, uint64_t total);
 void metrics_set(enum metric m, double value);
 void metrics_set_of(enum metric m, int label, double value);
+void metrics_set_of2(enum metric m, int first, int second, double value);
 void metrics_observe(enum metric m, double seconds);
 
 // The value of a counter, in its own unit; tests and the status line read it.
@@ -188,6 +251,9 @@ void metrics_build_info(const char *version, const char *blas, const char *core,
 void metrics_io_backend(const char *backend);
 struct value_tasks;
 void metrics_tasks(const struct value_tasks *tasks);
+
+// Names version `number` of the ranker, below METRIC_RANKERS_MAX; its series have no name before.
+void metrics_ranker(int number, const char *name);
 
 // All metrics as text. Returns a malloc'ed buffer, the caller frees it; NULL when memory is short.
 char *metrics_text(size_t *size);

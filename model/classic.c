@@ -531,6 +531,7 @@ static void candidates_choose(struct towers *t, struct step *s)
     c->columns = at;
     s->n = positives;
     s->examples = c->example;
+    s->target = c->slot;
     s->features = width ? c->features : NULL;
 }
 
@@ -680,6 +681,7 @@ static void softmax(struct towers *t, struct step *s)
     s->loss += c->loss.loss;
     memset(c->dQ, 0, (size_t)s->n * (d + 1) * sizeof(float));
     memset(c->dC, 0, (size_t)c->columns * (d + 1) * sizeof(float));
+    s->masked += c->loss.removed_by_id + c->loss.removed_by_mask;
     retrieval_loss_backward(&c->loss, &batch, NULL, c->dC);
     // What is remembered teaches queries alone: as in the recipe, where the reason is.
     batch.candidates = memory_append(c, s);
@@ -814,6 +816,15 @@ static void update(struct towers *towers, struct step *s)
         columns_store(c);
 }
 
+static double squares(const struct towers *towers, const struct step *s)
+{
+    const struct classic *c = (const struct classic *)towers;
+    const struct tables *t = towers->tables;
+    return tables_squares(&t->item_vector, c->rows, c->items) +
+           tables_squares(&t->user_vector, c->users, c->user_rows) +
+           tables_bias_squares(t, s->C, c->items);
+}
+
 const struct towers_kind classic_kind = {
     .dense_size = classic_dense_size,
     .dense = classic_dense,
@@ -827,6 +838,7 @@ const struct towers_kind classic_kind = {
     .softmax = softmax,
     .backward = backward,
     .update = update,
+    .squares = squares,
     .items = items_view,
     .query = query_view,
     .bonuses = bonuses_view,

@@ -72,6 +72,7 @@ struct slate_terms {
     int n;
     const float *s, *ref, *g, *reward, *y, *propensity;
     struct preference_pair *pairs;
+    struct slate_report *report;
 };
 
 static bool distill(const struct slate_terms *x, float weight, double *loss, float *ds)
@@ -107,6 +108,8 @@ static bool align(const struct slate_terms *x, float weight, double *loss, float
                            o->align.temperature, weight, loss, ds);
     case ALIGN_POLICY:
         policy_ratios(x->n, x->s, x->reward, x->propensity, o->align.ratio_cap, ratio);
+        x->report->sample_size += policy_sample_size(x->n, ratio);
+        x->report->sampled++;
         return policy_gradient(x->n, x->s, x->reward, ratio, o->align.top_k, weight, loss, ds);
     case ALIGN_SHAPED:
         return policy_shaped(x->n, x->s, x->ref, x->reward, o->align.beta, weight, loss, ds);
@@ -309,6 +312,19 @@ void objectives_close(struct objectives *o)
     free(o);
 }
 
+const struct reward_guard *objectives_guard(const struct objectives *o, int ranker)
+{
+    return o->options->align.guard ? column_at(&o->guard, (size_t)ranker) : NULL;
+}
+
+void objectives_expected(const struct objectives *o, const float *q, int n, const float *V,
+                         float *expected)
+{
+    const struct light_ranker_shape shape = ranker_shape(o->options, o->dim);
+    const struct light_ranker_parameters p = light_ranker_at(heads_of(o), &shape);
+    light_ranker_score(&p, &shape, q, n, V, o->value, LIGHT_RANKER_PROBABILITIES, expected);
+}
+
 // ---- A step.
 
 // Which tasks the ranker scored in this slate: it need not know them all.
@@ -419,7 +435,8 @@ static void terms_learn(struct objectives *o, const struct step *s, struct slate
                                       .reward = reward + at,
                                       .y = o->y + at,
                                       .propensity = propensity,
-                                      .pairs = o->pairs};
+                                      .pairs = o->pairs,
+                                      .report = report};
         if (slate->kind != SLATE_CLOSED)
             continue;
         for (int k = 0; k < n; k++)

@@ -115,6 +115,9 @@ struct slate_report {
     int slates, unscored; // unscored: without a score the terms could use
     bool skipped;         // a loss or gradient was not finite: nothing was changed
     double guard;         // mean scale over the scored slates
+    // Effective sample size of the capped propensity ratios: sum over the slates they weighed.
+    double sample_size;
+    int sampled;
     struct objective_report term[OBJECTIVES];
 };
 
@@ -157,6 +160,12 @@ bool objectives_learn(struct objectives *o, struct step *s, struct slate_batch *
 // behind weights, which may be NULL.
 void objectives_update(struct objectives *o, const struct step *s, const struct slate_batch *batch,
                        struct row_weights *weights);
+// As two_tower_guard.
+const struct reward_guard *objectives_guard(const struct objectives *o, int ranker);
+// What the light ranker expects of n items V (n, d) for the user q (d), without a position: net
+// values. Only with a light ranker.
+void objectives_expected(const struct objectives *o, const float *q, int n, const float *V,
+                         float *expected);
 // Parameter i of the heads by name, offsets in floats from objectives_heads; false at the end.
 bool objectives_parameter(const struct objective_options *o, int dim, int i,
                           struct dense_parameter *p);

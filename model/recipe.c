@@ -471,6 +471,7 @@ static void candidates_choose(struct towers *t, struct step *s)
         r->target[i] = candidate_add(t, s, s->examples[i].item);
     for (int i = 0; i < s->n; i++)
         r->hits[r->target[i]] += 1;
+    s->target = r->target;
     const uint64_t key = rng_key(o->seed, UINT64_C(0x756e69666f726d)); // "uniform"
     struct rng rng = {rng_at(key, tables_state(t->tables)->steps), 0};
     for (int i = 0; i < o->uniform_negatives; i++) {
@@ -653,15 +654,16 @@ static void baskets_mask(struct recipe *r, const struct step *s)
 }
 
 // What a user engaged with elsewhere in this batch is no negative of the user's.
-static void known_mask(struct recipe *r, const struct step *s)
+static void known_mask(struct recipe *r, struct step *s)
 {
     memset(r->removed, 0, (size_t)s->n * retrieval_words(r->columns) * sizeof *r->removed);
-    sampled_softmax_remove_known(s->n, r->columns, r->user, r->target, r->known_last,
-                                 r->known_before, r->removed);
+    const int masked = sampled_softmax_remove_known(s->n, r->columns, r->user, r->target,
+                                                    r->known_last, r->known_before, r->removed);
+    s->masked += r->columns == s->C ? (uint64_t)masked : 0; // once, not again beside the memory
 }
 
 // Turns L into its gradient, adds the sum of its rows to dcolumn, and returns the loss.
-static double softmax_backward(struct recipe *r, const struct step *s, float *dcolumn)
+static double softmax_backward(struct recipe *r, struct step *s, float *dcolumn)
 {
     const struct two_tower_options *o = r->towers.options;
     const struct sampled_softmax form = {.form = o->correction, .chance = SAMPLED_PRESENCE};
@@ -994,6 +996,17 @@ static void update(struct towers *towers, struct step *s)
         candidates_store(r, s);
 }
 
+static double squares(const struct towers *towers, const struct step *s)
+{
+    const struct recipe *r = (const struct recipe *)towers;
+    const struct tables *t = towers->tables;
+    return tables_squares(&t->item_vector, s->C, r->candidates) +
+           tables_squares(&t->item_vector, r->pooled, r->pooled_rows) +
+           tables_squares(&t->item_context, r->pooled, r->pooled_rows) +
+           tables_squares(&t->user_vector, r->users, r->user_rows) +
+           tables_bias_squares(t, s->C, r->candidates);
+}
+
 const struct towers_kind recipe_kind = {
     .dense_size = dense_floats,
     .dense = dense_parameter,
@@ -1009,6 +1022,7 @@ const struct towers_kind recipe_kind = {
     .repeat_backward = repeat_backward,
     .backward = backward,
     .update = update,
+    .squares = squares,
     .items = items_view,
     .query = query_view,
     .bonuses = bonuses_view,

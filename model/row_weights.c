@@ -187,6 +187,23 @@ void row_weights_learn(struct row_weights *w, const struct step *s, const struct
     }
 }
 
+void row_weights_expected(const struct row_weights *w, const struct slate *slate, const float *q,
+                          float *expected)
+{
+    const struct two_tower_options *o = w->options;
+    for (int k = 0; k < slate->n_items; k++) {
+        const struct debias_context context = {.surface = slate->surface,
+                                               .position = slate->items[k].position,
+                                               .propensity = slate->items[k].propensity,
+                                               .user = column_at(&w->user, slate->user),
+                                               .q = q};
+        expected[k] = debiased(o) && slate->items[k].shown
+                          ? debias_mean_at(&o->debias, row_weights_state(w), o->dim,
+                                           column_at(&w->linear, 0), &context)
+                          : NAN;
+    }
+}
+
 const float *row_weights_examination(const struct row_weights *w, const struct slate *slate,
                                      float *inverse)
 {

@@ -47,4 +47,8 @@ void row_weights_learn(struct row_weights *w, const struct step *s, const struct
 // returns it, or NULL when positions are not what is estimated.
 const float *row_weights_examination(const struct row_weights *w, const struct slate *slate,
                                      float *inverse);
+// What the estimator expects of each item of a slate that was shown, for the user's query q (d);
+// NAN for the others, and for an estimator that expects no value.
+void row_weights_expected(const struct row_weights *w, const struct slate *slate, const float *q,
+                          float *expected);
 const struct debias_state *row_weights_state(const struct row_weights *w);

@@ -54,6 +54,10 @@ static inline const struct model_state *tables_state(const struct tables *t)
     return column_at(&t->state, 0);
 }
 
+// Sums of the squares of n rows, and of n items' biases.
+double tables_squares(const struct column *c, int n, const uint32_t *rows);
+double tables_bias_squares(const struct tables *t, int n, const uint32_t *items);
+
 // What is left at example number `at` of a count made at item->counted_at, and the half-life of
 // each.
 float count_decay(const struct item_state *item, uint64_t at, float half_life);

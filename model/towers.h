@@ -28,11 +28,15 @@ struct step {
     bool still;    // a row or bias without a gradient is not touched: L2 and momentum would move it
     int C;         // items
     const uint32_t *rows;    // (C)
+    const uint32_t *target;  // (n): slot of each example's item; only after candidates
     float *Q, *dQ;           // (n, d)
     float *V, *dV;           // (C, d)
     float *column, *dcolumn; // (C): bias and prior
     const float *weight;     // (n) of the examples in the softmax; NULL: all 1
     double loss;
+    bool measured;   // its report says more: squares are wanted
+    double squares;  // of what update touches
+    uint64_t masked; // pairs of a query and an item that softmax left out, for it is known
 };
 
 // Whether the update of a row or bias, by its gradient (n), is due.
@@ -68,6 +72,9 @@ struct towers_kind {
                             const uint32_t *slots, const float *dscores);
     bool (*backward)(struct towers *t, struct step *s);
     void (*update)(struct towers *t, struct step *s);
+    // Sum of the squares of every row that update will touch, once for each time it does: what L2
+    // takes hold of. After backward.
+    double (*squares)(const struct towers *t, const struct step *s);
 
     // The pure functions behind view_items, view_query and view_bonuses.
     void (*items)(const struct view *v, int n, const float *vectors,

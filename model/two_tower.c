@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "model/frequency.h"
+#include "model/gemm.h"
 #include "model/kernels.h"
 #include "model/memory.h"
 #include "model/recipe.h"
@@ -34,10 +35,35 @@ struct two_tower {
     int *first;
     uint32_t *slot;
     float *s, *ref, *ds;
+    // Of a measured step; taken with options.measured only.
+    float *measured_Q, *measured_scores; // (MEASURED_MAX, d), (MEASURED_MAX, candidates_max)
+    uint32_t *every;                     // 0, 1 .. candidates_max - 1
 };
+
+enum { MEASURED_MAX = 64 }; // examples of a step
 
 static const struct towers_kind *const kinds[] = {
     [MODEL_RECIPE] = &recipe_kind, [MODEL_TWO_TOWER] = &classic_kind};
+
+double tables_squares(const struct column *c, int n, const uint32_t *rows)
+{
+    double sum = 0;
+    for (int i = 0; i < n; i++) {
+        const float *row = column_at(c, rows[i]);
+        sum += (double)kernels->dot(c->unit / sizeof *row, row, row);
+    }
+    return sum;
+}
+
+double tables_bias_squares(const struct tables *t, int n, const uint32_t *items)
+{
+    double sum = 0;
+    for (int i = 0; i < n; i++) {
+        const struct item_state *item = column_at(&t->item_state, items[i]);
+        sum += (double)item->bias * (double)item->bias;
+    }
+    return sum;
+}
 
 float count_decay(const struct item_state *item, uint64_t at, float half_life)
 {
@@ -214,6 +240,19 @@ static int slates_open(struct two_tower *m, struct columns *s)
     return rc;
 }
 
+static int measuring_open(struct two_tower *m)
+{
+    const size_t C = (size_t)m->towers->candidates_max;
+    m->measured_Q = calloc(MEASURED_MAX * (size_t)m->options.dim, sizeof *m->measured_Q);
+    m->measured_scores = calloc(MEASURED_MAX * C, sizeof *m->measured_scores);
+    m->every = calloc(C, sizeof *m->every);
+    if (!m->measured_Q || !m->measured_scores || !m->every)
+        return -ENOMEM;
+    for (uint32_t c = 0; c < C; c++)
+        m->every[c] = c;
+    return 0;
+}
+
 int two_tower_open(struct two_tower **m_out, struct columns *s, const struct id_table *items,
                    const struct id_table *users, const struct two_tower_options *options)
 {
@@ -243,6 +282,8 @@ int two_tower_open(struct two_tower **m_out, struct columns *s, const struct id_
     }
     if (rc == 0)
         rc = values_open(m, s);
+    if (rc == 0 && o->measured > 0)
+        rc = measuring_open(m);
     if (rc == 0 && row_weights_needed(o))
         rc = row_weights_open(&m->weights, s, &m->options, two_tower_values(m)->weight,
                               items->row.n_max, users->row.n_max);
@@ -270,6 +311,9 @@ void two_tower_close(struct two_tower *m)
     free(m->s);
     free(m->ref);
     free(m->ds);
+    free(m->measured_Q);
+    free(m->measured_scores);
+    free(m->every);
     free(m);
 }
 
@@ -391,9 +435,47 @@ static bool step_finish(struct two_tower *m, struct step *s)
     }
     if (m->referenced)
         rows_save(m, s);
+    if (s->measured)
+        s->squares = m->towers->kind->squares(m->towers, s);
     m->towers->kind->update(m->towers, s);
     state->steps++;
     return true;
+}
+
+// Which steps are measured depends on their number alone. They are drawn, not counted off: every
+// second step could always be one that replays.
+static bool step_measured(const struct two_tower *m)
+{
+    const uint64_t key = rng_key(m->options.seed, UINT64_C(0x6d656173757265)); // "measure"
+    struct rng rng = {rng_at(key, tables_state(&m->tables)->steps), 0};
+    return m->options.measured > 0 && rng_float(&rng) < m->options.measured;
+}
+
+// The examples against the batch's candidates by the scores that are served: what softmax corrects,
+// masks and mines has not happened yet.
+static void batch_measure(struct two_tower *m, const struct step *s, struct batch_metrics *metrics)
+{
+    const int n = s->n < MEASURED_MAX ? s->n : MEASURED_MAX, C = s->C;
+    const size_t d = (size_t)m->options.dim;
+    for (int k = 0; k < n; k++) {
+        const size_t i = (size_t)k * (size_t)s->n / (size_t)n;
+        memcpy(m->measured_Q + (size_t)k * d, s->Q + i * d, d * sizeof(float));
+        memcpy(m->measured_scores + (size_t)k * C, s->column, (size_t)C * sizeof(float));
+    }
+    gemm_nt(n, C, (int)d, m->measured_Q, s->V, m->measured_scores);
+    for (int k = 0; k < n; k++) {
+        const int i = (int)((size_t)k * (size_t)s->n / (size_t)n);
+        float *scores = m->measured_scores + (size_t)k * C;
+        if (m->towers->kind->repeat)
+            m->towers->kind->repeat(m->towers, s, i, C, m->every, scores);
+        batch_metrics_row(metrics, C, scores, (int)s->target[i],
+                          s->weight ? (double)s->weight[i] : 1);
+    }
+}
+
+static double norm(size_t n, const float *x)
+{
+    return sqrt((double)kernels->dot(n, x, x));
 }
 
 // How a batch of engagements becomes a loss, and the loss an update.
@@ -415,11 +497,21 @@ static struct step_report batch_learn(struct two_tower *m, int n, const struct e
     kind->forward(towers, &s);
     if (m->weights)
         s.weight = row_weights_of(m->weights, &s); // predict first: the slates are learned later
+    s.measured = report.measured = fresh && step_measured(m);
+    if (s.measured)
+        batch_measure(m, &s, &report.metrics);
     kind->softmax(towers, &s);
 
     report.candidates = s.C;
     report.loss = s.loss;
+    report.masked = s.masked;
+    report.retrieval =
+        (struct objective_report){.loss = s.loss,
+                                  .query_norm = norm((size_t)s.n * m->options.dim, s.dQ),
+                                  .item_norm = norm((size_t)s.C * m->options.dim, s.dV),
+                                  .n = s.n};
     report.skipped = !step_finish(m, &s);
+    report.l2 = (double)m->options.table.l2 / 2 * s.squares;
     if (m->weights && fresh && !report.skipped)
         row_weights_update(m->weights, &s);
     if (fresh && !report.skipped)
@@ -568,6 +660,39 @@ struct slate_report two_tower_learn_slates(struct two_tower *m, int n, const str
     return report;
 }
 
+const struct reward_guard *two_tower_guard(const struct two_tower *m, int ranker)
+{
+    return m->objectives ? objectives_guard(m->objectives, ranker) : NULL;
+}
+
+bool two_tower_expects(const struct two_tower *m, enum expectation by)
+{
+    const bool expects[] = {
+        [EXPECTED_CONTEXT] = m->weights && m->options.debias.kind != DEBIAS_NONE,
+        [EXPECTED_RANKER] = m->objectives && m->options.objectives.ranker.weight > 0};
+    return expects[by];
+}
+
+void two_tower_expected(const struct two_tower *m, enum expectation by, const struct slate *slate,
+                        const float *q, float *expected)
+{
+    const size_t d = (size_t)m->options.dim, n = slate->n_items;
+    float V[n * d + 1], v[d + 1];
+    assert(two_tower_expects(m, by));
+    if (by == EXPECTED_CONTEXT) {
+        row_weights_expected(m->weights, slate, q, expected);
+        return;
+    }
+    for (size_t k = 0; k < n; k++) {
+        two_tower_items(m, 1, &slate->items[k].item, v);
+        memcpy(V + k * d, v, d * sizeof *V);
+    }
+    objectives_expected(m->objectives, q, (int)n, V, expected);
+    for (size_t k = 0; k < n; k++)
+        if (!slate->items[k].shown)
+            expected[k] = NAN;
+}
+
 struct view two_tower_view(const struct two_tower *m)
 {
     return (struct view){.options = &m->options,
@@ -621,7 +746,7 @@ void two_tower_queries(struct two_tower *m, int n, const struct example *example
     }
 }
 
-void two_tower_items(struct two_tower *m, int n, const uint32_t *rows, float *V)
+void two_tower_items(const struct two_tower *m, int n, const uint32_t *rows, float *V)
 {
     const struct view v = two_tower_view(m);
     const struct tables *t = &m->tables;

@@ -17,6 +17,7 @@
 // random numbers by counter.
 #pragma once
 
+#include "model/batch_metrics.h"
 #include "model/debias.h"
 #include "model/history.h"
 #include "model/history_encoder.h"
@@ -55,6 +56,7 @@ struct two_tower_options {
     struct objective_options objectives;
     struct debias_options debias;
     bool tasks_named; // engagements are weighed by their tasks' values, which may change
+    float measured;   // share of the steps whose report has metrics and l2, 0..1
 };
 
 // How much of a user's history the model reads at the most.
@@ -100,6 +102,12 @@ struct step_report {
     double loss;              // sum over the examples
     bool replayed;            // the examples had been learned before
     bool skipped;             // a loss or gradient was not finite: nothing was changed
+    struct objective_report retrieval;
+    uint64_t masked; // pairs of an example and a candidate that is no negative, for it is known
+    // Of a share of the steps (options.measured), those that replay excepted:
+    bool measured;
+    struct batch_metrics metrics; // of up to 64 examples, evenly spaced
+    double l2;                    // what the table's L2 adds to the loss: l2 / 2 sum of squares
 };
 
 // Why these options cannot work, as a sentence, or NULL: a group of parameters without an optimizer
@@ -130,6 +138,19 @@ struct step_report two_tower_replay(struct two_tower *m, int n, const struct exa
 // (n, SLATE_ITEMS_MAX, tasks), features as above.
 struct slate_report two_tower_learn_slates(struct two_tower *m, int n, const struct slate *slates,
                                            const float *scores, const float *features);
+// The guard of a version of the ranker, of the proxy for 0 (model/reward_guard.h); NULL when
+// nothing is guarded.
+const struct reward_guard *two_tower_guard(const struct two_tower *m, int ranker);
+// What the model expects of each item shown before it sees the labels: net values (n_items), NAN
+// where it expects nothing. q (dim + 1): the query of the slate.
+enum expectation {
+    EXPECTED_CONTEXT, // by the debiasing estimator: of position and user, whatever the item
+    EXPECTED_RANKER,  // by the light ranker: of the item, as it is served, without its position
+    EXPECTATIONS,
+};
+bool two_tower_expects(const struct two_tower *m, enum expectation by);
+void two_tower_expected(const struct two_tower *m, enum expectation by, const struct slate *slate,
+                        const float *q, float *expected);
 // The model as it is now is what the fleets have from now on: the reference of the trust region.
 void two_tower_published(struct two_tower *m);
 
@@ -137,7 +158,7 @@ void two_tower_published(struct two_tower *m);
 void two_tower_queries(struct two_tower *m, int n, const struct example *examples,
                        const float *features, float *Q);
 // V (n, dim + 1): the items' vectors.
-void two_tower_items(struct two_tower *m, int n, const uint32_t *rows, float *V);
+void two_tower_items(const struct two_tower *m, int n, const uint32_t *rows, float *V);
 // The vector an id without a row would start with: (dim + 1).
 void two_tower_unseen_item(struct two_tower *m, const struct id *id, float *v);
 

@@ -18,10 +18,29 @@ enum { BLOCK_QUERIES = 64, BLOCK_ITEMS = 256, BEST = 10 };
 static const double WINDOW_HALF_LIFE = 5000;
 static const double LOG_LOSS_WORST = 1e6;
 
+const char *const evaluation_popularity_names[BY_POPULARITY] = {"1", "2", "3", "4", "5",
+                                                                "6", "7", "8", "9", "10"};
+const char *const evaluation_position_names[BY_POSITION] = {"0", "1", "2", "3", "4", "5",
+                                                            "6", "7", "8", "9", "10"};
+const char *const evaluation_age_names[BY_AGE] = {"0",  "1h",  "6h",  "1d",  "3d",
+                                                  "7d", "30d", "90d", "365d"};
+const char *const evaluation_activity_names[BY_ACTIVITY] = {"0", "1",  "2",  "3",  "5",
+                                                            "9", "17", "33", "65", "129"};
+// Their lower ends; ages in hours.
+static const double age_bounds[BY_AGE] = {0, 1, 6, 24, 72, 168, 720, 2160, 8760};
+static const double activity_bounds[BY_ACTIVITY] = {0, 1, 2, 3, 5, 9, 17, 33, 65, 129};
+static const double HOUR_MS = 3600000;
+
 struct popularity {
     double count; // decayed, as of example `at`
     uint64_t at;
     uint64_t generation; // of the row's owner: the next one starts from nothing
+};
+
+// What a user had engaged with before this chunk.
+struct activity {
+    uint32_t engagements;
+    uint32_t generation; // of the row's owner
 };
 
 struct evaluator_state {
@@ -29,6 +48,8 @@ struct evaluator_state {
     double due;        // share of examples to score that has not been scored yet
     double slates_due; // of slates likewise
     struct evaluation total, window;
+    struct evaluation_groups groups;
+    struct slate_evaluation slates_total, slates_window;
 };
 
 // A sampled example against all of them.
@@ -58,6 +79,7 @@ struct evaluator {
     struct evaluator_options options;
     struct rows *rows;
     struct column popularity; // by item row
+    struct column activity;   // by user row
     struct column state;      // one struct evaluator_state
     int width;                // of vectors: dim + 1
     struct competitor *competitors;
@@ -67,6 +89,7 @@ struct evaluator {
     struct example *sampled;
     float *features, *Q; // of the sampled examples
     struct contest *contests;
+    int *number;       // of the sampled slates
     float *V, *scores; // one block of items; its scores
 };
 
@@ -100,14 +123,18 @@ int evaluator_open(struct evaluator **e_out, struct columns *s, struct rows *row
     e->features = calloc(sampled * (size_t)(model->user_features + 1), sizeof *e->features);
     e->Q = calloc(sampled * (size_t)e->width, sizeof *e->Q);
     e->contests = calloc(sampled, sizeof *e->contests);
+    e->number = calloc(sampled, sizeof *e->number);
     e->V = calloc((size_t)BLOCK_ITEMS * e->width, sizeof *e->V);
     e->scores = calloc((size_t)BLOCK_QUERIES * BLOCK_ITEMS, sizeof *e->scores);
     int rc = e->competitors && e->ranking && e->place && e->sampled && e->features && e->Q &&
-                     e->contests && e->V && e->scores
+                     e->contests && e->number && e->V && e->scores
                  ? 0
                  : -ENOMEM;
     if (rc == 0)
         rc = column_open(&e->popularity, s, "eval.popularity", sizeof(struct popularity), items);
+    if (rc == 0)
+        rc = column_open(&e->activity, s, "eval.activity", sizeof(struct activity),
+                         rows->users.row.n_max);
     if (rc == 0)
         rc = column_open(&e->state, s, "eval.state", sizeof(struct evaluator_state), 1);
     if (rc < 0) {
@@ -130,6 +157,7 @@ void evaluator_close(struct evaluator *e)
     free(e->features);
     free(e->Q);
     free(e->contests);
+    free(e->number);
     free(e->V);
     free(e->scores);
     free(e);
@@ -143,6 +171,46 @@ struct evaluation evaluator_total(const struct evaluator *e)
 struct evaluation evaluator_window(const struct evaluator *e)
 {
     return state_at(e)->window;
+}
+
+struct evaluation_groups evaluator_groups(const struct evaluator *e)
+{
+    return state_at(e)->groups;
+}
+
+struct slate_evaluation evaluator_slates_total(const struct evaluator *e)
+{
+    return state_at(e)->slates_total;
+}
+
+struct slate_evaluation evaluator_slates_window(const struct evaluator *e)
+{
+    return state_at(e)->slates_window;
+}
+
+static int bucket_of(double x, const double *bounds, int n)
+{
+    int bucket = n - 1;
+    while (bucket > 0 && x < bounds[bucket])
+        bucket--;
+    return bucket;
+}
+
+static uint32_t activity_now(const struct evaluator *e, uint32_t user)
+{
+    if (user >= e->activity.n)
+        return 0;
+    const struct activity *a = column_at(&e->activity, user);
+    return a->generation == id_table_row(&e->rows->users, user)->generation ? a->engagements : 0;
+}
+
+static void activity_add(struct evaluator *e, uint32_t user)
+{
+    if (user >= e->activity.n)
+        column_grow(&e->activity, user + 1 - e->activity.n);
+    const uint32_t engagements = activity_now(e, user);
+    *(struct activity *)column_edit(&e->activity, user) = (struct activity){
+        engagements + (engagements < UINT32_MAX), id_table_row(&e->rows->users, user)->generation};
 }
 
 static double popularity_now(const struct evaluator *e, int64_t row)
@@ -211,11 +279,12 @@ static void block_score(struct evaluator *e, int q)
     gemm_nt(BLOCK_QUERIES, BLOCK_ITEMS, e->width, e->Q + (size_t)q * e->width, e->V, e->scores);
 }
 
-static void tally(struct evaluation *into, const struct evaluation *one, double keep)
+// into = into * keep + one, for structures of nothing but numbers.
+static void tally(size_t size, void *into, const void *one, double keep)
 {
-    const double *from = (const double *)one;
-    double *to = (double *)into;
-    for (size_t i = 0; i < sizeof *one / sizeof(double); i++)
+    const double *from = one;
+    double *to = into;
+    for (size_t i = 0; i < size / sizeof(double); i++)
         to[i] = to[i] * keep + from[i];
 }
 
@@ -239,11 +308,9 @@ static void contest_see(struct contest *c, size_t first, size_t n, float *scores
     c->sum += (double)kernels->exp_shifted(n, (float)c->shift, scores);
 }
 
-static struct evaluation contest_end(const struct evaluator *e, const struct contest *c)
+// Where the target's count stands among all.
+static double popularity_rank(const struct evaluator *e, double mine)
 {
-    const double rank = c->above + c->level / 2;
-    // Popularity: where the target's count stands among all.
-    const double mine = e->competitors[c->target].popularity;
     size_t low = 0, high = e->n;
     while (low < high) {
         const size_t middle = (low + high) / 2;
@@ -255,7 +322,14 @@ static struct evaluation contest_end(const struct evaluator *e, const struct con
     size_t level = low;
     while (level < e->n && e->ranking[level] <= mine)
         level++;
-    const double popular = (double)(e->n - level) + (double)(level > low ? level - low - 1 : 0) / 2;
+    return (double)(e->n - level) + (double)(level > low ? level - low - 1 : 0) / 2;
+}
+
+static struct evaluation contest_end(const struct evaluator *e, const struct contest *c)
+{
+    const double rank = c->above + c->level / 2;
+    const double mine = e->competitors[c->target].popularity;
+    const double popular = popularity_rank(e, mine);
     // A model that overflows gives no number; once in a sum it would stay there, over restarts too,
     // and no snapshot's manifest could be written any more.
     const double loss = c->shift + log(c->sum) - (double)c->score;
@@ -315,10 +389,23 @@ static void queries_make(struct evaluator *e, int n)
            ((size_t)blocks * BLOCK_QUERIES - (size_t)n) * w * sizeof(float));
 }
 
-static void tally_one(struct evaluator *e, const struct evaluation *one)
+static void example_tally(struct evaluator *e, const struct example *example,
+                          const struct contest *c)
 {
-    tally(&state_edit(e)->total, one, 1);
-    tally(&state_edit(e)->window, one, exp2(-1 / WINDOW_HALF_LIFE));
+    const struct evaluation one = contest_end(e, c);
+    const double popular = popularity_rank(e, e->competitors[c->target].popularity);
+    const int64_t age_ms =
+        example->ts_ms - id_table_row(&e->rows->items, example->item)->created_ms;
+    struct evaluator_state *state = state_edit(e);
+    struct evaluation_group *const groups[] = {
+        &state->groups.popularity[(int)(popular / (double)e->n * BY_POPULARITY)],
+        &state->groups.age[bucket_of((double)age_ms / HOUR_MS, age_bounds, BY_AGE)]};
+    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
+        groups[i]->n++;
+        groups[i]->hits += one.recall_100;
+    }
+    tally(sizeof one, &state->total, &one, 1);
+    tally(sizeof one, &state->window, &one, exp2(-1 / WINDOW_HALF_LIFE));
 }
 
 static void sampled_score(struct evaluator *e, int n)
@@ -344,10 +431,25 @@ static void sampled_score(struct evaluator *e, int n)
         }
     }
     corpus_scan(e, n, contest_see);
-    for (int i = 0; i < n; i++) {
-        const struct evaluation one = contest_end(e, &e->contests[i]);
-        tally_one(e, &one);
-    }
+    for (int i = 0; i < n; i++)
+        example_tally(e, &e->sampled[i], &e->contests[i]);
+}
+
+// How many of n to take now: their share, saved up until there are enough for one pass over the
+// corpus to be worth it.
+static int share_take(double *due, double sampling, int n)
+{
+    const int enough = n < BLOCK_QUERIES ? n : BLOCK_QUERIES;
+    *due += n * sampling;
+    if (n == 0 || *due < enough)
+        return 0;
+    return *due < n ? (int)*due : n;
+}
+
+// Evenly spaced: number k of n when k want / n steps.
+static bool share_takes(int k, int want, int n)
+{
+    return (int64_t)(k + 1) * want / n > (int64_t)k * want / n;
 }
 
 void evaluator_score(struct evaluator *e, int n, const struct example *examples,
@@ -355,25 +457,17 @@ void evaluator_score(struct evaluator *e, int n, const struct example *examples,
 {
     const size_t width = (size_t)two_tower_options(e->rows->model)->user_features;
     assert(n <= e->options.chunk_max);
-    int positives = 0, taken = 0;
+    int positives = 0, taken = 0, seen = 0;
+    if (e->options.sampling <= 0)
+        return;
     for (int i = 0; i < n; i++)
         positives += examples[i].positive;
     struct evaluator_state *state = state_edit(e);
-    state->due += positives * e->options.sampling;
-    // One pass over the corpus serves a block of queries: small shares wait until there is one.
-    const int enough = positives < BLOCK_QUERIES ? positives : BLOCK_QUERIES;
-    if (positives > 0 && state->due >= enough) {
-        const int want = state->due < positives ? (int)state->due : positives;
-        int seen = 0;
+    const int want = share_take(&state->due, e->options.sampling, positives);
+    if (want > 0) {
         competitors_collect(e);
-        for (int i = 0; i < n && taken < want; i++) {
-            if (!examples[i].positive)
-                continue;
-            // Evenly spaced: number k of the positives when k want / positives steps.
-            const bool take =
-                (int64_t)(seen + 1) * want / positives > (int64_t)seen * want / positives;
-            seen++;
-            if (!take)
+        for (int i = 0; i < n; i++) {
+            if (!examples[i].positive || !share_takes(seen++, want, positives))
                 continue;
             state->due -= 1;
             if (!e->place[examples[i].item])
@@ -392,6 +486,7 @@ void evaluator_score(struct evaluator *e, int n, const struct example *examples,
         if (!examples[i].positive)
             continue;
         popularity_add(e, examples[i].item);
+        activity_add(e, examples[i].user);
         state->examples++;
     }
 }
@@ -412,8 +507,8 @@ static void contest_best(struct contest *c, size_t first, size_t n, float *score
 }
 
 // The model's scores of the slate's items for query q.
-static void slate_scores(struct evaluator *e, const struct slate *slate, const struct contest *c,
-                         const float *q, float *s)
+static void slate_scores(const struct evaluator *e, const struct slate *slate,
+                         const struct contest *c, const float *q, float *s)
 {
     float v[e->width];
     for (int k = 0; k < slate->n_items; k++) {
@@ -448,63 +543,134 @@ static void figure_add(double x, double *sum, double *n)
     *n += 1;
 }
 
-static void slates_compare(struct evaluator *e, int n, const int *number,
-                           const struct slate *slates, const float *scores)
+static void slate_compare(const struct evaluator *e, const struct contest *c,
+                          const struct slate *slate, const float *scores, const float *q,
+                          struct slate_evaluation *one)
 {
-    const struct objective_options *o = &two_tower_options(e->rows->model)->objectives;
+    const int tasks = two_tower_options(e->rows->model)->objectives.tasks;
     const float *value = two_tower_values(e->rows->model)->weight;
+    float g[SLATE_ITEMS_MAX], s[SLATE_ITEMS_MAX];
+    objectives_teacher(tasks, value, slate, scores, g);
+    slate_scores(e, slate, c, q, s);
+    figure_add(slate_overlap(slate->n_items, s, g, 5), &one->overlap_5, &one->overlap_5_n);
+    figure_add(slate_overlap(slate->n_items, s, g, 10), &one->overlap_10, &one->overlap_10_n);
+    figure_add(slate_spearman(slate->n_items, s, g), &one->rank_correlation,
+               &one->rank_correlation_n);
+    figure_add(corpus_overlap(e, slate, c, g), &one->corpus_overlap_10, &one->corpus_overlap_10_n);
+}
+
+static double net_value(const struct two_tower *m, uint32_t labels)
+{
+    double net = 0;
+    for (int t = 0; t < two_tower_options(m)->objectives.tasks; t++)
+        net += (labels >> t & 1) ? (double)two_tower_values(m)->weight[t] : 0;
+    return net;
+}
+
+static void calibrate(const struct evaluator *e, const struct slate *slate, const float *q,
+                      struct slate_evaluation *one)
+{
+    const int activity = bucket_of(activity_now(e, slate->user), activity_bounds, BY_ACTIVITY);
+    float expected[SLATE_ITEMS_MAX];
+    for (int by = 0; by < EXPECTATIONS; by++) {
+        if (!two_tower_expects(e->rows->model, (enum expectation)by))
+            continue;
+        two_tower_expected(e->rows->model, (enum expectation)by, slate, q, expected);
+        for (int k = 0; k < slate->n_items; k++) {
+            const struct slate_item *item = &slate->items[k];
+            if (!isfinite(expected[k]))
+                continue;
+            const int position = item->position < 0 || item->position >= BY_POSITION
+                                     ? BY_POSITION - 1
+                                     : item->position;
+            struct calibration *const cells[] = {&one->position[by][position],
+                                                 &one->activity[by][activity]};
+            for (size_t i = 0; i < sizeof cells / sizeof *cells; i++) {
+                cells[i]->n++;
+                cells[i]->expected += (double)expected[k];
+                cells[i]->observed += net_value(e->rows->model, item->labels);
+            }
+        }
+    }
+}
+
+// The n slates that were taken, by their numbers; scanned: some of them have a ranker's scores.
+static void slates_score(struct evaluator *e, int n, const struct slate *slates,
+                         const float *scores, bool scanned)
+{
+    const size_t tasks = (size_t)two_tower_options(e->rows->model)->objectives.tasks;
     queries_make(e, n);
     for (int i = 0; i < n; i++) {
         struct contest *c = &e->contests[i];
         *c = (struct contest){0};
         c->n_bonuses = two_tower_bonuses(e->rows->model, &e->sampled[i], c->bonuses);
     }
-    corpus_scan(e, n, contest_best);
-    for (int i = 0; i < n; i++) {
-        const struct slate *slate = &slates[number[i]];
-        const size_t at = (size_t)number[i] * SLATE_ITEMS_MAX * (size_t)o->tasks;
-        const struct contest *c = &e->contests[i];
-        float g[SLATE_ITEMS_MAX], s[SLATE_ITEMS_MAX];
-        struct evaluation one = {0};
-        objectives_teacher(o->tasks, value, slate, scores + at, g);
-        slate_scores(e, slate, c, e->Q + (size_t)i * e->width, s);
-        figure_add(slate_overlap(slate->n_items, s, g, 5), &one.overlap_5, &one.overlap_5_n);
-        figure_add(slate_overlap(slate->n_items, s, g, 10), &one.overlap_10, &one.overlap_10_n);
-        figure_add(slate_spearman(slate->n_items, s, g), &one.rank_correlation,
-                   &one.rank_correlation_n);
-        figure_add(corpus_overlap(e, slate, c, g), &one.corpus_overlap_10,
-                   &one.corpus_overlap_10_n);
-        tally_one(e, &one);
+    if (scanned) {
+        competitors_collect(e);
+        corpus_scan(e, n, contest_best);
     }
+    for (int i = 0; i < n; i++) {
+        const struct slate *slate = &slates[e->number[i]];
+        const float *q = e->Q + (size_t)i * e->width;
+        struct slate_evaluation one = {.n = 1};
+        if (slate->ranker)
+            slate_compare(e, &e->contests[i], slate,
+                          scores + (size_t)e->number[i] * SLATE_ITEMS_MAX * tasks, q, &one);
+        if (!slate->repeated)
+            calibrate(e, slate, q, &one);
+        struct evaluator_state *state = state_edit(e);
+        tally(sizeof one, &state->slates_total, &one, 1);
+        tally(sizeof one, &state->slates_window, &one, exp2(-1 / WINDOW_HALF_LIFE));
+    }
+}
+
+static bool slate_counts(const struct evaluator *e, const struct slate *slate)
+{
+    const bool expected = two_tower_expects(e->rows->model, EXPECTED_CONTEXT) ||
+                          two_tower_expects(e->rows->model, EXPECTED_RANKER);
+    return slate->kind == SLATE_CLOSED && (slate->ranker || (expected && !slate->repeated));
+}
+
+// At most chunk_max slates.
+static void slates_sample(struct evaluator *e, int n, const struct slate *slates,
+                          const float *scores)
+{
+    int closed = 0, taken = 0, seen = 0;
+    bool scanned = false;
+    for (int i = 0; i < n; i++)
+        closed += slate_counts(e, &slates[i]);
+    struct evaluator_state *state = state_edit(e);
+    const int want = share_take(&state->slates_due, e->options.sampling, closed);
+    if (want == 0)
+        return;
+    for (int i = 0; i < n; i++) {
+        const struct slate *slate = &slates[i];
+        if (!slate_counts(e, slate) || !share_takes(seen++, want, closed))
+            continue;
+        e->number[taken] = i;
+        e->sampled[taken] = (struct example){.user = slate->user,
+                                             .ts_ms = slate->ts_ms,
+                                             .n_history = slate->n_history,
+                                             .n_newest = slate->n_newest};
+        memcpy(e->sampled[taken].history, slate->history, sizeof slate->history);
+        memcpy(e->sampled[taken].actions, slate->actions, sizeof slate->actions);
+        memcpy(e->sampled[taken].gaps, slate->gaps, sizeof slate->gaps);
+        scanned = scanned || slate->ranker;
+        taken++;
+    }
+    state->slates_due -= taken;
+    memset(e->features, 0,
+           (size_t)taken * (size_t)two_tower_options(e->rows->model)->user_features *
+               sizeof *e->features);
+    slates_score(e, taken, slates, scores, scanned);
 }
 
 void evaluator_score_slates(struct evaluator *e, int n, const struct slate *slates,
                             const float *scores)
 {
-    int number[e->options.chunk_max], taken = 0;
-    struct evaluator_state *state = state_edit(e);
-    for (int i = 0; i < n && taken < e->options.chunk_max; i++) {
-        if (slates[i].kind != SLATE_CLOSED || slates[i].ranker == 0)
-            continue;
-        state->slates_due += e->options.sampling;
-        if (state->slates_due < 1)
-            continue;
-        state->slates_due -= 1;
-        number[taken] = i;
-        e->sampled[taken] = (struct example){.user = slates[i].user,
-                                             .ts_ms = slates[i].ts_ms,
-                                             .n_history = slates[i].n_history,
-                                             .n_newest = slates[i].n_newest};
-        memcpy(e->sampled[taken].history, slates[i].history, sizeof slates[i].history);
-        memcpy(e->sampled[taken].actions, slates[i].actions, sizeof slates[i].actions);
-        memcpy(e->sampled[taken].gaps, slates[i].gaps, sizeof slates[i].gaps);
-        taken++;
-    }
-    if (taken == 0)
-        return;
-    competitors_collect(e);
-    memset(e->features, 0,
-           (size_t)taken * (size_t)two_tower_options(e->rows->model)->user_features *
-               sizeof *e->features);
-    slates_compare(e, taken, number, slates, scores);
+    const int tasks = two_tower_options(e->rows->model)->objectives.tasks;
+    const int chunk = e->options.chunk_max;
+    for (int from = 0; from < n && e->options.sampling > 0; from += chunk)
+        slates_sample(e, n - from < chunk ? n - from : chunk, slates + from,
+                      scores + (size_t)from * SLATE_ITEMS_MAX * (size_t)tasks);
 }

@@ -18,16 +18,21 @@
 //   - Decayed popularity is scored by the same protocol: engagements decayed with a half-life in
 //     examples, as of the start of the chunk.
 //
-//   - A slate that the ranker scored is compared with it before it is learned, a share of them as
-//   of
-//     the examples: overlap@k is how many of the ranker's first k are among the model's, inside the
-//     slate (NAN of model/slate_metrics.h left out) and over the whole corpus; rank correlation is
-//     Spearman's inside the slate.
+// Of slates whose windows have closed a share is taken in the same way:
 //
-// Scoring changes nothing that is learned. Popularity and the windows are columns, so a restart
-// goes on with them. One thread, the trainer's.
+//   - One that the ranker scored is compared with it: overlap@k is how many of the ranker's first k
+//     are among the model's, inside the slate (NAN of model/slate_metrics.h left out) and over the
+//     whole corpus; rank correlation is Spearman's inside the slate.
+//   - What the model expects an item shown to be worth (enum expectation) is compared with what it
+//     was worth, by the position at which it was shown and by how much its user had engaged before:
+//     an estimator is calibrated when both means agree in every row. Each request counts once.
+//
+// Scoring changes nothing that is learned. Popularity, activity and the windows are columns, so a
+// restart goes on with them. A share of 0 is no evaluation at all: no corpus is read, nothing is
+// counted. One thread, the trainer's.
 #pragma once
 
+#include "model/two_tower.h"
 #include "pipeline/rows.h"
 
 struct evaluator;
@@ -49,10 +54,33 @@ struct evaluation {
     // Of the less popular half of the items, as of the start of the chunk: how many examples have
     // such a target, and how many of those are hits.
     double tail_n, tail_recall_100;
-    // Agreement with the ranker: sums, each with how many slates had something to say.
+};
+
+// Buckets, and their names by lower end. An item without a position is of the last one.
+enum { BY_POPULARITY = 10, BY_AGE = 9, BY_POSITION = 11, BY_ACTIVITY = 10 };
+extern const char *const evaluation_popularity_names[BY_POPULARITY]; // deciles, most popular first
+extern const char *const evaluation_age_names[BY_AGE]; // since the item got its row: "0", "1h" ..
+extern const char *const evaluation_position_names[BY_POSITION]; // "0" .. "9", "10"
+// Engagements of the user before the slate, as far as scored chunks have told. The bounds are fixed
+// and grow by powers of two, for deciles of users who come and go would have to be estimated.
+extern const char *const evaluation_activity_names[BY_ACTIVITY]; // "0", "1", "2", "3", "5" ..
+
+// Recall@100 by what sort of item the target is.
+struct evaluation_groups {
+    struct evaluation_group {
+        double n, hits;
+    } popularity[BY_POPULARITY], age[BY_AGE];
+};
+
+// Sums over slates. Agreement with the ranker: each with how many slates had something to say.
+struct slate_evaluation {
+    double n;
     double overlap_5, overlap_5_n, overlap_10, overlap_10_n; // inside slates
     double corpus_overlap_10, corpus_overlap_10_n;
     double rank_correlation, rank_correlation_n;
+    struct calibration {
+        double n, expected, observed; // items shown; sums of net values
+    } position[EXPECTATIONS][BY_POSITION], activity[EXPECTATIONS][BY_ACTIVITY];
 };
 
 // corpus and rows must outlive it. 0 or -ENOMEM.
@@ -69,5 +97,8 @@ void evaluator_score_slates(struct evaluator *e, int n, const struct slate *slat
                             const float *scores);
 
 struct evaluation evaluator_total(const struct evaluator *e); // since the state began
-// Decayed with a half-life of 5,000 scored examples: what the live gauges show.
+struct evaluation_groups evaluator_groups(const struct evaluator *e);
+struct slate_evaluation evaluator_slates_total(const struct evaluator *e);
+// Decayed with a half-life of 5,000 scored examples, or slates: what the live gauges show.
 struct evaluation evaluator_window(const struct evaluator *e);
+struct slate_evaluation evaluator_slates_window(const struct evaluator *e);

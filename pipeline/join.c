@@ -335,6 +335,14 @@ struct text join_action(const struct join *j, int i)
     return (struct text){name->bytes, name->size};
 }
 
+struct text join_ranker(const struct join *j, int i)
+{
+    if (!j->options.slates || i < 1 || i > (int)j->ranker.n)
+        return (struct text){0};
+    const struct name *name = column_at(&j->ranker, (size_t)i - 1);
+    return (struct text){name->bytes, name->size};
+}
+
 // The number of the action, a new one if need be; -1 when there are too many.
 static int action_number(struct join *j, struct text name)
 {

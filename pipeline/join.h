@@ -198,5 +198,6 @@ static inline const uint64_t *join_slate_counts(const struct join *j)
 
 // True when the identity of the header holds for every topic.
 bool join_balanced(const struct join *j);
-// The name of action number i; size 0 at the end.
+// The name of action number i, of version number i > 0 of the ranker; size 0 at the end.
 struct text join_action(const struct join *j, int i);
+struct text join_ranker(const struct join *j, int i);
