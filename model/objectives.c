@@ -317,12 +317,23 @@ const struct reward_guard *objectives_guard(const struct objectives *o, int rank
     return o->options->align.guard ? column_at(&o->guard, (size_t)ranker) : NULL;
 }
 
-void objectives_expected(const struct objectives *o, const float *q, int n, const float *V,
-                         float *expected)
+float objectives_expected(const struct objectives *o, const struct slate *slate, int k,
+                          const float *q, const float *v)
 {
     const struct light_ranker_shape shape = ranker_shape(o->options, o->dim);
-    const struct light_ranker_parameters p = light_ranker_at(heads_of(o), &shape);
-    light_ranker_score(&p, &shape, q, n, V, o->value, LIGHT_RANKER_PROBABILITIES, expected);
+    struct light_ranker_parameters p = light_ranker_at(heads_of(o), &shape);
+    const int logged = slate->items[k].position, last = LIGHT_RANKER_POSITIONS - 1;
+    const size_t at =
+        (size_t)slate->surface * LIGHT_RANKER_POSITIONS + (size_t)(logged < 0      ? 0
+                                                                   : logged < last ? logged
+                                                                                   : last);
+    float bias[SLATE_TASKS_MAX], expected;
+    // What is served leaves the position out; here its logit is one more constant.
+    for (int t = 0; t < shape.tasks; t++)
+        bias[t] = p.b_l[t] + (logged < 0 ? 0 : p.g[at * (size_t)shape.tasks + (size_t)t]);
+    p.b_l = bias;
+    light_ranker_score(&p, &shape, q, 1, v, o->value, LIGHT_RANKER_PROBABILITIES, &expected);
+    return expected;
 }
 
 // ---- A step.

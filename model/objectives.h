@@ -162,10 +162,10 @@ void objectives_update(struct objectives *o, const struct step *s, const struct 
                        struct row_weights *weights);
 // As two_tower_guard.
 const struct reward_guard *objectives_guard(const struct objectives *o, int ranker);
-// What the light ranker expects of n items V (n, d) for the user q (d), without a position: net
-// values. Only with a light ranker.
-void objectives_expected(const struct objectives *o, const float *q, int n, const float *V,
-                         float *expected);
+// What the light ranker expects of item k of a slate, its vector being v (d), for the user q (d) at
+// the position where it was shown: a net value. Only with a light ranker.
+float objectives_expected(const struct objectives *o, const struct slate *slate, int k,
+                          const float *q, const float *v);
 // Parameter i of the heads by name, offsets in floats from objectives_heads; false at the end.
 bool objectives_parameter(const struct objective_options *o, int dim, int i,
                           struct dense_parameter *p);

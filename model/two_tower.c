@@ -676,21 +676,19 @@ bool two_tower_expects(const struct two_tower *m, enum expectation by)
 void two_tower_expected(const struct two_tower *m, enum expectation by, const struct slate *slate,
                         const float *q, float *expected)
 {
-    const size_t d = (size_t)m->options.dim, n = slate->n_items;
-    float V[n * d + 1], v[d + 1];
+    float v[m->options.dim + 1];
     assert(two_tower_expects(m, by));
     if (by == EXPECTED_CONTEXT) {
         row_weights_expected(m->weights, slate, q, expected);
         return;
     }
-    for (size_t k = 0; k < n; k++) {
-        two_tower_items(m, 1, &slate->items[k].item, v);
-        memcpy(V + k * d, v, d * sizeof *V);
-    }
-    objectives_expected(m->objectives, q, (int)n, V, expected);
-    for (size_t k = 0; k < n; k++)
+    for (int k = 0; k < slate->n_items; k++) {
+        expected[k] = NAN;
         if (!slate->items[k].shown)
-            expected[k] = NAN;
+            continue;
+        two_tower_items(m, 1, &slate->items[k].item, v);
+        expected[k] = objectives_expected(m->objectives, slate, k, q, v);
+    }
 }
 
 struct view two_tower_view(const struct two_tower *m)

@@ -145,7 +145,7 @@ const struct reward_guard *two_tower_guard(const struct two_tower *m, int ranker
 // where it expects nothing. q (dim + 1): the query of the slate.
 enum expectation {
     EXPECTED_CONTEXT, // by the debiasing estimator: of position and user, whatever the item
-    EXPECTED_RANKER,  // by the light ranker: of the item, as it is served, without its position
+    EXPECTED_RANKER,  // by the light ranker: of the item at its position
     EXPECTATIONS,
 };
 bool two_tower_expects(const struct two_tower *m, enum expectation by);

@@ -37,7 +37,7 @@ struct popularity {
     uint64_t generation; // of the row's owner: the next one starts from nothing
 };
 
-// What a user had engaged with before this chunk.
+// How often a user had engaged before this chunk.
 struct activity {
     uint32_t engagements;
     uint32_t generation; // of the row's owner
@@ -567,10 +567,20 @@ static double net_value(const struct two_tower *m, uint32_t labels)
     return net;
 }
 
+// How much the user had engaged before the impression. What was counted holds what came after it,
+// the slate's own engagements among them, so it is asked only where the history is full and a few
+// more make no difference.
+static double slate_activity(const struct evaluator *e, const struct slate *slate)
+{
+    const int length = two_tower_history(two_tower_options(e->rows->model));
+    return slate->n_history < length ? slate->n_history
+                                     : fmax(length, activity_now(e, slate->user));
+}
+
 static void calibrate(const struct evaluator *e, const struct slate *slate, const float *q,
                       struct slate_evaluation *one)
 {
-    const int activity = bucket_of(activity_now(e, slate->user), activity_bounds, BY_ACTIVITY);
+    const int activity = bucket_of(slate_activity(e, slate), activity_bounds, BY_ACTIVITY);
     float expected[SLATE_ITEMS_MAX];
     for (int by = 0; by < EXPECTATIONS; by++) {
         if (!two_tower_expects(e->rows->model, (enum expectation)by))

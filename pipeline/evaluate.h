@@ -61,8 +61,9 @@ enum { BY_POPULARITY = 10, BY_AGE = 9, BY_POSITION = 11, BY_ACTIVITY = 10 };
 extern const char *const evaluation_popularity_names[BY_POPULARITY]; // deciles, most popular first
 extern const char *const evaluation_age_names[BY_AGE]; // since the item got its row: "0", "1h" ..
 extern const char *const evaluation_position_names[BY_POSITION]; // "0" .. "9", "10"
-// Engagements of the user before the slate, as far as scored chunks have told. The bounds are fixed
-// and grow by powers of two, for deciles of users who come and go would have to be estimated.
+// Engagements of the user before the slate, beyond the length of a history as of now. The bounds
+// are fixed and grow by powers of two, for deciles of users who come and go would have to be
+// estimated.
 extern const char *const evaluation_activity_names[BY_ACTIVITY]; // "0", "1", "2", "3", "5" ..
 
 // Recall@100 by what sort of item the target is.
