@@ -667,9 +667,11 @@ const struct reward_guard *two_tower_guard(const struct two_tower *m, int ranker
 
 bool two_tower_expects(const struct two_tower *m, enum expectation by)
 {
-    const bool expects[] = {
-        [EXPECTED_CONTEXT] = m->weights && m->options.debias.kind != DEBIAS_NONE,
-        [EXPECTED_RANKER] = m->objectives && m->options.objectives.ranker.weight > 0};
+    const enum debias_kind kind = m->options.debias.kind;
+    // Examination and propensities are no values.
+    const bool expects[] = {[EXPECTED_CONTEXT] = kind >= DEBIAS_POSITION && kind <= DEBIAS_COMBINED,
+                            [EXPECTED_RANKER] =
+                                m->objectives && m->options.objectives.ranker.weight > 0};
     return expects[by];
 }
 

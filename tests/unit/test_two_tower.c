@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/two_tower.h"
 
+#include "model/kernels.h"
 #include "tests/unit/test_model.h"
 
 // Every test runs for both kinds, and for the classic one with all its parts.
@@ -632,6 +633,197 @@ static void without_named_tasks_there_is_no_column_of_values(void **state)
     test_model_close(&m);
 }
 
+// ---- What a step reports.
+
+static void measuring_changes_nothing_that_is_learned(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < KINDS; kind++) {
+        struct two_tower_options o = options_of(kind);
+        struct test_model blind, seeing;
+        struct test_copy copy;
+        test_model_open(&blind, &o, ITEMS, USERS);
+        o.measured = 1;
+        test_model_open(&seeing, &o, ITEMS, USERS);
+        learn(&blind, 20);
+        learn(&seeing, 20);
+        test_copy_take(&copy, &blind);
+        test_copy_assert_equal(&copy, &seeing, NULL);
+        test_copy_free(&copy, &blind);
+        test_model_close(&blind);
+        test_model_close(&seeing);
+    }
+}
+
+// The batch's examples against its items by what is served: vectors, and the repeat term beside.
+static void brute_metrics(struct test_model *m, struct batch_metrics *metrics)
+{
+    static const uint32_t items[] = {1, 4, 5, 6, 2}; // of the batch, each once
+    enum { C = sizeof items / sizeof *items };
+    float Q[BATCH * (DIM + 1)], V[C * (DIM + 1)];
+    two_tower_queries(m->model, BATCH, batch, features_of(m), Q);
+    two_tower_items(m->model, C, items, V);
+    for (int i = 0; i < BATCH; i++) {
+        struct bonus bonuses[HISTORY_MAX];
+        const int n = two_tower_bonuses(m->model, &batch[i], bonuses);
+        float scores[C];
+        int target = 0;
+        for (int c = 0; c < C; c++) {
+            scores[c] = kernels->dot(DIM + 1, Q + i * (DIM + 1), V + c * (DIM + 1));
+            for (int b = 0; b < n; b++)
+                scores[c] += bonuses[b].row == items[c] ? bonuses[b].score : 0;
+            target = items[c] == batch[i].item ? c : target;
+        }
+        batch_metrics_row(metrics, C, scores, target, 1);
+    }
+}
+
+static void batch_metrics_are_of_the_scores_that_are_served(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < KINDS; kind++) {
+        struct two_tower_options o = options_of(kind);
+        struct test_model m;
+        o.measured = 1;
+        o.uniform_negatives = 0;
+        o.hard_negatives = 1; // mining comes later
+        o.mask_known = true;  // and so do masks
+        test_model_open(&m, &o, ITEMS, USERS);
+        double sum = 0;
+        struct dense_parameter p;
+        for (int i = 0; view_dense(&o, i, &p); i++) // so that the repeat term decides
+            for (int k = 0; strcmp(p.name, "repeat") == 0 && k < p.columns; k++)
+                test_floats(&m.tables->dense, 0)[p.offset + (size_t)k] = 2;
+        for (int step = 0; step < 12; step++) {
+            struct batch_metrics expected = {0};
+            brute_metrics(&m, &expected);
+            const struct step_report r = two_tower_learn(m.model, BATCH, batch, features_of(&m));
+            assert_true(r.measured && r.metrics.weight == BATCH);
+            for (int k = 0; k < BATCH_METRICS; k++)
+                assert_true(fabs(r.metrics.sum[k] - expected.sum[k]) < 1e-12);
+            sum += r.metrics.sum[BATCH_AUC];
+        }
+        assert_true(sum > 0 && sum < 12 * BATCH);
+        test_model_close(&m);
+    }
+}
+
+static void a_share_of_the_steps_is_measured_by_their_numbers(void **state)
+{
+    (void)state;
+    struct two_tower_options o = options_of(MODEL_RECIPE);
+    struct test_model a, b;
+    int n = 0;
+    o.measured = 0.25f;
+    test_model_open(&a, &o, ITEMS, USERS);
+    test_model_open(&b, &o, ITEMS, USERS);
+    for (int step = 0; step < 400; step++) {
+        const struct step_report r = two_tower_learn(a.model, BATCH, batch, NULL);
+        assert_int_equal(r.measured, two_tower_learn(b.model, BATCH, batch, NULL).measured);
+        assert_true(r.measured || (r.metrics.weight == 0 && r.l2 == 0));
+        n += r.measured;
+        // What replays is not: it would praise what was learned a moment ago.
+        assert_false(two_tower_replay(a.model, BATCH, batch).measured);
+        two_tower_replay(b.model, BATCH, batch);
+    }
+    assert_in_range(n, 70, 130);
+    test_model_close(&a);
+    test_model_close(&b);
+}
+
+static double squares(size_t n, const float *x)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += (double)x[i] * (double)x[i];
+    return sum;
+}
+
+static void l2_is_half_of_the_squares_of_the_rows_that_are_touched(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < KINDS; kind++) {
+        struct two_tower_options o = options_of(kind);
+        struct test_model m;
+        o.measured = 1;
+        o.uniform_negatives = 0;
+        o.table.l2 = 0.5f;
+        test_model_open(&m, &o, ITEMS, USERS);
+        learn(&m, 5);
+        // Users 2 and 3, items 4 and 6; histories of {4, 1} and {8, 9, 2}, cut at 4 events.
+        double expected = 0;
+        for (uint32_t user = 2; user <= 3; user++)
+            expected += squares(DIM, test_floats(&m.tables->user_vector, user));
+        static const uint32_t shown[] = {4, 6}, read[] = {4, 1, 8, 9, 2};
+        for (int i = 0; i < 2; i++) {
+            expected += squares(DIM, test_floats(&m.tables->item_vector, shown[i]));
+            expected += squares(1, &test_item_state(&m, shown[i])->bias);
+        }
+        // The recipe updates rows of histories on their own, the classic model sums them first.
+        for (int i = kind == MODEL_RECIPE ? 0 : 1; i < 5; i++)
+            expected += squares(DIM, test_floats(&m.tables->item_vector, read[i]));
+        for (int i = 0; i < 5 && kind == MODEL_RECIPE; i++)
+            expected += squares(DIM, test_floats(&m.tables->item_context, read[i]));
+        const struct example two[] = {batch[2], batch[4]};
+        const float *x = features_of(&m);
+        const struct step_report r = two_tower_learn(m.model, 2, two, x);
+        assert_true(fabs(r.l2 - 0.25 * expected) < 1e-6 * expected);
+        test_model_close(&m);
+    }
+}
+
+static void the_gradient_of_retrieval_has_the_norms_of_what_the_rows_move(void **state)
+{
+    (void)state;
+    struct two_tower_options o = options_of(MODEL_RECIPE);
+    struct test_model m;
+    struct test_copy copy;
+    o.table = *optimizer_find("sgd");
+    o.table.rate = 1;
+    test_model_open(&m, &o, ITEMS, USERS);
+    test_copy_take(&copy, &m);
+    // No histories: a user's row moves by the gradient of its query, an item's by that of its own.
+    const struct example two[] = {{.user = 0, .item = 1, .positive = 1},
+                                  {.user = 1, .item = 4, .positive = 1}};
+    const struct step_report r = two_tower_learn(m.model, 2, two, NULL);
+    double users = 0, items = 0;
+    for (int i = 0; i < m.columns.n; i++) {
+        const struct column *c = m.columns.list[i];
+        double *sum = c == &m.tables->user_vector   ? &users
+                      : c == &m.tables->item_vector ? &items
+                                                    : NULL;
+        const float *before = (const void *)copy.bytes[i], *after = test_floats(c, 0);
+        for (size_t k = 0; sum && k < c->n * DIM; k++)
+            *sum += pow((double)before[k] - (double)after[k], 2);
+    }
+    assert_true(users > 0 && items > 0);
+    assert_true(r.retrieval.loss == r.loss && r.retrieval.n == 2);
+    assert_true(fabs(r.retrieval.query_norm - sqrt(users)) < 1e-5 * sqrt(users));
+    assert_true(fabs(r.retrieval.item_norm - sqrt(items)) < 1e-5 * sqrt(items));
+    test_copy_free(&copy, &m);
+    test_model_close(&m);
+}
+
+static void candidates_that_are_known_are_counted(void **state)
+{
+    (void)state;
+    struct two_tower_options o = options_of(MODEL_RECIPE);
+    struct test_model m;
+    o.mask_known = true;
+    test_model_open(&m, &o, ITEMS, USERS);
+    // Users 0 and 3 have two items each: either is no negative of the other.
+    assert_int_equal(two_tower_learn(m.model, BATCH, batch, NULL).masked, 4);
+    test_model_close(&m);
+    // Without the option those of one time are, all the same.
+    struct example baskets[BATCH];
+    memcpy(baskets, batch, sizeof batch);
+    baskets[5].ts_ms = 1;
+    o.mask_known = false;
+    test_model_open(&m, &o, ITEMS, USERS);
+    assert_int_equal(two_tower_learn(m.model, BATCH, baskets, NULL).masked, 2);
+    test_model_close(&m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -653,6 +845,12 @@ int main(void)
         cmocka_unit_test(a_task_that_has_become_worth_nothing_leaves_its_rows_out_exactly),
         cmocka_unit_test(a_task_that_has_become_worth_less_than_nothing_is_unlearned),
         cmocka_unit_test(without_named_tasks_there_is_no_column_of_values),
+        cmocka_unit_test(measuring_changes_nothing_that_is_learned),
+        cmocka_unit_test(batch_metrics_are_of_the_scores_that_are_served),
+        cmocka_unit_test(a_share_of_the_steps_is_measured_by_their_numbers),
+        cmocka_unit_test(l2_is_half_of_the_squares_of_the_rows_that_are_touched),
+        cmocka_unit_test(the_gradient_of_retrieval_has_the_norms_of_what_the_rows_move),
+        cmocka_unit_test(candidates_that_are_known_are_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
