@@ -304,7 +304,7 @@ static void report(const struct config *c, const struct evaluating *e, double to
         {"popularity_recall@10", "%.4f", share(all.popularity_recall_10, all.n), true},
         {"popularity_recall@100", "%.4f", share(all.popularity_recall_100, all.n), true},
         {"second_half_recall@10", "%.4f", share(all.recall_10 - half->recall_10, all.n - half->n),
-         false},
+         true},
         {"second_half_recall@100", "%.4f",
          share(all.recall_100 - half->recall_100, all.n - half->n), true},
         {"tail_recall@100", "%.4f", share(all.tail_recall_100, all.tail_n), true},

@@ -243,6 +243,34 @@ static void what_the_machine_says_of_itself_is_escaped(void **state)
     assert_true(shows("twotower_io_backend_info{backend=\"pwrite\"} 1"));
 }
 
+static void rankers_are_named_when_the_stream_names_them(void **state)
+{
+    (void)state;
+    metrics_set_of(METRIC_GUARD, 0, 0.25);
+    metrics_set_of(METRIC_GUARD, 2, 0.5);
+    assert_false(shows("twotower_ranker_guard_ratio{ranker=\"v\\\"2\"} 0.5"));
+    metrics_ranker(0, "proxy");
+    metrics_ranker(2, "v\"2");
+    assert_true(shows("twotower_ranker_guard_ratio{ranker=\"proxy\"} 0.25"));
+    assert_true(shows("twotower_ranker_guard_ratio{ranker=\"v\\\"2\"} 0.5"));
+    metrics_ranker(2, "v3"); // as after another start
+    assert_true(shows("twotower_ranker_guard_ratio{ranker=\"v3\"} 0.5"));
+}
+
+static void what_became_of_slates_is_one_metric_and_so_is_calibration(void **state)
+{
+    (void)state;
+    assert_true(shows("twotower_slate_outcomes_total{outcome=\"slates_closed\"} 0"));
+    metrics_put_of(METRIC_SLATES, SCORES_STALE, 12);
+    assert_true(shows("twotower_slate_outcomes_total{outcome=\"scores_stale\"} 12"));
+    metrics_set_of2(METRIC_POSITION_EXPECTED, EXPECTED_RANKER, BY_POSITION - 1, 0.5);
+    assert_true(
+        shows("twotower_position_expected_value{estimator=\"ranker\",position=\"10\"} 0.5"));
+    metrics_set_of2(METRIC_ACTIVITY_OBSERVED, EXPECTED_CONTEXT, 4, 0.25);
+    assert_true(
+        shows("twotower_activity_observed_value{estimator=\"context\",engagements=\"5\"} 0.25"));
+}
+
 static void *count(void *arg)
 {
     (void)arg;
@@ -299,6 +327,8 @@ int main(void)
         TEST(a_histogram_counts_each_value_once_and_cumulates),
         TEST(partitions_are_named_when_they_are_known),
         TEST(what_the_machine_says_of_itself_is_escaped),
+        TEST(rankers_are_named_when_the_stream_names_them),
+        TEST(what_became_of_slates_is_one_metric_and_so_is_calibration),
         TEST(threads_lose_no_count),
         TEST(tasks_have_their_names),
     };
