@@ -641,7 +641,7 @@ static void logits_forward(struct recipe *r, const struct step *s)
 }
 
 // What a user engaged with at the same time is no negative: of a basket, no item came first.
-static void baskets_mask(struct recipe *r, const struct step *s)
+static void baskets_mask(struct recipe *r, struct step *s)
 {
     for (int i = 0; i < s->n; i++)
         for (int j = r->before[i]; j >= 0; j = r->before[j]) {
@@ -650,6 +650,8 @@ static void baskets_mask(struct recipe *r, const struct step *s)
                 continue;
             r->L[(size_t)i * r->columns + b] = -INFINITY;
             r->L[(size_t)j * r->columns + a] = -INFINITY;
+            // known_mask counts them, too, and nothing is counted again beside the memory.
+            s->masked += r->towers.options->mask_known || r->columns > s->C ? 0 : 2;
         }
 }
 
