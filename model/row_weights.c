@@ -31,12 +31,9 @@ static bool debiased(const struct two_tower_options *o)
     return o->debias.kind != DEBIAS_NONE;
 }
 
-// The in-batch softmax of model/retrieval_loss.h takes no weight below 0.
 static enum value_form form_of(const struct two_tower_options *o)
 {
-    if (o->debias.seed_form)
-        return VALUE_SEED;
-    return o->kind == MODEL_TWO_TOWER ? VALUE_FIXED : VALUE_SIGNED;
+    return o->debias.seed_form ? VALUE_SEED : VALUE_SIGNED;
 }
 
 bool row_weights_needed(const struct two_tower_options *o)

@@ -9,10 +9,9 @@
 //     a_i = n~_i / scale, within [-1, 1]                VALUE_SIGNED, scale the running 99th
 //                                                       percentile of |n~|
 //
-// A weight below 0 is a signal to unlearn (model/sampled_softmax.h), a weight of 0 leaves the row
-// out. The two_tower kind cannot unlearn: there what is worth less than nothing is left out
-// (VALUE_FIXED). The estimators learn from slates whose windows have closed, after those were used,
-// and by losses of their own: no gradient leaves them.
+// A weight below 0 is a signal to unlearn (model/sampled_softmax.h, model/retrieval_loss.h), a
+// weight of 0 leaves the row out. The estimators learn from slates whose windows have closed, after
+// those were used, and by losses of their own: no gradient leaves them.
 //
 // One thread. Everything lies in columns, opened only where weights can differ from 1.
 #pragma once

@@ -377,6 +377,7 @@ static void a_weight_below_zero_unlearns(void **state)
     struct fixture f;
     struct example examples[2] = {{.user = 0, .item = 1, .positive = 1, .task = 0},
                                   {.user = 1, .item = 2, .positive = 1, .task = 1}};
+    o.tasks_named = true;
     o.objectives.tasks = 2;
     o.objectives.value[0] = 2;
     o.objectives.value[1] = -2;

@@ -173,13 +173,14 @@ static bool one_basket(const struct example *e, int i, int j)
 // Which candidates are left for row i of the batch.
 static bool left_for(const struct fixture *f, int i, int c)
 {
-    bool known = false;
+    bool known = false, basket = false;
     for (int k = 0; k < BATCH; k++)
         known |= second[k].user == second[i].user && second[k].item == (uint32_t)c;
     for (int k = 0; k < BATCH; k++)
-        if (second[k].item == (uint32_t)c && one_basket(second, i, k))
-            return c == (int)second[i].item;
-    return c == (int)second[i].item || !known || !two_tower_options(f->m.model)->mask_known;
+        basket |= second[k].item == (uint32_t)c && one_basket(second, i, k);
+    if (two_tower_options(f->m.model)->mask_known)
+        basket |= known;
+    return c == (int)second[i].item || !basket;
 }
 
 static double loss_with(const struct fixture *f, bool replay)
@@ -249,6 +250,28 @@ static void a_step_is_the_gradient_of_the_loss_in_the_header(void **state)
     test_model_close(&f.m);
 }
 
+static void a_step_of_every_correction_and_mask_is_the_gradient(void **state)
+{
+    (void)state;
+    // Candidates are a set: MNS and COUNTED are one loss, and REFINED has its gradient.
+    static const enum sampled_form forms[] = {SAMPLED_LOGQ, SAMPLED_MNS, SAMPLED_COUNTED,
+                                              SAMPLED_REFINED, SAMPLED_NONE};
+    for (size_t k = 0; k < sizeof forms / sizeof *forms; k++)
+        for (int mask = 0; mask < 2; mask++) {
+            struct two_tower_options o = plain_options();
+            struct fixture f;
+            o.correction = forms[k];
+            o.mask_known = mask;
+            start(&f, &o);
+            const double loss = loss_of_second(&f);
+            const struct step_report report =
+                test_model_assert_gradients(&f.m, BATCH, second, NULL, loss_of_second, &f);
+            if (forms[k] != SAMPLED_REFINED)
+                assert_true(fabs(report.loss - loss) < 1e-5 * loss);
+            test_model_close(&f.m);
+        }
+}
+
 static void with_attention_a_step_is_still_the_gradient_of_the_loss(void **state)
 {
     static const struct history_encoder_options encoders[] = {
@@ -300,28 +323,6 @@ static void attention_begins_by_changing_nothing(void **state)
     assert_true(memcmp(Q[0], Q[1], sizeof Q[0]) != 0);
     test_model_close(&with);
     test_model_close(&without);
-}
-
-static void a_step_of_every_correction_and_mask_is_the_gradient(void **state)
-{
-    (void)state;
-    // Candidates are a set: MNS and COUNTED are one loss, and REFINED has its gradient.
-    static const enum sampled_form forms[] = {SAMPLED_LOGQ, SAMPLED_MNS, SAMPLED_COUNTED,
-                                              SAMPLED_REFINED, SAMPLED_NONE};
-    for (size_t k = 0; k < sizeof forms / sizeof *forms; k++)
-        for (int mask = 0; mask < 2; mask++) {
-            struct two_tower_options o = plain_options();
-            struct fixture f;
-            o.correction = forms[k];
-            o.mask_known = mask;
-            start(&f, &o);
-            const double loss = loss_of_second(&f);
-            const struct step_report report =
-                test_model_assert_gradients(&f.m, BATCH, second, NULL, loss_of_second, &f);
-            if (forms[k] != SAMPLED_REFINED)
-                assert_true(fabs(report.loss - loss) < 1e-5 * loss);
-            test_model_close(&f.m);
-        }
 }
 
 static void a_row_in_histories_and_among_candidates_is_updated_once_for_each(void **state)
@@ -391,8 +392,8 @@ static void the_counts_of_a_batch_are_not_in_its_prior(void **state)
     struct fixture f = {0};
     test_model_open(&f.m, &o, ITEMS, USERS);
     const struct recipe_dense p = recipe_dense_at(tables_dense(f.m.tables), DIM);
-    // Before the first batch all items are equally popular and the prior is 0, so its weights
-    // have no gradient; with the batch's own counts it would differ.
+    // Before the first batch all items are equally popular and the prior is 0, so its weights have
+    // no gradient; with the batch's own counts it would differ.
     two_tower_learn(f.m.model, BATCH, first, NULL);
     assert_true(p.pa[0] == 0.5f && p.pa[1] == 0.5f);
     two_tower_learn(f.m.model, BATCH, first, NULL);
@@ -521,9 +522,11 @@ static bool is_candidate(const struct remembering *m, int c)
 static double score_then(const struct remembering *m, const struct example *e, int c)
 {
     const float *q = test_floats(&m->f.m.tables->user_vector, e->user);
+    const struct recipe_dense p = recipe_dense_at(tables_dense(m->f.m.tables), DIM);
+    const double user = gate(&p, 0, GATE_USER);
     double s = (double)m->entry[c].extra;
     for (int j = 0; j < DIM; j++)
-        s += (double)q[j] * (double)m->vector[c][j];
+        s += user * (double)q[j] * (double)m->vector[c][j];
     return s;
 }
 
@@ -659,8 +662,7 @@ static void users_follow_what_they_engage_with_when_told_to(void **state)
     memcpy(user, f.m.tables->user_vector.base, sizeof user);
     two_tower_learn(gradient.m.model, BATCH, second, NULL);
     two_tower_learn(f.m.model, BATCH, second, NULL);
-    // Items learn as ever, and users move to where these are then, one engagement after the
-    // other.
+    // Items learn as ever, and users move to where these are then, one engagement after the other.
     const float *item = test_floats(&f.m.tables->item_vector, 0);
     assert_memory_equal(item, gradient.m.tables->item_vector.base, ITEMS * DIM * sizeof *item);
     for (int i = 0; i < BATCH; i++)
@@ -716,8 +718,7 @@ static void a_query_is_the_numbers_worked_by_hand(void **state)
     recipe_query(&o, dense, &(struct recent){2, 1, history, contexts, NULL, NULL}, user, said);
     assert_true(fabs((double)said[0] - (double)q[0] - 8 / (1 + w)) < 1e-5);
     assert_true(said[1] == q[1]);
-    // Gates of histories of two and three: of the newest doubled, of the user's own vector
-    // halved.
+    // Gates of histories of two and three: of the newest doubled, of the user's own vector halved.
     gates[2 * RECIPE_GATES + GATE_NEWEST] = logf(2);
     gates[2 * RECIPE_GATES + GATE_USER] = logf(0.5f);
     float gated[3];
@@ -872,13 +873,12 @@ int main(void)
         cmocka_unit_test(bonuses_are_the_numbers_worked_by_hand),
         cmocka_unit_test(the_extra_dimension_is_the_number_worked_by_hand),
         cmocka_unit_test(a_step_is_the_gradient_of_the_loss_in_the_header),
-        cmocka_unit_test(with_attention_a_step_is_still_the_gradient_of_the_loss),
-        cmocka_unit_test(attention_begins_by_changing_nothing),
-
         cmocka_unit_test(a_step_of_every_correction_and_mask_is_the_gradient),
         cmocka_unit_test(a_memory_teaches_queries_and_neither_itself_nor_other_items),
         cmocka_unit_test(what_left_the_catalogue_is_not_remembered),
         cmocka_unit_test(users_follow_what_they_engage_with_when_told_to),
+        cmocka_unit_test(with_attention_a_step_is_still_the_gradient_of_the_loss),
+        cmocka_unit_test(attention_begins_by_changing_nothing),
         cmocka_unit_test(a_row_in_histories_and_among_candidates_is_updated_once_for_each),
         cmocka_unit_test(a_replay_moves_vectors_but_neither_counts_nor_the_priors_weights),
         cmocka_unit_test(the_counts_of_a_batch_are_not_in_its_prior),
