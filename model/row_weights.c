@@ -9,11 +9,6 @@
 #include "model/objectives.h"
 #include "model/towers.h"
 
-struct row_weights_state {
-    struct value_scale scale;
-    struct debias_state debias;
-};
-
 struct row_weights {
     const struct two_tower_options *options;
     const float *value;           // of each task, the model's

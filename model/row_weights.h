@@ -19,6 +19,12 @@
 #include "model/debias.h"
 #include "model/tables.h"
 
+// The scalars: the one unit of the column "weight.state".
+struct row_weights_state {
+    struct value_scale scale;
+    struct debias_state debias;
+};
+
 struct row_weights;
 struct slate_batch;
 struct step;
