@@ -11,24 +11,22 @@
 
 struct row_weights {
     const struct two_tower_options *options;
-    const float *value;           // of each task, the model's
-    struct column state;          // one struct row_weights_state
-    struct column linear;         // one unit of debias_linear_floats(dim)
-    struct column user;           // struct debias_user by user row
-    struct column item;           // struct debias_item by item row
-    float *net, *weight, *sorted; // (batch_max)
+    const float *value;   // of each task, the model's
+    struct column state;  // one struct row_weights_state
+    struct column linear; // one unit of debias_linear_floats(dim)
+    struct column user;   // struct debias_user by user row
+    struct column item;   // struct debias_item by item row
+    float *net, *weight;  // (batch_max)
 };
 
-static const float SCALE_RATE = 0.01f;
+// In engagements, of what a value usually is.
+static const float USUAL_HALF_LIFE = 20000;
+// One engagement counts no more than so many usual ones.
+static const float WEIGHT_MAX = 10;
 
 static bool debiased(const struct two_tower_options *o)
 {
     return o->debias.kind != DEBIAS_NONE;
-}
-
-static enum value_form form_of(const struct two_tower_options *o)
-{
-    return o->debias.seed_form ? VALUE_SEED : VALUE_SIGNED;
 }
 
 bool row_weights_needed(const struct two_tower_options *o)
@@ -48,8 +46,7 @@ int row_weights_open(struct row_weights **out, struct columns *s,
     w->value = value;
     w->net = calloc(B, sizeof *w->net);
     w->weight = calloc(B, sizeof *w->weight);
-    w->sorted = calloc(B, sizeof *w->sorted);
-    int rc = w->net && w->weight && w->sorted ? 0 : -ENOMEM;
+    int rc = w->net && w->weight ? 0 : -ENOMEM;
     if (rc == 0)
         rc = column_open(&w->state, s, "weight.state", sizeof(struct row_weights_state), 1);
     if (rc == 0 && debiased(options))
@@ -66,7 +63,6 @@ int row_weights_open(struct row_weights **out, struct columns *s,
     column_grow(&w->state, 1);
     if (debiased(options))
         column_grow(&w->linear, 1);
-    ((struct row_weights_state *)column_edit(&w->state, 0))->scale.rate = SCALE_RATE;
     *out = w;
     return 0;
 }
@@ -77,7 +73,6 @@ void row_weights_close(struct row_weights *w)
         return;
     free(w->net);
     free(w->weight);
-    free(w->sorted);
     free(w);
 }
 
@@ -105,12 +100,16 @@ const struct debias_state *row_weights_state(const struct row_weights *w)
     return &((const struct row_weights_state *)column_at(&w->state, 0))->debias;
 }
 
-static float largest(int n, const float *x)
+// The mean of |x| over those that are not 0; 0 without any.
+static float mean_size(int n, const float *x)
 {
-    float most = 0;
-    for (int i = 0; i < n; i++)
-        most = fmaxf(most, fabsf(x[i]));
-    return most;
+    double sum = 0;
+    int counted = 0;
+    for (int i = 0; i < n; i++) {
+        sum += fabs((double)x[i]);
+        counted += x[i] != 0;
+    }
+    return counted > 0 ? (float)(sum / counted) : 0;
 }
 
 static float value_left(const struct row_weights *w, const struct step *s, int i, float net)
@@ -134,18 +133,24 @@ const float *row_weights_of(struct row_weights *w, const struct step *s)
         const float net = task == TASK_NONE ? 0 : w->value[task];
         w->net[i] = debiased(o) && net != 0 ? value_left(w, s, i, net) : net;
     }
+    if (o->debias.seed_form) {
+        value_weights(VALUE_SEED, s->n, w->net, 1, w->weight);
+        return w->weight;
+    }
     const struct row_weights_state *state = column_at(&w->state, 0);
-    const float scale = state->scale.scale > 0 ? state->scale.scale : largest(s->n, w->net);
-    value_weights(form_of(o), s->n, w->net, scale > 0 ? scale : 1, w->weight);
+    const float usual = debias_mean_of(&state->usual, mean_size(s->n, w->net), 1);
+    for (int i = 0; i < s->n; i++)
+        w->weight[i] = usual > 0 ? fmaxf(fminf(w->net[i] / usual, WEIGHT_MAX), -WEIGHT_MAX) : 0;
     return w->weight;
 }
 
 void row_weights_update(struct row_weights *w, const struct step *s)
 {
     struct row_weights_state *state = column_edit(&w->state, 0);
+    const float decay = exp2f(-1 / USUAL_HALF_LIFE);
     for (int i = 0; i < s->n; i++)
-        w->net[i] = fabsf(w->net[i]);
-    value_scale_update(&state->scale, s->n, w->net, w->sorted);
+        if (w->net[i] != 0)
+            debias_mean_add(&state->usual, decay, fabsf(w->net[i]));
 }
 
 void row_weights_learn(struct row_weights *w, const struct step *s, const struct slate_batch *b,
@@ -164,12 +169,15 @@ void row_weights_learn(struct row_weights *w, const struct step *s, const struct
         for (int k = 0; k < slate->n_items; k++) {
             const struct slate_item *item = &slate->items[k];
             const int row = b->first[i] + k;
+            // The retrieval score is left out: an engagement is learned before the windows of its
+            // slate close, so it would tell the label. The examination curve of ml1m-slates was off
+            // by 33 % with it, by 1.7 % without.
             if (item->shown)
                 rows[n++] = (struct debias_row){.net = net[row],
                                                 .engaged = item->labels != 0,
                                                 .position = item->position,
                                                 .propensity = item->propensity,
-                                                .retrieval = b->s[row],
+                                                .retrieval = NAN,
                                                 .ranker = teacher[row],
                                                 .item = row_edit(&w->item, item->item)};
         }

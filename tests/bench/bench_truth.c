@@ -12,8 +12,8 @@
 //
 //     recall@K           of the relevant item of every slate, over all items known by then,
 //                        predicted before the slate or a later click is learned
+//     top@100, low@100   the same of those at positions 1 to 5, and of those further down
 //     clicks_recall@K    of the items clicked, as `twotower eval` has it
-//     popularity@K       the former by decayed popularity of the relevant items themselves
 //     spearman_clicks    rank correlation of a click's training weight with its position; nan when
 //                        all weights are the same
 //     spearman, pearson  correlation of weight and position over all that was shown; an item that
@@ -51,6 +51,9 @@ struct truth {
     uint64_t key, relevant; // hash of the item's id
 };
 
+// Where in its slate the relevant item stands.
+enum { TOP, LOW, PLACES };
+
 // A click's weight and position.
 struct weighed {
     float weight, position;
@@ -58,11 +61,11 @@ struct weighed {
 
 struct bench {
     struct trainer trainer;
-    struct evaluator *clicks, *relevant;
-    struct columns judging; // of the second evaluator: no part of the model's state
-    struct truth *truths;   // open addressing, key 0 is free
+    struct evaluator *clicks, *relevant[PLACES];
+    struct columns judging[PLACES]; // of those evaluators: no part of the model's state
+    struct truth *truths;           // open addressing, key 0 is free
     size_t judged, unknown;
-    struct example *examples;
+    struct example *examples[PLACES];
     const struct column *state, *user, *linear; // of row weights; NULL when all weights are 1
     struct weighed *weighed;
     size_t n_weighed;
@@ -179,12 +182,13 @@ static void slates_judge(void *arg, int n, const struct slate *slates, const flo
 {
     struct bench *b = arg;
     const struct rows *rows = &b->trainer.rows;
-    int taken = 0;
+    int taken[PLACES] = {0};
     (void)scores;
     for (int i = 0; i < n; i++) {
         const struct slate *slate = &slates[i];
         uint64_t key = key_start(slate->ts_ms);
         int64_t relevant = -1;
+        int place = TOP;
         if (slate->kind != SLATE_CLOSED || slate->repeated)
             continue;
         for (int k = 0; k < slate->n_items; k++)
@@ -192,8 +196,10 @@ static void slates_judge(void *arg, int n, const struct slate *slates, const flo
         const struct truth *truth = truth_at(b, key);
         for (int k = 0; k < slate->n_items; k++) {
             const int position = slate->items[k].position;
-            if (id_table_row(&rows->items, slate->items[k].item)->hash == truth->relevant)
+            if (id_table_row(&rows->items, slate->items[k].item)->hash == truth->relevant) {
                 relevant = slate->items[k].item;
+                place = position <= POSITIONS / 2 ? TOP : LOW;
+            }
             if (position >= 1 && position <= POSITIONS)
                 b->shown[position]++;
         }
@@ -201,7 +207,7 @@ static void slates_judge(void *arg, int n, const struct slate *slates, const flo
             b->unknown++;
             continue;
         }
-        struct example *example = &b->examples[taken++];
+        struct example *example = &b->examples[place][taken[place]++];
         *example = (struct example){.user = slate->user,
                                     .item = (uint32_t)relevant,
                                     .ts_ms = slate->ts_ms,
@@ -211,9 +217,11 @@ static void slates_judge(void *arg, int n, const struct slate *slates, const flo
                                     .n_newest = slate->n_newest};
         memcpy(example->history, slate->history, sizeof slate->history);
     }
-    if (taken > 0)
-        evaluator_score(b->relevant, taken, b->examples, NULL);
-    b->judged += (size_t)taken;
+    for (int place = 0; place < PLACES; place++) {
+        if (taken[place] > 0)
+            evaluator_score(b->relevant[place], taken[place], b->examples[place], NULL);
+        b->judged += (size_t)taken[place];
+    }
 }
 
 // What the step that follows will make of a click, as model/row_weights.c does.
@@ -235,11 +243,10 @@ static float weight_of(const struct bench *b, const struct example *example)
         net = debias_value(&o->debias, &state->debias, o->dim, column_at(b->linear, 0), &context,
                            net);
     }
-    float weight;
-    value_weights(o->debias.seed_form ? VALUE_SEED : VALUE_SIGNED, 1, &net,
-                  state->scale.scale > 0 ? state->scale.scale : fmaxf(fabsf(net), 1e-6f), &weight);
-    // The seed's form divides by the batch's largest, which alone is the weight itself.
-    return o->debias.seed_form ? net : weight;
+    if (o->debias.seed_form)
+        return net;
+    const float usual = debias_mean_of(&state->usual, 1, 0);
+    return usual > 0 ? net / usual : 1;
 }
 
 static void clicks_judge(void *arg, int n, const struct example *examples, const float *features)
@@ -324,14 +331,16 @@ static void evaluators_open(struct bench *b, const struct config *c, int slates)
     struct evaluator_options options = {.sampling = 1,
                                         .popularity_half_life = c->eval_popularity_half_life,
                                         .chunk_max = b->trainer.chunk};
-    b->examples = memory_for((size_t)slates, sizeof *b->examples);
     b->weighed = memory_for(CORRELATED_MAX, sizeof *b->weighed);
     if (evaluator_open(&b->clicks, &b->trainer.columns, &b->trainer.rows, &options) < 0)
         die("out of memory");
     options.chunk_max = slates;
-    if (columns_open(&b->judging, 0) < 0 ||
-        evaluator_open(&b->relevant, &b->judging, &b->trainer.rows, &options) < 0)
-        die("out of memory");
+    for (int place = 0; place < PLACES; place++) {
+        b->examples[place] = memory_for((size_t)slates, sizeof *b->examples[place]);
+        if (columns_open(&b->judging[place], 0) < 0 ||
+            evaluator_open(&b->relevant[place], &b->judging[place], &b->trainer.rows, &options) < 0)
+            die("out of memory");
+    }
     b->state = column_named(&b->trainer.columns, "weight.state");
     b->user = column_named(&b->trainer.columns, "weight.user");
     b->linear = column_named(&b->trainer.columns, "weight.linear");
@@ -386,7 +395,8 @@ static void run(struct bench *b, const struct config *c)
 
 static void report(struct bench *b)
 {
-    const struct evaluation found = evaluator_total(b->relevant);
+    const struct evaluation top = evaluator_total(b->relevant[TOP]);
+    const struct evaluation low = evaluator_total(b->relevant[LOW]);
     const struct evaluation clicked = evaluator_total(b->clicks);
     const double none[POSITIONS + 1] = {0};
     double silent[POSITIONS + 1], mass[POSITIONS + 1] = {0}, sum = 0, mean = 0, off = 0;
@@ -407,12 +417,11 @@ static void report(struct bench *b)
     for (int k = 1; k <= POSITIONS; k++)
         off = fmax(off, fabs(mass[k] / mean - 1));
     printf("slates=%zu unknown=%zu clicks=%.0f", b->judged, b->unknown, clicked.n);
-    printf(" recall@10=%.4f recall@100=%.4f", found.recall_10 / found.n,
-           found.recall_100 / found.n);
+    printf(" recall@10=%.4f recall@100=%.4f", (top.recall_10 + low.recall_10) / (top.n + low.n),
+           (top.recall_100 + low.recall_100) / (top.n + low.n));
+    printf(" top@100=%.4f low@100=%.4f", top.recall_100 / top.n, low.recall_100 / low.n);
     printf(" clicks_recall@10=%.4f clicks_recall@100=%.4f", clicked.recall_10 / clicked.n,
            clicked.recall_100 / clicked.n);
-    printf(" popularity@10=%.4f popularity@100=%.4f", found.popularity_recall_10 / found.n,
-           found.popularity_recall_100 / found.n);
     printf(" spearman_clicks=%.3f", spearman(b->n_weighed, b->weighed, none));
     printf(" spearman=%.3f pearson=%.3f", spearman(b->n_weighed, b->weighed, silent),
            correlation(&m));
@@ -467,11 +476,13 @@ int main(int argc, char **argv)
     run(&b, &config);
     report(&b);
     evaluator_close(b.clicks);
-    evaluator_close(b.relevant);
-    columns_close(&b.judging);
+    for (int place = 0; place < PLACES; place++) {
+        evaluator_close(b.relevant[place]);
+        columns_close(&b.judging[place]);
+        free(b.examples[place]);
+    }
     trainer_close(&b.trainer);
     free(b.truths);
-    free(b.examples);
     free(b.weighed);
     return 0;
 }
