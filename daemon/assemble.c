@@ -192,6 +192,7 @@ struct trainer_options assemble_trainer(const struct config *c, int partitions,
     options.slate_batch = options.model.objectives.slates;
     options.slates = options.slate_batch > 0 ? SLATES_PER_EXAMPLE * chunk : 0;
     options.tasks = assemble_tasks(c);
+    options.publish_ms = c->align_publish_ms;
     return options;
 }
 

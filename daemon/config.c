@@ -275,6 +275,9 @@ static const struct config_row rows[] = {
      "shaped, dpo, s_dpo: how closely the published model is held."},
     {"align.trust", CONFIG_FLOAT, AT(align_trust), "0", "0", "1000", SHAPES_MODEL,
      "Weight of the divergence from the model as last published; 0: off."},
+    {"align.publish", CONFIG_DURATION, AT(align_publish_ms), "60s", "1s", "7d", SHAPES_MODEL,
+     "trust, shaped, dpo, s_dpo: the model is taken for the published one anew after so long in "
+     "event time; as snapshot.interval, which is by the clock."},
     {"align.ratio_cap", CONFIG_FLOAT, AT(align_ratio_cap), "5", "0.01", "1e6", SHAPES_MODEL,
      "policy: an item counts at most so often for having been shown rarely."},
     {"align.top_k", CONFIG_INT, AT(align_top_k), "1", "1", "10000", SHAPES_MODEL,

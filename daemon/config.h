@@ -202,6 +202,7 @@ struct config {
     int align_top_k;
     bool align_guard;
     double align_guard_half_life, align_guard_confidence;
+    int64_t align_publish_ms;
 
     double preference_weight, preference_beta;
     enum config_preference preference_form;

@@ -141,6 +141,15 @@ static void learn_slates(struct trainer *t, int n, const struct slate *slates, c
     }
 }
 
+static void publish(struct trainer *t)
+{
+    const int64_t every = t->options.publish_ms, now = trainer_state(t)->event_time_ms;
+    if (every == 0 || now / every <= trainer_state(t)->published)
+        return;
+    state_edit(t)->published = now / every;
+    two_tower_published(t->rows.model);
+}
+
 // Scores what waits, learns it batch by batch, examples first, and keeps nothing.
 static void learn(struct trainer *t)
 {
@@ -159,6 +168,7 @@ static void learn(struct trainer *t)
     learn_slates(t, n_slates, slates, scores);
     state_edit(t)->remainder = 0;
     state_edit(t)->slates = 0;
+    publish(t);
     // Nothing waits now, so rows may leave.
     rows_expire(&t->rows, trainer_state(t)->event_time_ms);
 }

@@ -30,6 +30,10 @@ struct trainer_options {
     int slates;
     int slate_batch;          // of them learned together, 1..slates
     struct value_tasks tasks; // join.tasks follows from it
+    // So often, in event time, the model becomes what the objectives call the published one. The
+    // fleets' snapshots are a matter of clocks, which learning must not depend on. 0: once, at the
+    // start.
+    int64_t publish_ms;
 };
 
 // The place in the streams, one unit of a column.
@@ -41,6 +45,7 @@ struct trainer_state {
     uint64_t remembered;   // examples that have gone into the replay window
     uint32_t remainder;    // examples waiting for their batch to fill
     uint32_t slates;       // waiting likewise
+    int64_t published; // intervals of options.publish_ms, by event time, at the last publication
 };
 
 // Sees examples before they are learned. features (n, model.user_features) or NULL.

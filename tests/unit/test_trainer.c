@@ -754,6 +754,33 @@ static void slates_that_wait_outlive_a_restart_with_more_room_but_not_with_less(
     trainer_close(&t);
 }
 
+static uint64_t publications(void)
+{
+    for (int i = 0; i < t.columns.n; i++)
+        if (strcmp(t.columns.list[i]->name, "reference.state") == 0)
+            return *(const uint64_t *)(const void *)t.columns.list[i]->base; // its epoch
+    return 0;
+}
+
+static void the_published_model_is_taken_anew_by_event_time(void **state)
+{
+    (void)state;
+    struct trainer_options options = slate_options();
+    options.model.objectives.preference.form = PREFERENCE_DPO;
+    options.model.objectives.preference.beta = 1;
+    options.publish_ms = 10000;
+    open_with_slates(&options);
+    const uint64_t at_start = publications();
+    assert_int_equal(at_start, 1);
+    for (uint64_t i = 0; i < 40; i++) { // a step of eight engagements takes 8 s
+        show((int64_t)i * 1000, 100 + i, 50 + i, 20);
+        click((int64_t)i * 1000, 100 + i, 50 + i, 20);
+    }
+    // After steps at 7, 15, 23, 31 and 39 s: the first is the first of all, then 10, 20 and 30 s.
+    assert_int_equal(publications(), at_start + 4);
+    trainer_close(&t);
+}
+
 static void without_slates_there_are_no_columns_of_them(void **state)
 {
     (void)state;
@@ -896,6 +923,7 @@ int main(void)
         cmocka_unit_test(so_many_slates_as_there_is_room_for_bring_the_step_forward),
         cmocka_unit_test(a_removed_item_leaves_waiting_slates),
         cmocka_unit_test(slates_that_wait_outlive_a_restart_with_more_room_but_not_with_less),
+        cmocka_unit_test(the_published_model_is_taken_anew_by_event_time),
         cmocka_unit_test(without_slates_there_are_no_columns_of_them),
         cmocka_unit_test(examples_say_their_surface_and_task),
         cmocka_unit_test(values_change_between_two_events_wherever_slices_and_restarts_fall),
