@@ -243,14 +243,15 @@ static const struct config_row rows[] = {
     {"debias.rate", CONFIG_FLOAT, AT(debias_rate), "0.002", "0", "1", SHAPES_MODEL,
      "Learning rate of position_sgd, user and combined, for each slate."},
 
-    {"slates.batch", CONFIG_INT, AT(slates_batch), "32", "1", "64", SHAPES_MODEL,
+    {"slates.batch", CONFIG_INT, AT(slates_batch), "8", "1", "64", SHAPES_MODEL,
      "Slates in one learning step."},
     {"slates.score_max_age", CONFIG_DURATION, AT(slates_score_max_age_ms), "0s", "0s", "30d",
      SHAPES_MODEL, "A ranker score older than this at its impression is not used; 0s: any age."},
 
     {"distill.weight", CONFIG_FLOAT, AT(distill_weight), "0", "0", "1000", SHAPES_MODEL,
-     "Weight of a slate's loss against that of an engagement; 0: off."},
-    {"distill.form", CONFIG_ENUM, AT(distill_form), "listwise",
+     "Weight of a slate's loss against that of an engagement; 0: off. 5 where there are more "
+     "engagements than slates, 0.1 where there are three slates for each."},
+    {"distill.form", CONFIG_ENUM, AT(distill_form), "plackett_luce",
      "listwise|plackett_luce|top_positives|soft_pair|margin", "", SHAPES_MODEL,
      "What is taken over: probabilities inside the slate, the order of its top, the order of pairs "
      "or their distance."},
