@@ -450,8 +450,11 @@ static void terms_learn(struct objectives *o, const struct step *s, struct slate
                                       .report = report};
         if (slate->kind != SLATE_CLOSED)
             continue;
+        // Where no chance was logged, the slate's items count as drawn evenly: with a ratio of 1
+        // for all, standardised rewards have no optimum, they only drive scores apart.
+        const float even = 1 / (float)n;
         for (int k = 0; k < n; k++)
-            propensity[k] = slate->items[k].propensity;
+            propensity[k] = slate->items[k].propensity > 0 ? slate->items[k].propensity : even;
         const float trusted[] = {1, guard_scale(o, slate->ranker), guard_scale(o, 0)};
         const bool has_ranker = slate_unmasked(n, x.g) >= 2;
         report->unscored += !has_ranker;

@@ -84,11 +84,16 @@ FOLLOW = [
     ("margin", ["distill.weight={w}", "distill.form=margin"]),
     ("align kl", [MEASURED_ONLY, "align.weight={w}"]),
     ("align policy", [MEASURED_ONLY, "align.weight={w}", "align.form=policy"]),
+    ("align policy, top 5",
+     [MEASURED_ONLY, "align.weight={w}", "align.form=policy", "align.top_k=5"]),
     ("align shaped", [MEASURED_ONLY, "align.weight={w}", "align.form=shaped"]),
     ("align dpo", [MEASURED_ONLY, "align.weight={w}", "align.form=dpo"]),
     ("align s_dpo", [MEASURED_ONLY, "align.weight={w}", "align.form=s_dpo"]),
     ("align kl, proxy", [MEASURED_ONLY, "align.weight={w}", "align.teacher=proxy"]),
     ("default and trust region", ["distill.weight={w}", "align.trust=0.1"]),
+    ("align policy, top 5, preference",
+     [MEASURED_ONLY, "align.weight={w}", "align.form=policy", "align.top_k=5",
+      "preference.weight=1"]),
     ("default and preference", ["distill.weight={w}", "preference.weight=1"]),
     ("preference alone", [MEASURED_ONLY, "preference.weight=1"]),
 ]
@@ -246,10 +251,10 @@ def table_print(rows, columns):
         if row["stream"] != stream:
             stream = row["stream"]
             print(f"\n{row['table']}: {stream}")
-            print(f"{'':30}" + "".join(f" {c:>17}" for c in columns))
+            print(f"{'':32}" + "".join(f" {c:>17}" for c in columns))
         failed = row["figures"].get("failed")
         cells = "".join(f" {cell(row['figures'], c):>17}" for c in columns)
-        print(f"{row['row']:30}" + (f" {failed}" if failed else cells), flush=True)
+        print(f"{row['row']:32}" + (f" {failed}" if failed else cells), flush=True)
 
 
 def machine():
