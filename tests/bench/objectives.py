@@ -42,7 +42,7 @@ ABLATION = [
     ("history of 5", ["model.history=5"]),
     ("history of 50", ["model.history=50"]),
     ("no repeat term", ["model.repeat=0"]),
-    ("popularity prior blind", ["model.prior_half_life_fast=1", "model.prior_half_life_slow=1"]),
+    ("prior of the last batch alone", ["model.prior_half_life_fast=1", "model.prior_half_life_slow=1"]),
     ("no uniform negatives", ["model.uniform_negatives=0"]),
     ("1024 uniform negatives", ["model.uniform_negatives=1024"]),
     ("no L2", ["model.l2=0"]),
