@@ -44,8 +44,6 @@ static void score(void *arg, int n, const struct example *examples, const float 
 {
     struct evaluating *e = arg;
     evaluator_score(e->evaluator, n, examples, features);
-    // What predicts a chunk is what the fleets would have while it happens.
-    two_tower_published(e->trainer.rows.model);
     if (e->half.n == 0 && trainer_state(&e->trainer)->examples >= e->half_at)
         e->half = evaluator_total(e->evaluator);
     e->marked = clock_s(CLOCK_THREAD_CPUTIME_ID);

@@ -1131,9 +1131,10 @@ int config_check(const struct config *c, struct config_problems *problems)
         problem_add(problems, key_origin(c, "ranker.feedback"),
                     "'ranker.feedback' learns before the windows close: 'ranker.feedback_delay' "
                     "must be above 0s and below 'join.window'");
-    // Tasks that cannot be read say nothing of the model.
+    // Of what is wrong already the model need not say anything.
     const struct two_tower_options model = assemble_model(c);
-    const char *refused = two_tower_refuses(&model, reason, sizeof reason);
+    const char *refused =
+        problems->n == before ? two_tower_refuses(&model, reason, sizeof reason) : NULL;
     if (refused)
         problem_add(problems, key_origin(c, "model.type"), "the model cannot learn: %s", refused);
     if (!*c->state_dir)

@@ -758,11 +758,12 @@ static void rows_update(const struct two_tower_options *o, const struct step *s,
                         struct column *vector, struct column *slots, int n, const uint32_t *rows,
                         const float *gradients)
 {
+    const struct optimizer table = step_optimizer(s, &o->table);
     for (int i = 0; i < n; i++) {
         const float *gradient = gradients + (size_t)i * o->dim;
         if (step_moves(s, (size_t)o->dim, gradient))
-            optimizer_update(&o->table, step, (size_t)o->dim, gradient,
-                             column_edit(vector, rows[i]), column_edit(slots, rows[i]));
+            optimizer_update(&table, step, (size_t)o->dim, gradient, column_edit(vector, rows[i]),
+                             column_edit(slots, rows[i]));
     }
 }
 
@@ -796,6 +797,7 @@ static void update(struct towers *towers, struct step *s)
     struct classic *c = classic_of(towers);
     struct tables *t = towers->tables;
     const struct two_tower_options *o = towers->options;
+    const struct optimizer table = step_optimizer(s, &o->table);
     const struct model_state *state = tables_state(t);
     const uint64_t step = state->steps + 1;
     const uint64_t seen = state->examples + (uint64_t)(s->fresh ? c->columns : 0);
@@ -806,7 +808,7 @@ static void update(struct towers *towers, struct step *s)
         if (!step_moves(s, 1, &c->db[u]))
             continue;
         struct item_state *item = column_edit(&t->item_state, c->items[u]);
-        optimizer_update(&o->table, step, 1, &c->db[u], &item->bias, item->bias_slots);
+        optimizer_update(&table, step, 1, &c->db[u], &item->bias, item->bias_slots);
         if (o->logq && s->fresh)
             frequency_sight(column_edit(&t->item_frequency, c->items[u]), FREQUENCY_RATE, average,
                             seen);

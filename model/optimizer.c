@@ -205,6 +205,14 @@ const char *optimizer_name(const struct optimizer *o)
     return o->kind->name;
 }
 
+struct optimizer optimizer_without_l2(const struct optimizer *o)
+{
+    struct optimizer without = *o;
+    if (o->kind->update != ftrl_update)
+        without.l2 = 0;
+    return without;
+}
+
 size_t optimizer_state_floats(const struct optimizer *o, size_t n)
 {
     return o->kind->each * n + o->kind->block;

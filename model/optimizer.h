@@ -63,6 +63,9 @@ const char *optimizer_name(const struct optimizer *o);
 // The i-th of all kinds, NULL past the end.
 const struct optimizer *optimizer_at(int i);
 
+// The same without the pull towards zero, for a step that is not about all of what it touches. ftrl
+// keeps its l2, which is no pull but the shape of its solution.
+struct optimizer optimizer_without_l2(const struct optimizer *o);
 size_t optimizer_state_floats(const struct optimizer *o, size_t n);
 void optimizer_start(const struct optimizer *o, size_t n, float *state);
 // step counts from 1. For a row of a table it may count the table's steps or the row's updates.

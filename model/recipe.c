@@ -866,6 +866,7 @@ static void rows_update(const struct recipe *r, const struct step *s, uint64_t s
 {
     const struct two_tower_options *o = r->towers.options;
     const bool items = vector == &r->towers.tables->item_vector;
+    const struct optimizer table = step_optimizer(s, items ? &r->item_table : &o->table);
     for (int i = 0; i < n; i++) {
         if (i + ROWS_AHEAD < n) {
             row_prefetch(vector, rows[i + ROWS_AHEAD]);
@@ -873,8 +874,8 @@ static void rows_update(const struct recipe *r, const struct step *s, uint64_t s
         }
         const float *gradient = gradients + (size_t)i * o->dim;
         if (step_moves(s, (size_t)o->dim, gradient))
-            optimizer_update(items ? &r->item_table : &o->table, step, (size_t)o->dim, gradient,
-                             column_edit(vector, rows[i]), column_edit(slots, rows[i]));
+            optimizer_update(&table, step, (size_t)o->dim, gradient, column_edit(vector, rows[i]),
+                             column_edit(slots, rows[i]));
     }
 }
 
@@ -882,13 +883,14 @@ static void candidates_update(struct recipe *r, const struct step *s, uint64_t s
 {
     struct tables *t = r->towers.tables;
     const struct two_tower_options *o = r->towers.options;
+    const struct optimizer table = step_optimizer(s, &o->table);
     const uint64_t at = tables_state(t)->examples + (uint64_t)s->n;
     rows_update(r, s, step, &t->item_vector, &t->item_slots, s->C, r->candidates, r->dV);
     for (int c = 0; c < s->C; c++) {
         if (!step_moves(s, 1, &r->dcolumn[c]))
             continue;
         struct item_state *item = column_edit(&t->item_state, r->candidates[c]);
-        optimizer_update(&o->table, step, 1, &r->dcolumn[c], &item->bias, item->bias_slots);
+        optimizer_update(&table, step, 1, &r->dcolumn[c], &item->bias, item->bias_slots);
         if (!s->fresh || r->hits[c] == 0)
             continue;
         for (int k = 0; k < COUNTS; k++) {

@@ -847,7 +847,8 @@ static void constants_fill(struct fixture *f)
         log_softmax(x.n, s[i], f->reward[i], 1, log_pi);
         for (int k = 0; k < x.n; k++) {
             const double pi = exp(log_pi[k]), theta = (double)slate->items[k].propensity;
-            const double ratio = theta > 0 ? fmin(pi / theta, (double)o->align.ratio_cap) : 1;
+            const double ratio =
+                fmin(theta > 0 ? pi / theta : pi * x.n, (double)o->align.ratio_cap);
             f->constant[i][k] =
                 ratio * o->align.top_k * pow(1 - pi, o->align.top_k - 1) * f->reward[i][k];
         }
