@@ -159,7 +159,8 @@ struct config {
     int model_uniform_negatives;
     int model_replay, model_replay_window;
     double model_rate, model_l2, model_dense_rate, model_scalar_rate;
-    double model_prior_half_life_fast, model_prior_half_life_slow, model_logq_half_life;
+    double model_prior_half_life_fast, model_prior_half_life_slow;
+    double model_prior_half_life_recent, model_logq_half_life;
     double model_accumulator, model_init;
     int model_user_features, model_item_features;
     int model_hidden;

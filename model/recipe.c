@@ -28,7 +28,7 @@ static const float DECAY = 0.7788007830714049f; // exp(-0.25)
 enum {
     AT_RHO = 0,
     AT_PA = AT_RHO + RECIPE_BUCKETS,
-    AT_RHO_LENGTH = AT_PA + 2,
+    AT_RHO_LENGTH = AT_PA + PRIORS,
     AT_GATE = AT_RHO_LENGTH + RECIPE_BUCKETS * RECIPE_BUCKETS,
     SCALARS = AT_GATE + RECIPE_BUCKETS * RECIPE_GATES,
 };
@@ -67,7 +67,8 @@ static void dense_init(const struct two_tower_options *o, float *dense, size_t s
         for (size_t i = 0; i < d; i++)
             dense[(block * d + i) * d + i] = 1;
     memset(dense + A, 0, SCALARS * sizeof *dense);
-    dense[A + AT_PA] = dense[A + AT_PA + 1] = 0.5f;
+    for (int k = 0; k < PRIORS; k++)
+        dense[A + AT_PA + k] = 1.0f / PRIORS;
     optimizer_start(&o->matrix, A, dense + size);
     optimizer_start(&o->scalar, SCALARS, dense + size + 2 * A);
     const size_t at = recipe_encoder_offset(o->dim);
@@ -143,12 +144,19 @@ void recipe_query(const struct two_tower_options *o, const float *dense, const s
     q[d] = 1;
 }
 
+static float prior_weighed(const struct recipe_dense *p, float sum, const float prior[PRIORS])
+{
+    for (int k = 0; k < PRIORS; k++)
+        sum += p->pa[k] * prior[k];
+    return sum;
+}
+
 float recipe_extra(const struct two_tower_options *o, const struct recipe_dense *p,
                    const struct model_state *state, const struct item_state *item, double N)
 {
-    float prior[2];
+    float prior[PRIORS];
     prior_of(o, state, item, N, prior);
-    return item->bias + p->pa[0] * prior[0] + p->pa[1] * prior[1];
+    return prior_weighed(p, item->bias, prior);
 }
 
 // An item of one history: the position of its newest occurrence and how often it occurs.
@@ -249,7 +257,7 @@ static bool dense_parameter(const struct two_tower_options *o, int i, struct den
         {"history_decayed", d, d, dd},
         {"history_mean", d, d, 2 * dd},
         {"repeat", 1, RECIPE_BUCKETS, 3 * dd},
-        {"prior", 1, 2, 3 * dd + AT_PA},
+        {"prior", 1, PRIORS, 3 * dd + AT_PA},
         {"repeat_by_length", RECIPE_BUCKETS, RECIPE_BUCKETS, 3 * dd + AT_RHO_LENGTH},
         {"history_gate", RECIPE_BUCKETS, RECIPE_GATES, 3 * dd + AT_GATE},
     };
@@ -295,7 +303,7 @@ struct recipe {
     // Of the columns, C <= towers.candidates_max + memory.capacity
     uint32_t *candidates;
     float *hits;             // (C): occurrences as a target in this batch
-    float (*prior)[2];       // (C, 2)
+    float (*prior)[PRIORS];  // (C, 2)
     float *column;           // (C): bias + prior
     float *log_chance;       // (C): of being a candidate
     float *corrected;        // (C): column - log_chance
@@ -363,7 +371,7 @@ static struct towers *recipe_open(const struct towers *base, size_t items_max, s
         .item_table = o->table,
         .candidates = take(C, sizeof(uint32_t)),
         .hits = take(C, sizeof(float)),
-        .prior = take(C, sizeof(float[2])),
+        .prior = take(C, sizeof(float[PRIORS])),
         .column = take(C, sizeof(float)),
         .log_chance = take(C, sizeof(float)),
         .corrected = take(C, sizeof(float)),
@@ -496,7 +504,7 @@ static void items_forward(struct recipe *r, const struct step *s, const struct r
         }
         const struct item_state *item = column_at(&t->item_state, r->candidates[c]);
         prior_of(o, state, item, N, r->prior[c]);
-        r->column[c] = item->bias + p->pa[0] * r->prior[c][0] + p->pa[1] * r->prior[c][1];
+        r->column[c] = prior_weighed(p, item->bias, r->prior[c]);
         memcpy(r->V + (size_t)c * d, column_at(&t->item_vector, r->candidates[c]),
                d * sizeof(float));
     }
@@ -849,8 +857,8 @@ static bool backward(struct towers *t, struct step *s)
     gemm_nt(s->n, 3 * d, d, r->dQ, p.A, r->dX);      // dX = dQ A^T
     // The prior's weights hear nothing twice.
     for (int c = 0; c < s->C && !s->replayed; c++) {
-        dpa[0] += r->dcolumn[c] * r->prior[c][0];
-        dpa[1] += r->dcolumn[c] * r->prior[c][1];
+        for (int k = 0; k < PRIORS; k++)
+            dpa[k] += r->dcolumn[c] * r->prior[c][k];
     }
     if (r->encoder)
         history_encoder_backward(r->encoder, r->dQ, r->ddense + recipe_encoder_offset(d));

@@ -9,7 +9,7 @@
 
 // One item beside its vector. Counts are of engagements, decayed with the half-lives of the
 // options, as of example number counted_at.
-enum { COUNT_FAST, COUNT_SLOW, COUNT_LOGQ, COUNTS };
+enum { COUNT_FAST, COUNT_SLOW, COUNT_RECENT, COUNT_LOGQ, COUNTS };
 
 struct item_state {
     float bias;
@@ -63,10 +63,10 @@ double tables_bias_squares(const struct tables *t, int n, const uint32_t *items)
 float count_decay(const struct item_state *item, uint64_t at, float half_life);
 float count_half_life(const struct two_tower_options *o, int count);
 
-// log((n + 0.5) / (sum + 0.5 N)) + log N for the two prior counts: 0 for an item as popular as the
+// log((n + 0.5) / (sum + 0.5 N)) + log N for the prior's counts: 0 for an item as popular as the
 // average one. As of state->examples. N: known items.
 void prior_of(const struct two_tower_options *o, const struct model_state *state,
-              const struct item_state *item, double N, float prior[2]);
+              const struct item_state *item, double N, float prior[PRIORS]);
 
 // The model as of some instant: what turns rows into vectors, as pure functions that any thread may
 // call. The trainer's own view is of now; a publisher makes one of copies.

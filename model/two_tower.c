@@ -76,9 +76,9 @@ float count_half_life(const struct two_tower_options *o, int count)
 }
 
 void prior_of(const struct two_tower_options *o, const struct model_state *state,
-              const struct item_state *item, double N, float prior[2])
+              const struct item_state *item, double N, float prior[PRIORS])
 {
-    for (int k = 0; k < 2; k++) {
+    for (int k = 0; k < PRIORS; k++) {
         const double n = (double)item->count[k] *
                          (double)count_decay(item, state->examples, o->prior_half_life[k]);
         prior[k] = (float)log((n + 0.5) * N / (state->count_sum[k] + 0.5 * N));

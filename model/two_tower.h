@@ -27,6 +27,7 @@
 #include "model/optimizer.h"
 #include "model/sampled_softmax.h"
 
+enum { PRIORS = 3 }; // time scales of popularity: fast, slow, recent
 enum model_kind { MODEL_RECIPE, MODEL_TWO_TOWER };
 
 struct two_tower_options {
@@ -45,9 +46,9 @@ struct two_tower_options {
     float onebp_beta;             // of the old row
     enum sampled_form correction; // recipe: of the candidates' logits
     bool mask_known;              // a user's other engagements in the batch are no negatives
-    struct negative_memory_options memory;    // capacity 0: no negatives from earlier batches
-    float prior_half_life[2], logq_half_life; // in examples
-    struct history_encoder_options encoder;   // recipe only
+    struct negative_memory_options memory;         // capacity 0: no negatives from earlier batches
+    float prior_half_life[PRIORS], logq_half_life; // in examples
+    struct history_encoder_options encoder;        // recipe only
     // two_tower only
     int user_features, item_features, hidden;
     float temperature;

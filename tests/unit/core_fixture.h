@@ -117,7 +117,7 @@ static inline struct two_tower_options core_model(void)
         .table = *optimizer_find("rowwise_adagrad"),
         .matrix = *optimizer_find("adam"),
         .scalar = *optimizer_find("adam"),
-        .prior_half_life = {50, 500},
+        .prior_half_life = {50, 500, 10},
         .logq_half_life = 500,
     };
     o.table.rate = 0.1f;

@@ -40,7 +40,7 @@ static struct two_tower_options plain_options(int shape)
                                   .table = *optimizer_find("sgd"),
                                   .hidden = 5,
                                   .temperature = 1,
-                                  .prior_half_life = {6, 40},
+                                  .prior_half_life = {6, 40, 3},
                                   .logq_half_life = 20};
     o.table.rate = 0.0625f; // the batches learned in between shall not carry it far
     o.matrix = o.scalar = o.table;

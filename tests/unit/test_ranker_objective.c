@@ -41,7 +41,7 @@ static void open_with(enum delayed_feedback_mode feedback)
         .table = sgd,
         .matrix = sgd,
         .scalar = sgd,
-        .prior_half_life = {10, 50},
+        .prior_half_life = {10, 50, 3},
         .logq_half_life = 50,
         .objectives =
             {.slates = SLATES,

@@ -54,7 +54,7 @@ static struct two_tower_options plain_options(void)
                                   .seed = 5,
                                   .init = 0.7f,
                                   .table = *optimizer_find("sgd"),
-                                  .prior_half_life = {6, 40},
+                                  .prior_half_life = {6, 40, 3},
                                   .logq_half_life = 20};
     o.table.rate = 1;
     o.matrix = o.scalar = o.table;
@@ -72,7 +72,7 @@ static void counts_add(struct fixture *f, const struct example *examples)
 {
     const struct two_tower_options *o = two_tower_options(f->m.model);
     const double half_life[COUNTS] = {(double)o->prior_half_life[0], (double)o->prior_half_life[1],
-                                      (double)o->logq_half_life};
+                                      (double)o->prior_half_life[2], (double)o->logq_half_life};
     for (int k = 0; k < COUNTS; k++) {
         const double left = pow(0.5, BATCH / half_life[k]);
         f->sum[k] = f->sum[k] * left + BATCH;
@@ -150,7 +150,8 @@ static double score(const struct fixture *f, const struct example *e, int c)
     }
     if (o->encoder.layers > 0)
         s += attended(f, e, m, E + c * DIM);
-    s += (double)p.pa[0] * prior(f, 0, c) + (double)p.pa[1] * prior(f, 1, c);
+    for (int k = 0; k < PRIORS; k++)
+        s += (double)p.pa[k] * prior(f, k, c);
     int last = -1, times = 0;
     for (int k = 0; k < e->n_history && k < REPEAT; k++)
         if (e->history[k] == (uint32_t)c) {
@@ -362,7 +363,8 @@ static void a_replay_moves_vectors_but_neither_counts_nor_the_priors_weights(voi
     const struct tables *t = f.m.tables;
     const struct model_state before = *tables_state(t);
     const struct recipe_dense p = recipe_dense_at(tables_dense(t), DIM);
-    const float pa[] = {p.pa[0], p.pa[1]};
+    float pa[PRIORS];
+    memcpy(pa, p.pa, sizeof pa);
     struct item_state items[ITEMS];
     float vectors[ITEMS * DIM];
     memcpy(items, t->item_state.base, sizeof items);
@@ -395,9 +397,11 @@ static void the_counts_of_a_batch_are_not_in_its_prior(void **state)
     // Before the first batch all items are equally popular and the prior is 0, so its weights have
     // no gradient; with the batch's own counts it would differ.
     two_tower_learn(f.m.model, BATCH, first, NULL);
-    assert_true(p.pa[0] == 0.5f && p.pa[1] == 0.5f);
+    for (int k = 0; k < PRIORS; k++)
+        assert_true(p.pa[k] == 1.0f / PRIORS);
     two_tower_learn(f.m.model, BATCH, first, NULL);
-    assert_true(p.pa[0] != 0.5f && p.pa[1] != 0.5f);
+    for (int k = 0; k < PRIORS; k++)
+        assert_true(p.pa[k] != 1.0f / PRIORS);
     test_model_close(&f.m);
 }
 
@@ -769,16 +773,17 @@ static void bonuses_are_the_numbers_worked_by_hand(void **state)
 static void the_extra_dimension_is_the_number_worked_by_hand(void **state)
 {
     (void)state;
-    const float pa[] = {2, -1};
+    const float pa[] = {2, -1, 3};
     const struct recipe_dense p = {.pa = pa};
     struct two_tower_options o = plain_options();
     o.prior_half_life[0] = 100;
     o.prior_half_life[1] = 200;
-    // 200 examples after its last count: 6 has halved twice, 8 once.
-    const struct item_state item = {.bias = 0.25f, .count = {6, 8, 0}, .counted_at = 800};
-    const struct model_state model = {.examples = 1000, .count_sum = {7, 13, 0}};
-    // N = 10: (1.5 + .5) / (7 + 5) * 10 and (4 + .5) / (13 + 5) * 10.
-    const double expected = 0.25 + 2 * log(20.0 / 12) - log(45.0 / 18);
+    o.prior_half_life[2] = 50;
+    // 200 examples after its last count: 6 has halved twice, 8 once, 16 four times.
+    const struct item_state item = {.bias = 0.25f, .count = {6, 8, 16}, .counted_at = 800};
+    const struct model_state model = {.examples = 1000, .count_sum = {7, 13, 20}};
+    // N = 10: (1.5 + .5) / (7 + 5) * 10, (4 + .5) / (13 + 5) * 10 and (1 + .5) / (20 + 5) * 10.
+    const double expected = 0.25 + 2 * log(20.0 / 12) - log(45.0 / 18) + 3 * log(15.0 / 25);
     assert_true(fabs((double)recipe_extra(&o, &p, &model, &item, 10) - expected) < 1e-6);
 }
 

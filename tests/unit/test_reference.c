@@ -35,7 +35,7 @@ static struct two_tower_options options_of(int shape)
                                   .table = *optimizer_find("rowwise_adagrad"),
                                   .matrix = *optimizer_find("adam"),
                                   .scalar = *optimizer_find("adam"),
-                                  .prior_half_life = {50, 500},
+                                  .prior_half_life = {50, 500, 10},
                                   .logq_half_life = 500};
     if (o.kind == MODEL_TWO_TOWER) {
         o.user_features = UF;

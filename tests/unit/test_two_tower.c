@@ -31,7 +31,7 @@ static struct two_tower_options options_of(int kind)
                                   .table = *optimizer_find("rowwise_adagrad"),
                                   .matrix = *optimizer_find("adam"),
                                   .scalar = *optimizer_find("adam"),
-                                  .prior_half_life = {50, 500},
+                                  .prior_half_life = {50, 500, 10},
                                   .logq_half_life = 500,
                                   .mask_known = true,
                                   .memory = {.capacity = 5, .drift_max = 0.2f}};
