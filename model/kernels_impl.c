@@ -24,7 +24,6 @@ enum { LANES = 16, WIDTH = REGISTER_BYTES / 4, PARTS = LANES / WIDTH };
 typedef float vec __attribute__((vector_size(REGISTER_BYTES)));
 typedef float vec_unaligned __attribute__((vector_size(REGISTER_BYTES), aligned(4), may_alias));
 typedef float quarter __attribute__((vector_size(16), aligned(4), may_alias));
-typedef int32_t iquarter __attribute__((vector_size(16)));
 typedef int32_t ivec __attribute__((vector_size(REGISTER_BYTES)));
 
 struct block {
@@ -91,7 +90,7 @@ static inline float sum_lanes(const struct block *b)
     block_store(b, lanes);
     const quarter *q = (const quarter *)lanes;
     quarter s = (q[0] + q[2]) + (q[1] + q[3]);
-    s += __builtin_shuffle(s, (iquarter){2, 3, 0, 1});
+    s += __builtin_shufflevector(s, s, 2, 3, 0, 1);
     return s[0] + s[1];
 }
 
