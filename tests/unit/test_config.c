@@ -295,6 +295,21 @@ static void what_is_not_toml_is_said_with_its_place(void **state)
     assert_int_equal(f->problems.n, 1);
 }
 
+static void tables_deeper_than_the_stack_are_refused(void **state)
+{
+    enum { DEPTH = 60000 };
+    struct fixture *f = *state;
+    char *text = malloc(2 * DEPTH + 3);
+    assert_non_null(text);
+    strcpy(text, "\n[");
+    for (int i = 0; i < DEPTH; i++)
+        memcpy(text + 2 + 2 * i, "a.", 2);
+    text[2 * DEPTH + 1] = ']';
+    assert_int_equal(load_bytes(f, text, 2 * DEPTH + 2), -EINVAL);
+    assert_problem(f, 0, 2, 2 * 4097 + 1, "more than 4096 dots");
+    free(text);
+}
+
 static void a_missing_file_is_a_problem_too(void **state)
 {
     struct fixture *f = *state;
@@ -791,6 +806,7 @@ int main(void)
         TEST(all_mistakes_of_a_file_come_at_once_in_the_order_of_its_lines),
         TEST(a_mistake_does_not_keep_the_rest_of_the_file_from_being_read),
         TEST(what_is_not_toml_is_said_with_its_place),
+        TEST(tables_deeper_than_the_stack_are_refused),
         TEST(a_missing_file_is_a_problem_too),
         TEST(a_file_without_end_is_refused),
         TEST(a_text_with_a_zero_byte_is_refused),
