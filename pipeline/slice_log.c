@@ -197,6 +197,11 @@ static int file_read(struct slice_log *l, uint64_t first, bool newest, uint64_t 
          at += size) {
         struct header h;
         memcpy(&h, bytes + at, sizeof h);
+        // 0 is how we say that there is none: the next slice would go where it cannot be found.
+        if (h.number == 0) {
+            rc = fail(l, -EBADMSG, "%s: at byte %zu: slice 0, where the first is 1", path, at);
+            break;
+        }
         // Where a file begins, slices may be missing that the checkpoint has: the log was cut below
         // it.
         const bool covered = at == 0 && h.number > l->last && h.number <= after + 1;

@@ -187,6 +187,18 @@ static void a_log_that_begins_behind_the_checkpoint_is_refused(void **state)
     slice_log_close(&l);
 }
 
+static void a_slice_without_a_number_is_refused(void **state)
+{
+    (void)state;
+    static struct seen s;
+    assert_int_equal(open_log(0, NULL), 0);
+    append(0);
+    slice_log_close(&l);
+    assert_int_equal(open_log(0, &s), -EBADMSG);
+    assert_non_null(strstr(l.error, "slices-0.log: at byte 0: slice 0"));
+    slice_log_close(&l);
+}
+
 static void a_missing_file_in_the_middle_is_refused(void **state)
 {
     (void)state;
@@ -482,6 +494,7 @@ int main(void)
         TEST(a_full_file_is_followed_by_another),
         TEST(trimming_removes_files_that_nobody_needs),
         TEST(a_log_that_begins_behind_the_checkpoint_is_refused),
+        TEST(a_slice_without_a_number_is_refused),
         TEST(a_missing_file_in_the_middle_is_refused),
         TEST(a_tail_torn_at_any_byte_is_cut_off),
         TEST(a_tail_of_anything_is_cut_off_but_not_with_slices_behind_it),
