@@ -128,9 +128,12 @@ static int files_list(struct slice_log *l, uint64_t **list)
         return fail(l, -errno, "%s: %s", l->directory, strerror(errno));
     for (struct dirent *entry; (entry = readdir(dir));) {
         uint64_t first;
-        int end = 0;
-        if (sscanf(entry->d_name, "slices-%" SCNu64 ".log%n", &first, &end) != 1 || end == 0 ||
-            entry->d_name[end])
+        char name[32];
+        if (sscanf(entry->d_name, "slices-%" SCNu64 ".log", &first) != 1)
+            continue;
+        // In our spelling only: slices-01.log is somebody's copy, and not slices-1.log once more.
+        snprintf(name, sizeof name, "slices-%" PRIu64 ".log", first);
+        if (strcmp(name, entry->d_name) != 0)
             continue;
         uint64_t *longer = realloc(*list, ((size_t)n + 1) * sizeof **list);
         if (!longer) {

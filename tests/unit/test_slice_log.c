@@ -199,6 +199,17 @@ static void a_slice_without_a_number_is_refused(void **state)
     slice_log_close(&l);
 }
 
+static void a_file_with_another_spelling_of_a_number_is_none_of_the_log(void **state)
+{
+    (void)state;
+    char path[128];
+    write_log(1, 3);
+    snprintf(path, sizeof path, "%s/slices-01.log", directory);
+    file_write(path, "x", 1);
+    assert_gives(0, 1, 3);
+    slice_log_close(&l);
+}
+
 static void a_missing_file_in_the_middle_is_refused(void **state)
 {
     (void)state;
@@ -495,6 +506,7 @@ int main(void)
         TEST(trimming_removes_files_that_nobody_needs),
         TEST(a_log_that_begins_behind_the_checkpoint_is_refused),
         TEST(a_slice_without_a_number_is_refused),
+        TEST(a_file_with_another_spelling_of_a_number_is_none_of_the_log),
         TEST(a_missing_file_in_the_middle_is_refused),
         TEST(a_tail_torn_at_any_byte_is_cut_off),
         TEST(a_tail_of_anything_is_cut_off_but_not_with_slices_behind_it),
