@@ -106,6 +106,45 @@ same "SIGTERM ends it with status 0" "5" "$clean"
 alike stopped "stopped $stops times, it learns the same"
 rm -rf "${dir:?}/stopped"
 
+# With every objective on: slates that wait, guards, estimators, heads, the published model, the
+# memory of negatives, rows that expire after seconds. What is state of its own must be in the columns.
+
+all=(-o source.type=builtin -o source.requests=10000 -o source.users=2000 -o source.catalogue=800
+    -o source.requests_per_second=200 -o source.seed=11 -o join.window=5s -o tables.item_ttl=15s -o tables.user_ttl=20s
+    -o "value.tasks=click=1, like=-0.5, *=0.25" -o debias.estimator=pbm -o distill.weight=0.3
+    -o align.weight=0.2 -o align.trust=0.1 -o align.publish=1s -o preference.weight=0.2
+    -o preference.form=dpo -o ranker.weight=0.2 -o ranker.distill=0.1 -o ranker.feedback=es_dfm
+    -o ranker.feedback_delay=1s -o model.dim=16 -o model.batch=128 -o model.item_features=13
+    -o model.memory=256 -o model.memory_after=10 -o model.mask_known=true)
+recipe=("${all[@]}" -o align.form=dpo -o model.attention=1 -o model.attention_actions=true
+    -o model.replay=32 -o model.replay_window=1000)
+two_tower=("${all[@]}" -o align.form=shaped -o model.type=two_tower -o model.hidden=32
+    -o model.history_encoder=attention)
+
+# everything KIND ARGUMENT...
+everything()
+{
+    local kind=$1 took
+    shift
+    begun=$(now_ms)
+    until_end "$kind" "$@"
+    took=$(($(now_ms) - begun))
+    expected="$(digest "$kind") $(totals "$kind")$(state_sum "$kind")"
+    echo "$kind: $took ms, $(totals "$kind")"
+    vary "$kind with all on: checkpoints, snapshots and slices change nothing" "$@" \
+        -o checkpoint.interval=100ms -o snapshot.interval=150ms -o slice.events=100
+    until_end scored "$@" -o eval.sampling=0.05
+    same "$kind with all on: scoring slates before they are learned changes nothing" \
+        "$(digest "$kind") $(totals "$kind")" "$(digest scored) $(totals scored)"
+    killed_often "$seed" 5 $((took / 10 + 20)) $((took / 3 + 150)) ended "$@" -o checkpoint.interval=100ms \
+        -o snapshot.interval=300ms -o slice.events=512
+    alike ended "$kind with all on: killed $kills times, it learns the same"
+    rm -rf "${dir:?}"/{ended,scored}
+}
+
+everything recipe "${recipe[@]}"
+everything two_tower "${two_tower[@]}"
+
 # A stream that has become longer: files, because the lines of the built-in one are never written
 # down. The cut is at a time, not at a line: a bounded stream is complete up to its end.
 
