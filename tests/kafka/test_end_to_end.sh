@@ -89,6 +89,33 @@ check "it was killed in the middle" "$kills times" [ "$kills" -ge 3 ]
 same "killed $kills times while it reads seven partitions: the same model" "$expected" "$(verdict_of killed)"
 rm -rf "${dir:?}"/{file,p4,p7,killed}
 
+# The same with slates, ranker scores and every objective on.
+
+slates=$dir/slates
+mkdir "$slates"
+if [ -e "$TWOTOWER_DATA/ml1m-slates/ranker_scores.jsonl.zst" ]; then
+    for topic in "${topics[@]}"; do lines "$TWOTOWER_DATA/ml1m-slates" "$topic" | head -n 12000 >"$slates/$topic.jsonl"; done
+else
+    python3 tests/e2e/stream_make.py "$slates" 4 30000 orderly
+fi
+on=(-o "value.tasks=click=1, like=-0.5, *=0.25" -o debias.estimator=pbm -o ranker.scores=logit
+    -o distill.weight=0.3 -o align.weight=0.2 -o align.form=dpo -o align.trust=0.1 -o align.publish=1h
+    -o preference.weight=0.2 -o ranker.weight=0.2 -o ranker.distill=0.1 -o ranker.feedback=es_dfm
+    -o ranker.feedback_delay=5m -o tables.item_ttl=3d -o tables.user_ttl=3d -o model.dim=16
+    -o model.batch=128 -o model.attention=1 -o model.attention_actions=true -o model.memory=256
+    -o model.memory_after=10 -o model.replay=32 -o model.replay_window=1000 -o checkpoint.interval=500ms)
+until_end file "${on[@]}" -o source.type=file -o "source.path=$slates"
+expected=$(verdict_of file)
+echo "# slates: $expected"
+for n in 4 7; do
+    topics_make "s$n" "$n"
+    for topic in "${topics[@]}"; do lines "$slates" "$topic" | produce "$topic" "s$n-$topic"; done
+    from "s$n"
+    until_end "s$n" "${on[@]}" "${kafka[@]}"
+    same "$n partitions, with every objective on: the same model as from files" "$expected" "$(verdict_of "s$n")"
+done
+rm -rf "${dir:?}"/{file,s4,s7,slates}
+
 # What is no event.
 
 topics_make bad 3

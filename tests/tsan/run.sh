@@ -9,14 +9,30 @@ trap 'rm -rf "$dir"' EXIT
 fixed=()
 # The detector wants its shadow memory where address randomisation may put something else.
 setarch -R true 2>/dev/null && fixed=(setarch -R)
-sentence="a job with cuts every 200 ms has no data race"
-if "${fixed[@]}" "$top/build/tsan/twotower" run --until-end -o source.type=builtin \
-    -o source.requests=30000 -o source.users=500 -o source.catalogue=300 \
-    -o checkpoint.interval=200ms -o snapshot.interval=300ms -o http.listen= \
-    -o state.dir="$dir/state" -o snapshot.dir="$dir/snapshots" >"$dir/log" 2>&1 &&
-    ! grep -q "WARNING: ThreadSanitizer" "$dir/log"; then
-    echo "ok $sentence"
-else
-    echo "FAIL $sentence: its log follows"
-    cat "$dir/log"
-fi
+# job SENTENCE ARGUMENT...
+job()
+{
+    local sentence=$1
+    shift
+    rm -rf "${dir:?}"/*
+    if "${fixed[@]}" "$top/build/tsan/twotower" run --until-end -o source.type=builtin \
+        -o source.users=500 -o source.catalogue=300 -o checkpoint.interval=200ms \
+        -o snapshot.interval=300ms -o http.listen= -o state.dir="$dir/state" \
+        -o snapshot.dir="$dir/snapshots" "$@" >"$dir/log" 2>&1 &&
+        ! grep -q "WARNING: ThreadSanitizer" "$dir/log"; then
+        echo "ok $sentence"
+    else
+        echo "FAIL $sentence: its log follows"
+        cat "$dir/log"
+    fi
+}
+
+job "a job with cuts every 200 ms has no data race" -o source.requests=30000
+job "nor has one with every objective on" -o source.requests=6000 -o source.requests_per_second=200 \
+    -o join.window=5s -o tables.item_ttl=15s -o tables.user_ttl=20s -o model.dim=16 -o model.batch=128 \
+    -o "value.tasks=click=1, like=-0.5, *=0.25" -o debias.estimator=pbm -o distill.weight=0.3 \
+    -o align.weight=0.2 -o align.form=dpo -o align.trust=0.1 -o align.publish=1s \
+    -o preference.weight=0.2 -o ranker.weight=0.2 -o ranker.distill=0.1 -o ranker.feedback=es_dfm \
+    -o ranker.feedback_delay=1s -o model.attention=1 -o model.attention_actions=true \
+    -o model.memory=256 -o model.memory_after=10 -o model.replay=32 -o model.replay_window=1000 \
+    -o eval.sampling=0.05
