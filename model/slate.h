@@ -53,6 +53,7 @@ struct slate {
     uint8_t repeated; // labels have been seen before: the teacher's terms alone read it
     uint16_t n_items;
     uint8_t n_history, n_newest;                     // as in struct example
+    uint8_t reserved[4];                             // no padding: checkpoints have every byte
     int64_t ts_ms;                                   // of the impression
     uint32_t history[HISTORY_MAX];                   // item rows as of the impression, newest first
     uint8_t actions[HISTORY_MAX], gaps[HISTORY_MAX]; // of each, as in struct example

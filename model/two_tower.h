@@ -90,6 +90,7 @@ struct example {
     uint8_t n_newest;              // of the history's first: those that share the newest time
     uint8_t surface;               // where it was shown: as in struct slate
     uint8_t task;                  // of the action; TASK_NONE for a negative and for none
+    uint8_t reserved[5];           // no padding: checkpoints have every byte
     uint32_t history[HISTORY_MAX]; // item rows, newest first
     uint8_t actions[HISTORY_MAX];  // what the user did with each, a mask (history_action)
     uint8_t gaps[HISTORY_MAX];     // time from each to the impression (history_gap)

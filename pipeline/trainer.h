@@ -86,6 +86,7 @@ struct trainer {
 struct remembered {
     struct example example;
     uint8_t user_generation, item_generation;
+    uint8_t reserved[6];
 };
 
 struct partition_position {
