@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trainer beside PyTorch and TensorFlow Recommenders, on a recorded stream.
+
+    peers.py --peer NAME=PYTHON... [--data DIR] [--json] [--rounds N] [--batch B]... [--mask]
+
+All sides learn the plain model: a row of 64 for each user and item, a bias for each item, in-batch
+softmax (summed) with logQ from how often an item has come so far, Adagrad 0.1 starting at 0.1, rows
+drawn from -0.05 to 0.05. They take the same batches of the same stream, each chunk of 10,000
+predicted over the whole corpus before it is learned. Our default model stands beside them.
+
+Each peer has several ways to do the same (dense or sparse gradients, compiled or not); the one that
+is fastest over the first 50,000 examples at that batch size is taken.
+
+Sides run alternately, one at a time, and what counts is CPU time of the whole process, or for us of
+the thread that learns: a busy machine takes little of the ratios away. "examples/s" is of learning
+alone, in CPU seconds, for all sides; its multiple is of the faster peer in the same round. Both are
+medians of the rounds. "all of it" adds all else that a side does: for a peer, which has the stream
+in memory as numbers, scoring 1 % of each chunk; for us the same scoring and reading, decompressing,
+decoding and joining JSON, twice, for the corpus is known in advance.
+Recall is of every fourth example.
+"""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+PROGRAM = os.environ.get("TWOTOWER", str(ROOT / "build/release/twotower"))
+
+VARIANTS = {"torch": ["dense", "sparse", "compiled"], "tfrs": ["legacy", "newer"]}
+PLAIN = ["model.type=two_tower", "model.optimizer=adagrad", "model.rate=0.1", "model.l2=0",
+         "model.init=0.05", "model.accumulator=0.1"]
+
+
+def last_line(text):
+    return (text.strip().splitlines() or ["it said nothing"])[-1]
+
+
+def run(command):
+    """The figures that a program prints, or {"failed": why}."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        return {"failed": str(error)}
+    if done.returncode != 0:
+        return {"failed": last_line(done.stderr)}
+    return json.loads(last_line(done.stdout))
+
+
+def peer_run(asked, name, variant, batch, first):
+    command = [asked.peer[name], str(HERE / f"peers_{name}.py"), "--stream", str(asked.stream),
+               "--batch", str(batch), "--variant", variant, "--first", str(first)]
+    return run(command + ["--mask"] * asked.mask)
+
+
+def ours_run(asked, batch, options, sampling):
+    options = options + [f"model.batch={batch}", f"eval.sampling={sampling}"]
+    figures = run([PROGRAM, "eval", "--events", str(asked.stream), "--json"]
+                  + [x for option in options for x in ("-o", option)])
+    return figures | {"version": "twotower", "variant": " ".join(options)}
+
+
+def variant_choose(asked, name, batch):
+    """The fastest of those that work here."""
+    best, fastest = None, None
+    for variant in VARIANTS[name]:
+        figures = peer_run(asked, name, variant, batch, 50000)
+        if "failed" in figures:
+            print(f"{name}, {variant}: {figures['failed']}", file=sys.stderr)
+        elif best is None or figures["cpu_seconds_train"] < fastest:
+            best, fastest = variant, figures["cpu_seconds_train"]
+    return best
+
+
+def measure(asked, batch):
+    sides = {}
+    for name in asked.peer:
+        variant = variant_choose(asked, name, batch)
+        if variant:
+            sides[name] = lambda n=name, v=variant: peer_run(asked, n, v, batch, 0)
+    hits = "false" if not asked.mask else "true"
+    plain = PLAIN + [f"model.accidental_hits={hits}"]
+    sides["ours, plain"] = lambda: ours_run(asked, batch, plain, 0.01)
+    sides["ours, default"] = lambda: ours_run(asked, batch, [], 0.01)
+
+    rounds = {side: [] for side in sides}
+    for _ in range(asked.rounds):
+        for side, once in sides.items():
+            figures = once()
+            if "failed" in figures:
+                raise SystemExit(f"{side}, batch of {batch}: {figures['failed']}")
+            rounds[side].append(figures)
+    recall = {"ours, plain": ours_run(asked, batch, plain, 0.25),
+              "ours, default": ours_run(asked, batch, [], 0.25)}
+
+    def rates(side, seconds):
+        return [f["examples"] / f[seconds] for f in rounds[side]]
+
+    def multiples(side, seconds):
+        fastest = [max(of_round) for of_round in
+                   zip(*(rates(name, seconds) for name in asked.peer if name in sides))]
+        return [ours / peer for ours, peer in zip(rates(side, seconds), fastest)]
+
+    rows = []
+    for side, figures in rounds.items():
+        judged = recall.get(side, figures[0])
+        row = {"batch": batch, "side": side, "version": figures[0]["version"],
+               "variant": figures[0]["variant"], "rounds": len(figures)}
+        for column, seconds in (("", "cpu_seconds_train"), (" all", "cpu_seconds_total")):
+            row["examples_per_second" + column] = statistics.median(rates(side, seconds))
+            ratio = multiples(side, seconds)
+            row["multiple" + column] = statistics.median(ratio) if ratio else None
+            row["multiples" + column] = ratio
+        rows.append(row | {"recall@10": judged["recall@10"], "recall@100": judged["recall@100"]})
+    return rows
+
+
+def machine():
+    with open("/proc/cpuinfo", encoding="utf-8") as info:
+        for line in info:
+            if line.startswith("model name"):
+                return f"{line.split(':')[1].strip()}, {os.cpu_count()} cores"
+    return f"{os.uname().machine}, {os.cpu_count()} cores"
+
+
+def table_print(rows, head):
+    if head:
+        print(f"{'batch':>6}  {'side':32} {'examples/s':>10} {'multiple':>9} {'all of it':>10} "
+              f"{'multiple':>9} {'recall@10':>10} {'recall@100':>10}")
+    for row in rows:
+        peer = not row["side"].startswith("ours")
+        name = f"{row['version']}, {row['variant']}" if peer else row["side"]
+        cells = [f"{row['multiple' + column]:.2f} x" if row["multiples" + column] else "-"
+                 for column in ("", " all")]
+        print(f"{row['batch']:6}  {name.replace('TensorFlow', 'TF')[:32]:32} "
+              f"{row['examples_per_second']:10.0f} {cells[0]:>9} "
+              f"{row['examples_per_second all']:10.0f} {cells[1]:>9} "
+              f"{row['recall@10']:10.4f} {row['recall@100']:10.4f}", flush=True)
+
+
+def peer(text):
+    name, _, python = text.partition("=")
+    if name not in VARIANTS or not python:
+        raise argparse.ArgumentTypeError("torch=PYTHON or tfrs=PYTHON")
+    return name, python
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--peer", type=peer, action="append", required=True,
+                        help="torch=PYTHON or tfrs=PYTHON, the Python that has it")
+    parser.add_argument("--data", type=Path,
+                        default=Path(os.environ.get("TWOTOWER_DATA", ROOT / "../shared/data")),
+                        help="directory of recorded streams, or a stream itself")
+    parser.add_argument("--json", action="store_true", help="one JSON object for each row")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch", type=int, action="append", help="default 1024 and 4096")
+    parser.add_argument("--mask", action="store_true",
+                        help="a positive that is there twice in a batch is no negative, on all sides")
+    asked = parser.parse_args()
+    asked.peer = dict(asked.peer)
+    asked.stream = asked.data if (asked.data / "engagements.jsonl.zst").exists() else asked.data / "ml1m"
+    if not asked.stream.is_dir():
+        print(f"skip peers: no recorded stream in {asked.stream}")
+        return
+    if not asked.json:
+        print(f"machine: {machine()}; {asked.rounds} rounds, load "
+              f"{os.getloadavg()[0]:.1f}", flush=True)
+    for i, batch in enumerate(asked.batch or [1024, 4096]):
+        rows = measure(asked, batch)
+        if asked.json:
+            for row in rows:
+                print(json.dumps(row | {"machine": machine()}), flush=True)
+        else:
+            table_print(rows, i == 0)
+
+
+if __name__ == "__main__":
+    main()

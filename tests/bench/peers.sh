@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# How fast the trainer is beside PyTorch and TensorFlow Recommenders, same model, same stream, same
+# batches, one thread each: see peers.py.
+#
+#     tests/bench/peers.sh --install [--data DIR] [--json] [--rounds N] [--batch B]... [--mask]
+#
+# --install, or TWOTOWER_PEERS=yes in the environment, allows that the two are installed from PyPI in
+# build/peers: 2 GB are downloaded and 7 GB written, once. Without it nothing is installed; a peer that
+# is there already is measured, and where none is, that is all this says. One that can't be installed
+# is named, and the other measured.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+venvs=$(cd "$here/../.." && pwd)/build/peers
+
+install=${TWOTOWER_PEERS:-}
+arguments=()
+for argument in "$@"; do
+    if [ "$argument" = --install ]; then install=yes; else arguments+=("$argument"); fi
+done
+
+# peer_make NAME: an environment with tests/bench/peers_NAME.txt, made anew when that has changed.
+peer_make()
+{
+    local venv=$venvs/$1 wanted=$here/peers_$1.txt
+    if cmp -s "$wanted" "$venv/made-of.txt"; then return; fi
+    if [ -z "$install" ]; then return 1; fi
+    echo "installing $(grep -v '^#' "$wanted" | paste -sd ' ') in build/peers/$1" >&2
+    rm -rf "$venv"
+    if ! { python3 -m venv "$venv" && "$venv/bin/pip" install --disable-pip-version-check --no-cache-dir \
+        --requirement "$wanted"; } >"$venvs/$1.log" 2>&1; then
+        echo "peers.sh: $1 can't be installed and is left out: $(grep -i error "$venvs/$1.log" | tail -n 1)" \
+            "(all of it: build/peers/$1.log)" >&2
+        rm -rf "$venv"
+        return 1
+    fi
+    cp "$wanted" "$venv/made-of.txt"
+}
+
+mkdir -p "$venvs"
+peers=()
+for name in torch tfrs; do
+    if peer_make "$name"; then peers+=(--peer "$name=$venvs/$name/bin/python"); fi
+done
+if [ ${#peers[@]} -eq 0 ]; then
+    echo "skip peers: neither PyTorch nor TensorFlow Recommenders is in build/peers; --install puts them there"
+    [ -z "$install" ]
+    exit
+fi
+
+# Nothing that somebody set for another program may slow one side down.
+while IFS='=' read -r name _; do
+    case $name in
+    OPENBLAS_* | GOTO_* | MKL_* | BLIS_* | NVPL_* | OMP_* | KMP_* | GOMP_* | ATEN_* | DNNL_* | ONEDNN_* | \
+        NPY_* | TF_* | XLA_* | TORCH* | PYTORCH_* | GLIBC_TUNABLES | MALLOC_* | LD_PRELOAD)
+        unset "$name"
+        ;;
+    esac
+done < <(env)
+export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+# A batch of 4,096 makes temporaries of 64 MB. Mapped and given back each step, their page faults take
+# longer than the arithmetic. A threshold above 32 MB is ignored, so: no maps at all, never trimmed, and
+# one arena, for the others end at 64 MB.
+export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736 MALLOC_TOP_PAD_=67108864 MALLOC_ARENA_MAX=1
+
+exec python3 "$here/peers.py" "${peers[@]}" "${arguments[@]}"
