@@ -9,7 +9,7 @@ drawn from -0.05 to 0.05. They take the same batches of the same stream, each ch
 predicted over the whole corpus before it is learned. Our default model stands beside them.
 
 Each peer has several ways to do the same (dense or sparse gradients, compiled or not); the one that
-is fastest over the first 50,000 examples at that batch size is taken.
+is fastest over the first 50,000 examples at that batch size, in the better of two tries, is taken.
 
 Sides run alternately, one at a time, and what counts is CPU time of the whole process, or for us of
 the thread that learns: a busy machine takes little of the ratios away. "examples/s" is of learning
@@ -66,14 +66,20 @@ def ours_run(asked, batch, options, sampling):
 
 def variant_choose(asked, name, batch):
     """The fastest of those that work here."""
-    best, fastest = None, None
-    for variant in VARIANTS[name]:
-        figures = peer_run(asked, name, variant, batch, 50000)
-        if "failed" in figures:
-            print(f"{name}, {variant}: {figures['failed']}", file=sys.stderr)
-        elif best is None or figures["cpu_seconds_train"] < fastest:
-            best, fastest = variant, figures["cpu_seconds_train"]
-    return best
+    fastest = {}
+    for _ in range(2):
+        for variant in VARIANTS[name]:
+            if fastest.get(variant, 0) is None:
+                continue
+            figures = peer_run(asked, name, variant, batch, 50000)
+            if "failed" in figures:
+                print(f"{name}, {variant}: {figures['failed']}", file=sys.stderr)
+                fastest[variant] = None
+            else:
+                took = figures["cpu_seconds_train"]
+                fastest[variant] = min(took, fastest.get(variant, took))
+    working = [variant for variant in VARIANTS[name] if fastest[variant] is not None]
+    return min(working, key=fastest.get, default=None)
 
 
 def measure(asked, batch):

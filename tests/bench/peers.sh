@@ -6,10 +6,10 @@
 #
 #     tests/bench/peers.sh --install [--data DIR] [--json] [--rounds N] [--batch B]... [--mask]
 #
-# --install, or TWOTOWER_PEERS=yes in the environment, allows that the two are installed from PyPI in
-# build/peers: 2 GB are downloaded and 7 GB written, once. Without it nothing is installed; a peer that
-# is there already is measured, and where none is, that is all this says. One that can't be installed
-# is named, and the other measured.
+# --install, or TWOTOWER_PEERS=yes in the environment, installs from PyPI in build/peers what is not
+# there yet: 2 GB are downloaded and 7 GB written, once. Without it this does nothing but say so, for
+# `tests/run bench` runs every script here. A peer that can't be installed is named, and the other
+# measured.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 venvs=$(cd "$here/../.." && pwd)/build/peers
@@ -19,18 +19,21 @@ arguments=()
 for argument in "$@"; do
     if [ "$argument" = --install ]; then install=yes; else arguments+=("$argument"); fi
 done
+if [ -z "$install" ]; then
+    echo "skip peers: --install or TWOTOWER_PEERS=yes downloads PyTorch and TensorFlow Recommenders (2 GB)"
+    exit
+fi
 
 # peer_make NAME: an environment with tests/bench/peers_NAME.txt, made anew when that has changed.
 peer_make()
 {
     local venv=$venvs/$1 wanted=$here/peers_$1.txt
     if cmp -s "$wanted" "$venv/made-of.txt"; then return; fi
-    if [ -z "$install" ]; then return 1; fi
     echo "installing $(grep -v '^#' "$wanted" | paste -sd ' ') in build/peers/$1" >&2
     rm -rf "$venv"
     if ! { python3 -m venv "$venv" && "$venv/bin/pip" install --disable-pip-version-check --no-cache-dir \
         --requirement "$wanted"; } >"$venvs/$1.log" 2>&1; then
-        echo "peers.sh: $1 can't be installed and is left out: $(grep -i error "$venvs/$1.log" | tail -n 1)" \
+        echo "peers.sh: $1 can't be installed and is left out: $(grep -i error "$venvs/$1.log" | tail -n 1 || true)" \
             "(all of it: build/peers/$1.log)" >&2
         rm -rf "$venv"
         return 1
@@ -44,9 +47,8 @@ for name in torch tfrs; do
     if peer_make "$name"; then peers+=(--peer "$name=$venvs/$name/bin/python"); fi
 done
 if [ ${#peers[@]} -eq 0 ]; then
-    echo "skip peers: neither PyTorch nor TensorFlow Recommenders is in build/peers; --install puts them there"
-    [ -z "$install" ]
-    exit
+    echo "peers.sh: there is nothing to compare with" >&2
+    exit 1
 fi
 
 # Nothing that somebody set for another program may slow one side down.
