@@ -10,6 +10,23 @@ torch.set_num_threads(1)
 torch.set_num_interop_threads(1)
 
 
+def twice_there(items):
+    """Where a B x B matrix has the column of another example's equal item, flat: int64[pairs].
+
+    By sorting: comparing all with all and filling by that took half of a step's time.
+    """
+    n = len(items)
+    order = np.argsort(items, kind="stable")
+    _, first, group, count = np.unique(items[order], return_index=True, return_inverse=True,
+                                       return_counts=True)
+    begin, size = first[group], count[group]
+    end = np.cumsum(size)
+    within = np.arange(end[-1]) - np.repeat(end - size, size)
+    rows = np.repeat(order, size)
+    columns = order[np.repeat(begin, size) + within]
+    return (rows * n + columns)[rows != columns]
+
+
 class Learner:
     sparse = False
     compiled = False
@@ -33,19 +50,18 @@ class Learner:
                                              initial_accumulator_value=peers.ACCUMULATOR,
                                              fused=not self.sparse)
 
-    def _loss(self, users, items, log_q):
+    def _loss(self, users, items, log_q, hidden):
         queries, candidates = self.user(users), self.item(items)
         logits = torch.addmm(self.bias(items).T - log_q, queries, candidates.T)
         if self.mask:
-            same = items[:, None] == items
-            same.fill_diagonal_(False)
-            logits = logits.masked_fill(same, float("-inf"))
+            logits.view(-1).index_fill_(0, hidden, float("-inf"))
         return F.cross_entropy(logits, torch.arange(len(items)), reduction="sum")
 
     def learn(self, users, items, log_q):
         self.optimizer.zero_grad(set_to_none=True)
-        self.loss(torch.from_numpy(users), torch.from_numpy(items),
-                  torch.from_numpy(log_q)).backward()
+        hidden = torch.from_numpy(twice_there(items)) if self.mask else None
+        self.loss(torch.from_numpy(users), torch.from_numpy(items), torch.from_numpy(log_q),
+                  hidden).backward()
         self.optimizer.step()
 
     def warm_up(self, users, items):
