@@ -632,6 +632,14 @@ static size_t limits_before(struct cutter *c, int64_t end)
     return all;
 }
 
+// Of a partition from which everything read was taken: over what the source skipped behind it.
+static void next_skip(struct cutter *c, int p)
+{
+    const int64_t position = c->source->ops->position(c->source, p);
+    if (position > c->next[p])
+        c->next[p] = position;
+}
+
 static int next_canonical(struct cutter *c, int64_t now_ms, int wait_ms, struct slice **slice)
 {
     bool waited = false;
@@ -659,11 +667,8 @@ static int next_canonical(struct cutter *c, int64_t now_ms, int wait_ms, struct 
             s->slice.last = frontier == INT64_MAX;
             for (int p = 0; p < c->n; p++)
                 s->slice.last &= c->partitions[p].n == 0;
-            for (int p = 0; s->slice.last && p < c->n; p++) {
-                const int64_t position = c->source->ops->position(c->source, p);
-                if (position > c->next[p])
-                    c->next[p] = position; // control records behind the last event
-            }
+            for (int p = 0; s->slice.last && p < c->n; p++)
+                next_skip(c, p);
             const struct slice_values values = values_due(c);
             *slice = slice_finish(c, s, SLICE_CANONICAL, &values);
             return 1;
@@ -756,6 +761,11 @@ static int next_live(struct cutter *c, int64_t now_ms, int wait_ms, struct slice
     const int rc = slice_merge(c, &s);
     if (rc < 0)
         return rc;
+    // Over control and aborted records too: a restart is to ask for nothing that retention may
+    // take.
+    for (int p = 0; p < c->n; p++)
+        if (c->partitions[p].n == 0)
+            next_skip(c, p);
     const int64_t after = live_watermark(c, now_ms);
     if (after > c->watermark_ms)
         c->watermark_ms = after;

@@ -8,6 +8,9 @@
 #   broker.sh topic NAME PARTITIONS[,KEY=VALUE...] [NAME PARTITIONS...]...    create topics
 #   broker.sh grow NAME PARTITIONS        add partitions to a topic
 #   broker.sh delete NAME...              delete topics
+#   broker.sh trim NAME PARTITION OFFSET  delete what is before an offset, as retention does
+#   broker.sh transact ID                 write transactions; see topics.c
+#   broker.sh freeze | thaw               SIGSTOP | SIGCONT
 #   broker.sh stop | kill                 end it by SIGTERM | by SIGKILL, as a crash would
 #   broker.sh wipe                        stop it and remove its data; the jars stay
 #   broker.sh env                         print KAFKA_BOOTSTRAP=HOST:PORT
@@ -18,6 +21,8 @@
 #   KAFKA_STATE_DIR   data, log and pid        ($KAFKA_HOME_DIR/state)
 #   KAFKA_PORT        the controller has the port above it   (19092)
 #   KAFKA_HEAP        (256m)
+#   KAFKA_CONFIG      a file of properties; they go over ours
+#   KAFKA_USER        NAME:PASSWORD of a SCRAM-SHA-256 user who is there from the first start
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -99,6 +104,8 @@ num.network.threads=2
 num.io.threads=2
 background.threads=2
 CONFIG
+    # The last one of two properties counts.
+    if [ -n "${KAFKA_CONFIG:-}" ]; then cat "$KAFKA_CONFIG" >>"$state/server.properties"; fi
 }
 
 wait_until_it_answers() {
@@ -120,7 +127,7 @@ wait_until_it_answers() {
 }
 
 start() {
-    local archive=$home/classes.jsa share
+    local archive=$home/classes.jsa share user=()
     fetch
     if running >/dev/null; then
         say "already running"
@@ -131,8 +138,11 @@ start() {
     if [ -s "$archive" ]; then share=-XX:SharedArchiveFile=$archive
     else share=-XX:ArchiveClassesAtExit=$archive; fi
     if [ ! -s "$state/data/meta.properties" ]; then
+        if [ -n "${KAFKA_USER:-}" ]; then
+            user=(--add-scram "SCRAM-SHA-256=[name=${KAFKA_USER%%:*},password=${KAFKA_USER#*:}]")
+        fi
         java -Xmx64m "${jvm[@]}" -cp "$(class_path)" kafka.tools.StorageTool format \
-            -t dHdvdG93ZXItdGVzdHMtMQ -c "$state/server.properties" >"$state/format.log" 2>&1 ||
+            -t dHdvdG93ZXItdGVzdHMtMQ -c "$state/server.properties" "${user[@]}" >"$state/format.log" 2>&1 ||
             { cat "$state/format.log" >&2; return 1; }
     fi
     setsid java -Xms64m -Xmx"${KAFKA_HEAP:-256m}" "${jvm[@]}" "$share" -cp "$(class_path)" \
@@ -142,10 +152,17 @@ start() {
     say "answers on $bootstrap, pid $!"
 }
 
+signal() { # SIGNAL
+    local pid
+    pid=$(running)
+    kill -"$1" "$pid"
+}
+
 end() { # SIGNAL
     local pid i
     if pid=$(running); then
         kill -"$1" "$pid"
+        kill -CONT "$pid" 2>/dev/null || true # one that is frozen hears nothing
         for ((i = 0; i < 300; i++)); do
             kill -0 "$pid" 2>/dev/null || break
             sleep 0.1
@@ -155,23 +172,25 @@ end() { # SIGNAL
     rm -f "$state/pid"
 }
 
-topics() { # create|grow|delete ARGUMENTS
+topics() { # create|grow|delete|trim|transact ARGUMENTS
     local tool=$home/topics
     if [ ! -x "$tool" ] || [ "$here/topics.c" -nt "$tool" ]; then
         "${CC:-cc}" -std=c17 -D_GNU_SOURCE -O1 -o "$tool.$$" "$here/topics.c" -lrdkafka
         mv "$tool.$$" "$tool"
     fi
-    "$tool" "$bootstrap" "$@"
+    exec "$tool" "$bootstrap" "$@"
 }
 
 case ${1:-} in
     fetch) fetch ;;
     start) start ;;
     topic) shift; topics create "$@" ;;
-    grow | delete) topics "$@" ;;
+    grow | delete | trim | transact) topics "$@" ;;
+    freeze) signal STOP ;;
+    thaw) signal CONT ;;
     stop) end TERM ;;
     kill) end KILL ;;
     wipe) end TERM; rm -rf "$state" ;;
     env) echo "KAFKA_BOOTSTRAP=$bootstrap" ;;
-    *) sed -n '4,24s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
+    *) sed -n '4,29s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
 esac

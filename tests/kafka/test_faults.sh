@@ -1,0 +1,120 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# What goes wrong on the broker's side while the program reads, and what its operator sees: aborted
+# and open transactions, a broker that is killed or frozen, logs that were cut, topics that are gone,
+# made anew or have more partitions. Nothing is lost, nothing counts twice, or it stops and says why.
+#
+# Needs KAFKA_BOOTSTRAP, KAFKA_BROKER, TWOTOWER and TEST_DIR, which tests/kafka/run.sh sets.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 70
+. tests/kafka/support.sh
+SECONDS=0
+
+for seed in 1 2; do
+    mkdir "$dir/made$seed"
+    python3 tests/e2e/stream_make.py "$dir/made$seed" "$seed" 3000 orderly
+done
+until_end file -o source.type=file -o "source.path=$dir/made1" || exit 1
+expected=$(verdict_of file)
+echo "# file: $expected"
+
+# metric NAME: its value, the sum over its labels, in the running process.
+metric()
+{
+    (
+        exec 3<>"/dev/tcp/127.0.0.1/$http" && printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3 &&
+            awk -v name="twotower_$1" '$1 ~ "^" name "([{]|$)" { sum += $2; n++ } END { if (n) print sum }' <&3
+    ) 2>/dev/null
+}
+
+# comes_to NAME OPERATOR NUMBER [SECONDS]: waits until the metric compares so; $value is the last one.
+comes_to()
+{
+    local end=$((SECONDS + ${4:-20}))
+    until value=$(metric "$1") && value=${value%%.*} && test "${value:-none}" "$2" "$3" 2>/dev/null; do
+        [ "$SECONDS" -lt "$end" ] || return 1
+        sleep 0.1
+    done
+}
+
+# A port below those that the system hands out, beside the broker's two.
+http=$((KAFKA_PORT + 12000))
+live=(-o "http.listen=127.0.0.1:$http" -o checkpoint.interval=300ms -o snapshot.interval=600ms)
+
+# ends NAME STATUS SENTENCE TEXT: the process in the background ends so, and says so in its last line.
+ends()
+{
+    local status=0
+    (sleep 90; kill -KILL "$pid" 2>/dev/null) &
+    local guard=$!
+    wait_for "$pid" || status=$?
+    kill "$guard" 2>/dev/null
+    same "$3: status $2" "$2" "$status"
+    check "$3: it says so" "$(tail -n 1 "$dir/$1/log")" grep -qE -- "$4" <<<"$(tail -n 1 "$dir/$1/log")"
+    echo "# $(tail -n 1 "$dir/$1/log")"
+}
+
+# Transactions.
+
+# tx LINE: to the producer, whose answer is awaited unless the line is a record.
+tx()
+{
+    local answer
+    printf '%s\n' "$1" >&"$tx_in"
+    IFS= read -r -t 30 answer <&"$tx_out" && [ "$answer" = "$1" ]
+}
+
+# tx_send DIR FROM TO: these lines of its impressions and engagements into the transaction.
+tx_send()
+{
+    local topic
+    for topic in impressions engagements; do
+        sed -n "$2,$3p" "$1/$topic.jsonl" | keyed "$topic" | sed "s/^/tx-$topic\t/" >&"$tx_in"
+    done
+}
+
+topics_make tx 2
+coproc TX { exec "$KAFKA_BROKER" transact tester; }
+# A pipeline does not inherit a coprocess' own descriptors.
+exec {tx_in}>&"${TX[1]}" {tx_out}<&"${TX[0]}"
+# The whole stream in transactions that are committed, with as many others between them that are not.
+for topic in items ranker_scores; do lines "$dir/made1" "$topic" | produce "$topic" "tx-$topic"; done
+longest=$(cat "$dir/made1"/{impressions,engagements}.jsonl | wc -l)
+step=$((longest / 6 + 1))
+for ((at = 1; at <= longest; at += step)); do
+    tx_send "$dir/made2" "$at" $((at + step - 1))
+    tx abort || bad "transactions" "no abort"
+    tx_send "$dir/made1" "$at" $((at + step - 1))
+    tx commit || bad "transactions" "no commit"
+done
+from tx
+until_end tx "${kafka[@]}"
+same "transactions: only what was committed is learned" "$expected" "$(verdict_of tx)"
+
+twotower_start txlive run "${kafka[@]}" "${live[@]}"
+sent=$(grep -oE 'events=[0-9]+' <<<"$expected" | cut -d= -f2)
+check "transactions: live, the same number of events" "$sent sent, $(events txlive) seen" reaches txlive "$sent"
+check "transactions: no lag, although the log ends with aborted records" "lag ${value:-unknown}" \
+    comes_to consumer_lag_records -eq 0
+tx_send "$dir/made2" 1 100
+tx flush
+check "transactions: an open one is seen as lag" "lag $value" comes_to consumer_lag_records -ge 100
+tx abort
+check "transactions: when it was aborted there is no lag" "lag $value" comes_to consumer_lag_records -eq 0
+same "transactions: and nothing of it was learned" "$sent" "$(events txlive)"
+tx_send "$dir/made2" 1 100
+tx flush
+# Behind the open one, from a producer without transactions.
+sed -n 101,200p "$dir/made2/engagements.jsonl" | produce engagements tx-engagements
+check "transactions: an open one holds back what is behind it" "lag $value" comes_to consumer_lag_records -ge 250
+same "transactions: which is not learned meanwhile" "$sent" "$(events txlive)"
+sent=$((sent + 200 + $(sed -n 1,100p "$dir/made2/impressions.jsonl" | grep -o '"item_id"' | wc -l)))
+tx commit
+check "transactions: when it was committed all is learned" "$sent sent, $(events txlive) seen" reaches txlive "$sent"
+check "transactions: and there is no lag" "lag $value" comes_to consumer_lag_records -eq 0
+kill -TERM "$pid"
+wait_for "$pid"
+echo "# transactions: $SECONDS s"
+
+[ ! -e "$failures" ]
