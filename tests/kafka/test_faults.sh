@@ -38,6 +38,14 @@ comes_to()
     done
 }
 
+# lag OPERATOR NUMBER SENTENCE
+lag()
+{
+    local is=0
+    comes_to consumer_lag_records "$1" "$2" || is=1
+    check "$3" "lag ${value:-unknown}" [ "$is" = 0 ]
+}
+
 # A port below those that the system hands out, beside the broker's two.
 http=$((KAFKA_PORT + 12000))
 live=(-o "http.listen=127.0.0.1:$http" -o checkpoint.interval=300ms -o snapshot.interval=600ms)
@@ -95,24 +103,23 @@ same "transactions: only what was committed is learned" "$expected" "$(verdict_o
 twotower_start txlive run "${kafka[@]}" "${live[@]}"
 sent=$(grep -oE 'events=[0-9]+' <<<"$expected" | cut -d= -f2)
 check "transactions: live, the same number of events" "$sent sent, $(events txlive) seen" reaches txlive "$sent"
-check "transactions: no lag, although the log ends with aborted records" "lag ${value:-unknown}" \
-    comes_to consumer_lag_records -eq 0
+lag -eq 0 "transactions: no lag, although the log ends with aborted records"
 tx_send "$dir/made2" 1 100
 tx flush
-check "transactions: an open one is seen as lag" "lag $value" comes_to consumer_lag_records -ge 100
+lag -ge 100 "transactions: an open one is seen as lag"
 tx abort
-check "transactions: when it was aborted there is no lag" "lag $value" comes_to consumer_lag_records -eq 0
+lag -eq 0 "transactions: when it was aborted there is no lag"
 same "transactions: and nothing of it was learned" "$sent" "$(events txlive)"
 tx_send "$dir/made2" 1 100
 tx flush
 # Behind the open one, from a producer without transactions.
 sed -n 101,200p "$dir/made2/engagements.jsonl" | produce engagements tx-engagements
-check "transactions: an open one holds back what is behind it" "lag $value" comes_to consumer_lag_records -ge 250
+lag -ge 250 "transactions: an open one holds back what is behind it"
 same "transactions: which is not learned meanwhile" "$sent" "$(events txlive)"
 sent=$((sent + 200 + $(sed -n 1,100p "$dir/made2/impressions.jsonl" | grep -o '"item_id"' | wc -l)))
 tx commit
 check "transactions: when it was committed all is learned" "$sent sent, $(events txlive) seen" reaches txlive "$sent"
-check "transactions: and there is no lag" "lag $value" comes_to consumer_lag_records -eq 0
+lag -eq 0 "transactions: and there is no lag"
 kill -TERM "$pid"
 wait_for "$pid"
 echo "# transactions: $SECONDS s"
