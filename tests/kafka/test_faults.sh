@@ -124,4 +124,47 @@ kill -TERM "$pid"
 wait_for "$pid"
 echo "# transactions: $SECONDS s"
 
+# Partitions are added. It may take a minute to be seen, so this one waits until the end.
+
+topics_make grown 1
+lines "$dir/made2" items | produce items grown-items
+from grown
+grown=("${kafka[@]}")
+twotower_start grown run "${grown[@]}"
+grown_pid=$pid
+trap 'kill -KILL "$grown_pid" 2>/dev/null' EXIT
+said grown "ready" 20
+"$KAFKA_BROKER" grow grown-items 3
+
+# The broker is killed, and frozen for fifteen seconds, while everything is read. Small fetches and
+# full queues make the reading last.
+
+topics_make away 3
+for topic in "${topics[@]}"; do lines "$dir/made1" "$topic" | produce "$topic" "away-$topic"; done
+from away
+slow=(-o source.kafka.queued.min.messages=1 -o source.kafka.queued.max.messages.kbytes=1
+    -o source.kafka.fetch.message.max.bytes=30000)
+begun=$(now_ms)
+twotower_start away run --until-end "${kafka[@]}" "${slow[@]}" "${live[@]}"
+comes_to records_total -gt 100 || tail -n 1 "$dir/away/log"
+echo "# away: after $(($(now_ms) - begun)) ms $value records"
+"$KAFKA_BROKER" kill
+check "killed broker: it is told" "nothing said" said away "Connection refused" 20
+check "killed broker: the process waits" "it ended" kill -0 "$pid"
+"$KAFKA_BROKER" start
+back=$value
+check "killed broker: it goes on" "$value records" comes_to records_total -gt $((back + 500)) 40
+echo "# away: $value records"
+"$KAFKA_BROKER" freeze
+sleep 15
+check "frozen broker: the process waits" "it ended" kill -0 "$pid"
+check "frozen broker: and answers" "no answer" metric records_total
+"$KAFKA_BROKER" thaw
+status=0
+wait_for "$pid" || status=$?
+same "killed and frozen broker: it comes to the end" 0 "$status"
+same "killed and frozen broker: the same model" "$expected" "$(verdict_of away)"
+grep -E 'warning|error' "$dir/away/log" | sed 's/^/# /' | head -5
+echo "# killed and frozen: $SECONDS s, $(($(now_ms) - begun)) ms"
+
 [ ! -e "$failures" ]
