@@ -942,6 +942,21 @@ static int conf_set(struct source_kafka *k, const char *key, const char *value)
                 secret ? "librdkafka does not accept it" : why);
 }
 
+// librdkafka says of a file that is not there "x509 certificate routines::system lib".
+static int file_check(struct source_kafka *k, const struct source_kafka_property *property)
+{
+    static const char end[] = ".location";
+    const size_t size = strlen(property->key);
+
+    // "probe" is librdkafka's word for looking in the usual places.
+    if (strncmp(property->key, "ssl.", 4) != 0 || size < sizeof end ||
+        strcmp(property->key + size - (sizeof end - 1), end) != 0 || !property->value[0] ||
+        !strcmp(property->value, "probe") || access(property->value, R_OK) == 0)
+        return 0;
+    return fail(k, -EINVAL, "Kafka property %s: %s: %s", property->key, property->value,
+                strerror(errno));
+}
+
 static int conf_build(struct source_kafka *k, const struct source_kafka_options *options)
 {
     const int version = rd_kafka_version();
@@ -970,6 +985,8 @@ static int conf_build(struct source_kafka *k, const struct source_kafka_options 
                 return fail(k, -EINVAL, "Kafka property %s cannot be set: %s", owned[j].key,
                             owned[j].why);
         rc = conf_set(k, property->key, property->value);
+        if (rc == 0)
+            rc = file_check(k, property);
         if (rc < 0)
             return rc;
     }

@@ -68,6 +68,18 @@ static void a_property_that_librdkafka_does_not_know_is_refused_by_name(void **s
     assert_non_null(strstr(error, "fetch.wait.max.ms"));
 }
 
+static void a_certificate_that_is_not_there_is_named(void **state)
+{
+    struct source *s;
+    char error[512];
+    (void)state;
+    assert_int_equal(
+        open_with(&s, "127.0.0.1:1", "t", "ssl.ca.location", "/no/such.crt", error, sizeof error),
+        -EINVAL);
+    assert_string_equal(error,
+                        "Kafka property ssl.ca.location: /no/such.crt: No such file or directory");
+}
+
 static void a_secret_reaches_no_message(void **state)
 {
     static const char *const keys[] = {"sasl.pasword", "ssl.key.pam.pem", "oauthbearer.secret"};
@@ -406,6 +418,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(properties_that_are_ours_are_refused_by_name),
         cmocka_unit_test(a_property_that_librdkafka_does_not_know_is_refused_by_name),
+        cmocka_unit_test(a_certificate_that_is_not_there_is_named),
         cmocka_unit_test(a_secret_reaches_no_message),
         cmocka_unit_test(topics_are_named_once_and_as_kafka_allows),
         cmocka_unit_test(versions_with_known_defects_are_refused_or_warned_about),
