@@ -275,7 +275,7 @@ static const struct config_row rows[] = {
      "kl: of the reward, which is standardised inside each slate."},
     {"align.student_temperature", CONFIG_FLOAT, AT(align_student_temperature), "1", "0.01", "100",
      SHAPES_MODEL, "kl: of the model's own scores."},
-    {"align.beta", CONFIG_FLOAT, AT(align_beta), "0.1", "0", "100", SHAPES_MODEL,
+    {"align.beta", CONFIG_FLOAT, AT(align_beta), "0.1", "0.0001", "100", SHAPES_MODEL,
      "shaped, dpo, s_dpo: how closely the published model is held."},
     {"align.trust", CONFIG_FLOAT, AT(align_trust), "0", "0", "1000", SHAPES_MODEL,
      "Weight of the divergence from the model as last published; 0: off."},
@@ -298,7 +298,7 @@ static const struct config_row rows[] = {
      "Weight of a slate's loss from pairs, engaged over skipped; 0: off."},
     {"preference.form", CONFIG_ENUM, AT(preference_form), "bpr", "bpr|dpo|s_dpo", "", SHAPES_MODEL,
      "The order alone, or against the published model."},
-    {"preference.beta", CONFIG_FLOAT, AT(preference_beta), "1", "0", "100", SHAPES_MODEL,
+    {"preference.beta", CONFIG_FLOAT, AT(preference_beta), "1", "0.0001", "100", SHAPES_MODEL,
      "dpo, s_dpo: how closely the published model is held."},
 
     {"ranker.weight", CONFIG_FLOAT, AT(ranker_weight), "0", "0", "1000", SHAPES_MODEL,
