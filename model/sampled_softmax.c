@@ -99,6 +99,10 @@ static double negatives_row(int columns, int target, double count_log, float wei
     const double score = (double)row[target];
     row[target] = -INFINITY;
     const float shift = kernels->max(n, row);
+    if (shift == -INFINITY) { // nothing to prefer to it
+        memset(row, 0, n * sizeof *row);
+        return 0;
+    }
     const float sum = kernels->exp_shifted(n, shift, row);
     const double z = score - (log((double)sum) + (double)shift);
 

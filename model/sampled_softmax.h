@@ -35,7 +35,8 @@
 //     weight < 0    loss -|weight| log(1 - P_t), gradient |weight| P_t at t
 //     weight = 0    no loss, gradient 0
 //
-// A row without negatives, or whose target is removed, teaches nothing: no loss and gradient 0.
+// A row without negatives, or whose target is removed, teaches nothing: no loss and gradient 0. A
+// column that the caller has made -inf is no negative.
 // Sets of columns are bits as in retrieval_loss.h, and bits past the last column are 0. A logit
 // that is not finite gives a loss that is not. Nothing here can fail.
 #pragma once

@@ -193,6 +193,24 @@ static void rows_that_teach_nothing_have_no_loss_and_gradient_0(void **state)
             }
 }
 
+// A caller may have made columns -inf instead of removing them.
+static void a_target_among_columns_that_are_gone_teaches_nothing(void **state)
+{
+    (void)state;
+    for (int form = 0; form < FORMS; form++)
+        for (int sign = -1; sign <= 1; sign += 2) {
+            fill(7, 4);
+            f.s = (struct sampled_softmax){forms[form], SAMPLED_PRESENCE};
+            f.weight = (float)sign;
+            for (int j = 0; j < C; j++)
+                if (j != f.target)
+                    f.L[j] = -INFINITY;
+            assert_true(run() == 0);
+            for (int j = 0; j < C; j++)
+                assert_true(f.row[j] == 0 && f.dcolumn[j] == 0);
+        }
+}
+
 static void a_batch_twice_is_twice_the_sum(void **state)
 {
     (void)state;
@@ -395,6 +413,7 @@ int main(void)
         cmocka_unit_test(the_plain_form_is_the_softmax_it_replaces_bit_by_bit),
         cmocka_unit_test(a_removed_column_has_gradient_0_and_is_as_if_it_were_not_there),
         cmocka_unit_test(rows_that_teach_nothing_have_no_loss_and_gradient_0),
+        cmocka_unit_test(a_target_among_columns_that_are_gone_teaches_nothing),
         cmocka_unit_test(a_batch_twice_is_twice_the_sum),
         cmocka_unit_test(a_row_that_occurs_twice_is_one_of_twice_the_weight),
         cmocka_unit_test(huge_logits_stay_finite_and_gradients_bounded),
