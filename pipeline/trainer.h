@@ -89,6 +89,8 @@ struct remembered {
     uint8_t reserved[6];
 };
 
+_Static_assert(sizeof(struct remembered) == sizeof(struct example) + 8, "no padding");
+
 struct partition_position {
     int64_t next, time_max_ms;
 };
