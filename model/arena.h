@@ -14,3 +14,8 @@ struct arena {
 
 void *arena_bytes(struct arena *a, size_t n);
 float *arena_floats(struct arena *a, size_t n);
+// How far the next floats lie behind n of them, when these begin at a boundary.
+static inline size_t arena_rounded(size_t n)
+{
+    return (n + 15) & ~(size_t)15;
+}

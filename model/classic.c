@@ -99,12 +99,6 @@ static void tower_layers(const struct tower_shape *s, struct layer *layers)
     layers[LAYER_TOP] = (struct layer){.in = tower_in(s), .out = s->out};
 }
 
-// Up to the next 64 bytes, as arenas do.
-static size_t floats_aligned(size_t n)
-{
-    return (n + 15) & ~(size_t)15;
-}
-
 // Returns how many floats the parameters take.
 static size_t layers_place(const struct two_tower_options *o, struct layer layers[LAYERS])
 {
@@ -123,9 +117,9 @@ static size_t layers_place(const struct two_tower_options *o, struct layer layer
         if (l->in == 0)
             continue;
         l->W = at;
-        l->b = at + floats_aligned((size_t)l->in * (size_t)l->out);
+        l->b = at + arena_rounded((size_t)l->in * (size_t)l->out);
         l->parameter = parameter;
-        at = l->b + floats_aligned((size_t)l->out);
+        at = l->b + arena_rounded((size_t)l->out);
         parameter += 2;
     }
     return at;
@@ -739,19 +733,15 @@ static void queries_backward(struct classic *c, const struct step *s)
         histories_backward(c, s);
 }
 
-static bool finite_sum(size_t n, const float *x)
-{
-    return isfinite(kernels->dot(n, x, x));
-}
-
 static bool backward(struct towers *t, struct step *s)
 {
     struct classic *c = classic_of(t);
     const size_t d = (size_t)t->options->dim;
     items_backward(c, s);
     queries_backward(c, s);
-    return finite_sum(c->parameters, c->gradients) && finite_sum((size_t)c->rows * d, c->ditems) &&
-           finite_sum((size_t)c->users * d, c->dusers) && finite_sum((size_t)s->C, c->db);
+    return gradient_finite(c->parameters, c->gradients) &&
+           gradient_finite((size_t)c->rows * d, c->ditems) &&
+           gradient_finite((size_t)c->users * d, c->dusers) && gradient_finite((size_t)s->C, c->db);
 }
 
 static void rows_update(const struct two_tower_options *o, const struct step *s, uint64_t step,

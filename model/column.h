@@ -79,6 +79,14 @@ static inline void *column_edit(struct column *c, size_t i)
     return c->base + i * c->unit;
 }
 
+// The same of a unit that may lie beyond the end: the column grows as far as it.
+static inline void *column_reach(struct column *c, size_t i)
+{
+    if (i >= c->n)
+        column_grow(c, i + 1 - c->n);
+    return column_edit(c, i);
+}
+
 // Owner: starts a cut; there is none under way.
 void columns_cut(struct columns *s);
 // Sweeper: copies units [from, from + n) as of the cut, n_cut at the most, in order: from is where

@@ -30,18 +30,6 @@ void delayed_feedback_fnc(size_t n, const float *biased, float *p)
     }
 }
 
-// log(1 + e^x) and 1 / (1 + e^-x), by the sign of x.
-static double softplus(double x)
-{
-    return fmax(x, 0) + log1p(exp(-fabs(x)));
-}
-
-static double sigmoid(double x)
-{
-    const double e = exp(-fabs(x));
-    return (x < 0 ? e : 1) / (1 + e);
-}
-
 void delayed_feedback_dfm(size_t n, const float *z, const float *label, const float *rate,
                           const float *time, float *loss, float *posterior, float *dz, float *drate)
 {
@@ -50,17 +38,17 @@ void delayed_feedback_dfm(size_t n, const float *z, const float *label, const fl
         assert(lambda > 0 && t >= 0);
         double l, after = 1, slope;
         if (label[i] > 0) {
-            l = softplus(-x) - log(lambda) + lambda * t;
+            l = logistic_softplus(-x) - log(lambda) + lambda * t;
             slope = t - 1 / lambda;
         } else {
             // p e^(-rate t) / (1 - p) = e^(z - rate t), so both terms are softplus.
-            l = softplus(x) - softplus(x - lambda * t);
-            after = sigmoid(x - lambda * t);
+            l = logistic_softplus(x) - logistic_softplus(x - lambda * t);
+            after = logistic_sigmoid(x - lambda * t);
             slope = t * after;
         }
         loss[i] = (float)l;
         posterior[i] = (float)after;
-        dz[i] = (float)(sigmoid(x) - after);
+        dz[i] = (float)(logistic_sigmoid(x) - after);
         drate[i] = (float)slope;
     }
 }

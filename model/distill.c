@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <math.h>
 
+#include "model/logistic.h"
 #include "model/slate_loss.h"
 
 bool distill_pointwise(int n, const float *z, const float *q, float weight, double *loss, float *dz)
@@ -19,9 +20,9 @@ bool distill_pointwise(int n, const float *z, const float *q, float weight, doub
         if (isnan(q[k]))
             continue;
         const double z_k = (double)z[k], q_k = (double)q[k];
-        *loss += (slate_softplus(z_k) - z_k * q_k) / entries;
+        *loss += (logistic_softplus(z_k) - z_k * q_k) / entries;
         if (dz)
-            dz[k] += (float)((double)weight * (slate_sigmoid(z_k) - q_k) / entries);
+            dz[k] += (float)((double)weight * (logistic_sigmoid(z_k) - q_k) / entries);
     }
     return true;
 }
@@ -84,9 +85,9 @@ bool distill_top_positives(int m, const int *order, const float *s, int K, float
     const int places = K < m ? K : m;
     for (int r = 0; r < places; r++) {
         const double w = distill_rank_weight(r + 1, places, lambda), s_r = (double)s[order[r]];
-        *loss += w * slate_softplus(-s_r);
+        *loss += w * logistic_softplus(-s_r);
         if (ds)
-            ds[order[r]] -= (float)((double)weight * w * slate_sigmoid(-s_r));
+            ds[order[r]] -= (float)((double)weight * w * logistic_sigmoid(-s_r));
     }
     return true;
 }

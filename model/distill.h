@@ -11,7 +11,7 @@
 // teacher's bias stays out of what is served. q is NAN where there is no teacher: the entry is
 // masked and does not count as 0. A q outside [0, 1] is not a probability, and would have no finite
 // optimum: then nothing is learned from any of the n (false), because a scale that is not that of
-// probabilities is wrong inside [0, 1] too. Logits go through slate_sigmoid first.
+// probabilities is wrong inside [0, 1] too. Logits go through logistic_sigmoid first.
 // n counts items times tasks, in any order that z and q share.
 //
 //     d/dz = (sigmoid(z) - q) / entries

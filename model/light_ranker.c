@@ -102,18 +102,13 @@ void light_ranker_init(const struct light_ranker_shape *s, uint64_t seed, float 
 
 // ---- learning --------------------------------------------------------------------------------
 
-// What arenas hand out: up to the next 64 bytes.
-static size_t rounded(size_t floats)
-{
-    return (floats * sizeof(float) + 63) / 64 * 64;
-}
-
 size_t light_ranker_scratch(const struct light_ranker_shape *s, int slates_max, int rows_max)
 {
     const size_t rows = (size_t)rows_max, heads = (size_t)s->heads;
-    return 2 * rounded((size_t)slates_max * heads * (size_t)s->width) +
-           2 * rounded(rows * (size_t)light_ranker_features(s)) + rounded(rows * heads) +
-           4 * rounded(rows * (size_t)s->tasks) + 64; // to the first boundary
+    const size_t floats = 2 * arena_rounded((size_t)slates_max * heads * (size_t)s->width) +
+                          2 * arena_rounded(rows * (size_t)light_ranker_features(s)) +
+                          arena_rounded(rows * heads) + 4 * arena_rounded(rows * (size_t)s->tasks);
+    return floats * sizeof(float) + 64; // to the first boundary
 }
 
 void light_ranker_open(struct light_ranker *r, const struct light_ranker_shape *s, int slates_max,

@@ -10,7 +10,20 @@
 // Weights are constants. A logit that is NAN stays one, in the loss and in the gradient.
 #pragma once
 
+#include <math.h>
 #include <stddef.h>
+
+// 1 / (1 + e^-x) and log(1 + e^x), by the sign of x, so that no exponential overflows.
+static inline double logistic_sigmoid(double x)
+{
+    const double e = exp(-fabs(x));
+    return (x < 0 ? e : 1) / (1 + e);
+}
+
+static inline double logistic_softplus(double x)
+{
+    return (x > 0 ? x : 0) + log1p(exp(-fabs(x)));
+}
 
 // p (n) is overwritten; it must not be z.
 void logistic(size_t n, const float *z, float *p);

@@ -9,6 +9,7 @@
 #include "model/arena.h"
 #include "model/distill.h"
 #include "model/kernels.h"
+#include "model/logistic.h"
 #include "model/policy.h"
 #include "model/preference.h"
 #include "model/proxy_ranker.h"
@@ -184,22 +185,16 @@ static struct light_ranker_shape ranker_shape(const struct objective_options *o,
     return (struct light_ranker_shape){dim, o->ranker.heads, o->tasks};
 }
 
-// Up to the next 64 bytes, as arenas do.
-static size_t floats_aligned(size_t n)
-{
-    return (n + 15) & ~(size_t)15;
-}
-
 static size_t ranker_size(const struct objective_options *o, int dim)
 {
     const struct light_ranker_shape shape = ranker_shape(o, dim);
-    return o->ranker.weight > 0 ? floats_aligned(light_ranker_size(&shape)) : 0;
+    return o->ranker.weight > 0 ? arena_rounded(light_ranker_size(&shape)) : 0;
 }
 
 size_t objectives_heads_size(const struct objective_options *o, int dim)
 {
     const size_t d = (size_t)dim, T = (size_t)o->tasks;
-    const size_t proxy = has_proxy(o) ? floats_aligned(T * (2 * d + 1)) + floats_aligned(T) : 0;
+    const size_t proxy = has_proxy(o) ? arena_rounded(T * (2 * d + 1)) + arena_rounded(T) : 0;
     const size_t n = o->slates > 0 ? ranker_size(o, dim) + proxy : 0;
     return (n + d - 1) / d * d;
 }
@@ -367,7 +362,7 @@ void objectives_teacher(int tasks, const float *value, const struct slate *slate
 static float probability_of(enum ranker_scale scale, float score)
 {
     if (scale == RANKER_LOGITS)
-        return isfinite(score) ? (float)slate_sigmoid((double)score) : NAN;
+        return isfinite(score) ? (float)logistic_sigmoid((double)score) : NAN;
     return score >= 0 && score <= 1 ? score : NAN;
 }
 
@@ -600,7 +595,7 @@ bool objectives_learn(struct objectives *o, struct step *s, struct slate_batch *
         report->term[t].query_norm = sqrt(report->term[t].query_norm);
         report->term[t].item_norm = sqrt(report->term[t].item_norm);
     }
-    return isfinite(kernels->dot(o->heads_size, o->dheads, o->dheads));
+    return gradient_finite(o->heads_size, o->dheads);
 }
 
 void objectives_update(struct objectives *o, const struct step *s, const struct slate_batch *b,

@@ -4,27 +4,15 @@
 #include <assert.h>
 #include <math.h>
 
-// By the sign of x, so that exp never overflows.
-static double sigmoid(double x)
-{
-    if (x >= 0)
-        return 1 / (1 + exp(-x));
-    const double e = exp(x);
-    return e / (1 + e);
-}
-
-static double softplus(double x)
-{
-    return fmax(x, 0) + log1p(exp(-fabs(x)));
-}
+#include "model/logistic.h"
 
 struct position_posterior position_posterior(float e, float r, bool engaged)
 {
     if (engaged)
         return (struct position_posterior){1, 1};
     return (struct position_posterior){
-        .examined = (float)sigmoid(e - softplus(r)),
-        .relevant = (float)sigmoid(r - softplus(e)),
+        .examined = (float)logistic_sigmoid(e - logistic_softplus(r)),
+        .relevant = (float)logistic_sigmoid(r - logistic_softplus(e)),
     };
 }
 
@@ -63,7 +51,7 @@ double position_additive_forward(int B, const float *f, const float *g, const in
     double loss = 0;
     for (int i = 0; i < B; i++) {
         const double z = (double)f[i] + g[bucket[i]];
-        loss += softplus(z) - z * label[i];
+        loss += logistic_softplus(z) - z * label[i];
     }
     return B > 0 ? loss / B : 0;
 }
@@ -73,7 +61,7 @@ void position_additive_backward(int B, const float *f, const float *g, const int
 {
     for (int i = 0; i < B; i++) {
         const double z = (double)f[i] + g[bucket[i]];
-        const float dz = (float)((sigmoid(z) - label[i]) / B);
+        const float dz = (float)((logistic_sigmoid(z) - label[i]) / B);
         if (df)
             df[i] += dz;
         if (dg)

@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stddef.h>
 
+#include "model/logistic.h"
 #include "model/slate_loss.h"
 
 int preference_by_score(int n, const float *g, float gap, struct preference_pair *pairs)
@@ -73,17 +74,17 @@ static double margin_mse(double student, double teacher, double unused, double *
 
 static double soft(double student, double teacher, double T, double *derivative)
 {
-    const double target = slate_sigmoid(teacher / T);
-    *derivative = slate_sigmoid(student) - target;
-    return slate_softplus(student) - target * student;
+    const double target = logistic_sigmoid(teacher / T);
+    *derivative = logistic_sigmoid(student) - target;
+    return logistic_softplus(student) - target * student;
 }
 
 // BPR is this without a reference and with a beta of 1.
 static double dpo(double student, double reference, double beta, double *derivative)
 {
     const double x = beta * (student - reference);
-    *derivative = -beta * slate_sigmoid(-x);
-    return slate_softplus(-x);
+    *derivative = -beta * logistic_sigmoid(-x);
+    return logistic_softplus(-x);
 }
 
 bool preference_margin_mse(int n_pairs, const struct preference_pair *pairs, const float *s,
@@ -163,12 +164,13 @@ bool preference_s_dpo(int n_pairs, const struct preference_pair *pairs, const fl
             if (is_known(&pairs[p], s_ref))
                 sum += exp(s_dpo_exponent(&pairs[p], s, s_ref, (double)beta) - max);
         const double log_sum = max + log(sum);
-        *loss += slate_softplus(log_sum) / winners;
+        *loss += logistic_softplus(log_sum) / winners;
         for (int p = first; ds && p < end; p++) {
             if (!is_known(&pairs[p], s_ref))
                 continue;
             const double x = s_dpo_exponent(&pairs[p], s, s_ref, (double)beta);
-            const double step = (double)beta * slate_sigmoid(log_sum) * exp(x - log_sum) / winners;
+            const double step =
+                (double)beta * logistic_sigmoid(log_sum) * exp(x - log_sum) / winners;
             ds[pairs[p].high] -= (float)((double)weight * step);
             ds[pairs[p].low] += (float)((double)weight * step);
         }

@@ -841,11 +841,6 @@ static void gradients_scatter(struct recipe *r, const struct step *s)
     }
 }
 
-static bool finite_sum(size_t n, const float *x)
-{
-    return isfinite(kernels->dot(n, x, x));
-}
-
 static bool backward(struct towers *t, struct step *s)
 {
     struct recipe *r = recipe_of(t);
@@ -864,8 +859,9 @@ static bool backward(struct towers *t, struct step *s)
         history_encoder_backward(r->encoder, r->dQ, r->ddense + recipe_encoder_offset(d));
     gradients_scatter(r, s);
     return (!r->encoder || history_encoder_finite(r->encoder)) &&
-           finite_sum((size_t)s->C * d, r->dV) && finite_sum((size_t)s->n * 3 * d, r->dX) &&
-           finite_sum(recipe_dense_size(t->options), r->ddense);
+           gradient_finite((size_t)s->C * d, r->dV) &&
+           gradient_finite((size_t)s->n * 3 * d, r->dX) &&
+           gradient_finite(recipe_dense_size(t->options), r->ddense);
 }
 
 static void rows_update(const struct recipe *r, const struct step *s, uint64_t step,

@@ -59,13 +59,6 @@ void reference_begin(struct reference *r, uint64_t items_known)
         memcpy(column_edit(&r->dense, i), column_at(&r->tables->dense, i), r->dense.unit);
 }
 
-static void *row_edit(struct column *c, uint32_t row)
-{
-    if (row >= c->n)
-        column_grow(c, row + 1 - c->n);
-    return column_edit(c, row);
-}
-
 // Whether the row has been saved since reference_begin; the unit begins with its epoch.
 static bool saved(const struct reference *r, const struct column *c, uint32_t row)
 {
@@ -82,7 +75,7 @@ void reference_save_item(struct reference *r, uint32_t row)
     const struct tables *t = r->tables;
     if (saved(r, &r->item, row))
         return;
-    struct reference_item *item = row_edit(&r->item, row);
+    struct reference_item *item = column_reach(&r->item, row);
     item->epoch = state_at(r)->epoch;
     item->state = *(const struct item_state *)column_at(&t->item_state, row);
     memcpy(floats_of(item), column_at(&t->item_vector, row), row_bytes(r));
@@ -94,19 +87,19 @@ void reference_save_user(struct reference *r, uint32_t row)
 {
     if (saved(r, &r->user, row))
         return;
-    uint64_t *epoch = row_edit(&r->user, row);
+    uint64_t *epoch = column_reach(&r->user, row);
     *epoch = state_at(r)->epoch;
     memcpy(epoch + 1, column_at(&r->tables->user_vector, row), row_bytes(r));
 }
 
 void reference_item_created(struct reference *r, uint32_t row)
 {
-    ((struct reference_item *)row_edit(&r->item, row))->epoch = 0;
+    ((struct reference_item *)column_reach(&r->item, row))->epoch = 0;
 }
 
 void reference_user_created(struct reference *r, uint32_t row)
 {
-    *(uint64_t *)row_edit(&r->user, row) = 0;
+    *(uint64_t *)column_reach(&r->user, row) = 0;
 }
 
 struct view reference_view(const struct reference *r)

@@ -76,23 +76,16 @@ void row_weights_close(struct row_weights *w)
     free(w);
 }
 
-static void *row_edit(struct column *c, uint32_t row)
-{
-    if (row >= c->n)
-        column_grow(c, row + 1 - c->n);
-    return column_edit(c, row);
-}
-
 void row_weights_item_created(struct row_weights *w, uint32_t row)
 {
     if (debiased(w->options))
-        *(struct debias_item *)row_edit(&w->item, row) = (struct debias_item){0};
+        *(struct debias_item *)column_reach(&w->item, row) = (struct debias_item){0};
 }
 
 void row_weights_user_created(struct row_weights *w, uint32_t row)
 {
     if (debiased(w->options))
-        *(struct debias_user *)row_edit(&w->user, row) = (struct debias_user){0};
+        *(struct debias_user *)column_reach(&w->user, row) = (struct debias_user){0};
 }
 
 const struct debias_state *row_weights_state(const struct row_weights *w)
@@ -179,11 +172,11 @@ void row_weights_learn(struct row_weights *w, const struct step *s, const struct
                                                 .propensity = item->propensity,
                                                 .retrieval = NAN,
                                                 .ranker = teacher[row],
-                                                .item = row_edit(&w->item, item->item)};
+                                                .item = column_reach(&w->item, item->item)};
         }
         debias_learn(&o->debias, &state->debias, o->dim, column_edit(&w->linear, 0),
-                     row_edit(&w->user, slate->user), s->Q + (size_t)i * o->dim, slate->surface, n,
-                     rows);
+                     column_reach(&w->user, slate->user), s->Q + (size_t)i * o->dim, slate->surface,
+                     n, rows);
     }
 }
 

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "model/kernels.h"
+#include "model/logistic.h"
 #include "model/retrieval_loss.h"
 
 // What sets the forms apart, in the order of enum sampled_form.
@@ -33,17 +34,6 @@ static int bit_put(uint64_t *set, uint32_t j)
     const bool before = set[j / 64] & bit;
     set[j / 64] |= bit;
     return !before;
-}
-
-static double softplus(double x)
-{
-    return fmax(x, 0) + log1p(exp(-fabs(x)));
-}
-
-static double sigmoid(double x)
-{
-    const double e = exp(-fabs(x));
-    return (x < 0 ? e : 1) / (1 + e);
 }
 
 // Makes the columns of the set -inf, of which exp makes 0; returns how many.
@@ -107,11 +97,11 @@ static double negatives_row(int columns, int target, double count_log, float wei
     const double z = score - (log((double)sum) + (double)shift);
 
     // What moves from the target to the negatives.
-    const double moved = (double)weight * sigmoid(weight > 0 ? -z : z);
+    const double moved = (double)weight * logistic_sigmoid(weight > 0 ? -z : z);
     kernels->scale_add(n, (float)(moved / (double)sum), row, dcolumn);
     row[target] = (float)-moved;
     dcolumn[target] += row[target];
-    return weight > 0 ? moved * (count_log - z) : -(double)weight * softplus(z);
+    return weight > 0 ? moved * (count_log - z) : -(double)weight * logistic_softplus(z);
 }
 
 double sampled_softmax_row(const struct sampled_softmax *s, int columns, const float *log_q,

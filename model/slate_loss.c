@@ -2,6 +2,7 @@
 #include "model/slate_loss.h"
 
 #include <assert.h>
+#include <math.h>
 
 double slate_log_sum(int n, const float *x, const float *mask, double tau)
 {

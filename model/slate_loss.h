@@ -27,20 +27,7 @@
 // Sums are in double, exponents have the maximum taken off. No allocation, no limit to n.
 #pragma once
 
-#include <math.h>
 #include <stdbool.h>
-
-// By the sign of x, so that no exponential overflows: 1 / (1 + e^-x) and log(1 + e^x).
-static inline double slate_sigmoid(double x)
-{
-    const double e = exp(-fabs(x));
-    return x >= 0 ? 1 / (1 + e) : e / (1 + e);
-}
-
-static inline double slate_softplus(double x)
-{
-    return (x > 0 ? x : 0) + log1p(exp(-fabs(x)));
-}
 
 // log sum_k exp(x_k / tau) over the items that mask (n) does not say NAN for; -inf when none is
 // left. The log-probability of item k is x_k / tau less this.

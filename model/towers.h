@@ -16,6 +16,8 @@
 // has changed nothing. Within model/ only; the rest of the program uses two_tower.h.
 #pragma once
 
+#include <math.h>
+
 #include "model/kernels.h"
 #include "model/tables.h"
 
@@ -53,6 +55,12 @@ static inline bool step_moves(const struct step *s, size_t n, const float *gradi
 static inline struct optimizer step_optimizer(const struct step *s, const struct optimizer *o)
 {
     return s->still ? optimizer_without_l2(o) : *o;
+}
+
+// Whether all of a gradient (n) is finite, and not so large that its square is not.
+static inline bool gradient_finite(size_t n, const float *gradient)
+{
+    return isfinite(kernels->dot(n, gradient, gradient));
 }
 
 struct towers;

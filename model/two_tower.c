@@ -324,33 +324,27 @@ static void row_init(const struct two_tower_options *o, uint64_t purpose, uint64
     rng_fill_uniform(&rng, row, (size_t)o->dim, -o->init, o->init);
 }
 
-static void *row_edit(struct column *c, uint32_t row)
-{
-    if (row >= c->n)
-        column_grow(c, row + 1 - c->n);
-    return column_edit(c, row);
-}
-
 enum { PURPOSE_ITEM = 1, PURPOSE_USER = 2 };
 
 void two_tower_item_created(struct two_tower *m, uint32_t row)
 {
     struct tables *t = &m->tables;
     const struct two_tower_options *o = &m->options;
-    row_init(o, PURPOSE_ITEM, id_table_row(m->items, row)->hash, row_edit(&t->item_vector, row));
-    optimizer_start(&o->table, (size_t)o->dim, row_edit(&t->item_slots, row));
-    struct item_state *state = row_edit(&t->item_state, row);
+    row_init(o, PURPOSE_ITEM, id_table_row(m->items, row)->hash,
+             column_reach(&t->item_vector, row));
+    optimizer_start(&o->table, (size_t)o->dim, column_reach(&t->item_slots, row));
+    struct item_state *state = column_reach(&t->item_state, row);
     *state = (struct item_state){.counted_at = tables_state(t)->examples};
     optimizer_start(&o->table, 1, state->bias_slots);
     if (o->kind == MODEL_RECIPE) { // starts at zero: an item says nothing until it has been seen
-        memset(row_edit(&t->item_context, row), 0, t->item_context.unit);
-        optimizer_start(&o->table, (size_t)o->dim, row_edit(&t->item_context_slots, row));
+        memset(column_reach(&t->item_context, row), 0, t->item_context.unit);
+        optimizer_start(&o->table, (size_t)o->dim, column_reach(&t->item_context_slots, row));
     }
     // The recipe's column grows with the first items that have features.
     if (o->item_features > 0 && (o->kind == MODEL_TWO_TOWER || row < t->item_features.n))
-        memset(row_edit(&t->item_features, row), 0, t->item_features.unit);
+        memset(column_reach(&t->item_features, row), 0, t->item_features.unit);
     if (frequency_kept(o))
-        memset(row_edit(&t->item_frequency, row), 0, t->item_frequency.unit);
+        memset(column_reach(&t->item_frequency, row), 0, t->item_frequency.unit);
     if (m->weights)
         row_weights_item_created(m->weights, row);
     if (m->referenced)
@@ -361,9 +355,10 @@ void two_tower_user_created(struct two_tower *m, uint32_t row)
 {
     struct tables *t = &m->tables;
     row_init(&m->options, PURPOSE_USER, id_table_row(m->users, row)->hash,
-             row_edit(&t->user_vector, row));
+             column_reach(&t->user_vector, row));
     if (!m->options.onebp)
-        optimizer_start(&m->options.table, (size_t)m->options.dim, row_edit(&t->user_slots, row));
+        optimizer_start(&m->options.table, (size_t)m->options.dim,
+                        column_reach(&t->user_slots, row));
     if (m->weights)
         row_weights_user_created(m->weights, row);
     if (m->referenced)
@@ -390,7 +385,7 @@ void two_tower_item_features(struct two_tower *m, uint32_t row, int n, const flo
     const int width = m->options.item_features;
     if (width == 0 || n == 0)
         return;
-    float given[width], *x = row_edit(&m->tables.item_features, row);
+    float given[width], *x = column_reach(&m->tables.item_features, row);
     memset(given, 0, sizeof given);
     memcpy(given, features, (size_t)(n < width ? n : width) * sizeof *given);
     if (m->options.kind == MODEL_RECIPE)
@@ -400,7 +395,7 @@ void two_tower_item_features(struct two_tower *m, uint32_t row, int n, const flo
     memcpy(x, given, sizeof given);
     const struct item_state *state = column_at(&m->tables.item_state, row);
     if (m->options.kind == MODEL_RECIPE && state->count[COUNT_LOGQ] == 0) {
-        float *vector = row_edit(&m->tables.item_vector, row);
+        float *vector = column_reach(&m->tables.item_vector, row);
         row_init(&m->options, PURPOSE_ITEM, id_table_row(m->items, row)->hash, vector);
         recipe_item_start(&m->options, tables_dense(&m->tables), x, vector);
     }

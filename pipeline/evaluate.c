@@ -206,10 +206,8 @@ static uint32_t activity_now(const struct evaluator *e, uint32_t user)
 
 static void activity_add(struct evaluator *e, uint32_t user)
 {
-    if (user >= e->activity.n)
-        column_grow(&e->activity, user + 1 - e->activity.n);
     const uint32_t engagements = activity_now(e, user);
-    *(struct activity *)column_edit(&e->activity, user) = (struct activity){
+    *(struct activity *)column_reach(&e->activity, user) = (struct activity){
         engagements + (engagements < UINT32_MAX), id_table_row(&e->rows->users, user)->generation};
 }
 
@@ -226,10 +224,8 @@ static double popularity_now(const struct evaluator *e, int64_t row)
 
 static void popularity_add(struct evaluator *e, uint32_t row)
 {
-    if (row >= e->popularity.n)
-        column_grow(&e->popularity, row + 1 - e->popularity.n);
     const double count = popularity_now(e, row) + 1;
-    *(struct popularity *)column_edit(&e->popularity, row) = (struct popularity){
+    *(struct popularity *)column_reach(&e->popularity, row) = (struct popularity){
         count, state_at(e)->examples, id_table_row(&e->rows->items, row)->generation};
 }
 

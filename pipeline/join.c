@@ -430,9 +430,7 @@ static void user_link(struct join *j, uint32_t request)
 {
     struct session *session = session_edit(j, request);
     const uint32_t user = session->user.row;
-    if (user >= j->newest.n)
-        column_grow(&j->newest, user + 1 - j->newest.n);
-    uint32_t *newest = column_edit(&j->newest, user);
+    uint32_t *newest = column_reach(&j->newest, user);
     session->user_newer = 0;
     session->user_older = *newest;
     if (*newest)

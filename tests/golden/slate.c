@@ -8,6 +8,7 @@
 
 #include "model/distill.h"
 #include "model/gemm.h"
+#include "model/logistic.h"
 #include "model/policy.h"
 #include "model/preference.h"
 #include "model/proxy_ranker.h"
@@ -355,7 +356,8 @@ static void preference(struct test *t)
             preference_bpr(1, &pair, s, 1, &loss, ds);
         losses[i] = (float)loss;
         if (soft)
-            target[i] = (float)slate_sigmoid((double)(g[i] - g[n + i]) / (double)number_in(t, "T"));
+            target[i] =
+                (float)logistic_sigmoid((double)(g[i] - g[n + i]) / (double)number_in(t, "T"));
     }
     expect(t, "target", high.count, target);
     expect(t, "loss", high.count, losses);

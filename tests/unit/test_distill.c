@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/distill.h"
 
+#include "model/logistic.h"
 #include "model/slate_loss.h"
 #include "tests/unit/slate_fixture.h"
 
@@ -8,7 +9,7 @@ static bool pointwise(const struct slate_case *c, float weight, double *loss, fl
 {
     float q[ITEMS];
     for (int k = 0; k < c->n; k++)
-        q[k] = (float)slate_sigmoid((double)c->g[k]);
+        q[k] = (float)logistic_sigmoid((double)c->g[k]);
     return distill_pointwise(c->n, c->s, q, weight, loss, ds);
 }
 

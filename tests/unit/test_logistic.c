@@ -90,10 +90,19 @@ static void a_logit_that_is_not_a_number_shows(void **state)
     }
 }
 
+static void large_logits_neither_overflow_nor_vanish(void **state)
+{
+    (void)state;
+    assert_true(logistic_softplus(1000) == 1000 && logistic_softplus(-1000) == 0);
+    assert_true(logistic_sigmoid(1000) == 1 && logistic_sigmoid(-1000) == 0);
+    assert_true(fabs(logistic_softplus(0) - log(2)) < 1e-15 && logistic_sigmoid(0) == 0.5);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(probabilities_are_right_at_both_ends),
+        cmocka_unit_test(large_logits_neither_overflow_nor_vanish),
         cmocka_unit_test(loss_and_gradient_are_what_was_worked_by_hand),
         cmocka_unit_test_setup(backward_agrees_with_finite_differences, setup),
         cmocka_unit_test_setup(a_masked_pair_does_not_count, setup),

@@ -86,9 +86,6 @@ static void large_scores_neither_overflow_nor_vanish(void **state)
     assert_true(near((double)ds[0], 1 / (1 + exp(-1)) - 1 / (1 + exp(2))));
     assert_true(slate_align(3, s, 0.01f, g, 1, 1, &loss, ds));
     assert_true(isfinite(loss) && loss > 1e38 && isfinite(ds[0]) && isfinite(ds[2]));
-    assert_true(slate_softplus(1000) == 1000 && slate_softplus(-1000) == 0);
-    assert_true(slate_sigmoid(1000) == 1 && slate_sigmoid(-1000) == 0);
-    assert_true(near(slate_softplus(0), log(2)) && slate_sigmoid(0) == 0.5);
 }
 
 static void a_score_of_the_model_that_is_no_number_makes_the_loss_none(void **state)
