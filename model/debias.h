@@ -164,8 +164,10 @@ void debias_learn(const struct debias_options *o, struct debias_state *s, int D,
 
 // ---- squared losses ------------------------------------------------------------------------
 
-// The estimators' own losses: the SUM over rows of (estimate - value)^2, paired row by row, on the
-// estimate before any floor. Estimates are overwritten, gradients added to.
+// The estimators' own losses as functions of arrays: the SUM over rows of (estimate - value)^2,
+// paired row by row, on the estimate before any floor. Estimates are overwritten, gradients added
+// to. No model uses them yet: debias_learn takes its steps with rates of its own, row by row for
+// the table and normalised by the length of q for W.
 //
 //     estimate_i = table[bucket_i]
 double debias_table_forward(int B, const int *bucket, const float *table, const float *value,

@@ -181,9 +181,3 @@ void delay_histogram_add(struct delay_histogram *h, int task, int64_t delay_ms)
         bucket++;
     h->count[task][bucket]++;
 }
-
-double delay_histogram_edge_s(int bucket)
-{
-    assert(bucket >= 0 && bucket < DELAY_BUCKETS);
-    return bucket < DELAY_BUCKETS - 1 ? ldexp(1, bucket) : INFINITY;
-}

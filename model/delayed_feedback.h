@@ -52,7 +52,8 @@ void delayed_feedback_es_dfm(size_t n, const float *label, const float *p_dp, co
 // on it has no meaning.
 void delayed_feedback_fnc(size_t n, const float *biased, float *p);
 
-// The delay as part of the model (Chapelle 2014): exponential with this rate, converted or not.
+// The delay as part of the model (Chapelle 2014): exponential with this rate, converted or not. No
+// objective uses it yet.
 //
 //     label 1, after t        l = softplus(-z) - log rate + rate t
 //     label 0, since t        l = -log(1 - p + p exp(-rate t))
@@ -94,5 +95,3 @@ struct delay_histogram {
 
 // A negative delay counts as none.
 void delay_histogram_add(struct delay_histogram *h, int task, int64_t delay_ms);
-// Where bucket k ends, in seconds; INFINITY for the last.
-double delay_histogram_edge_s(int bucket);

@@ -6,7 +6,8 @@
 //     pi    = softmax(gate)                 ddot_p  = pi_p dscore
 //     score = sum_p pi_p dot_p              dgate_p = pi_p (dot_p - score) dscore
 //
-// All arrays (P). Forward overwrites, backward adds.
+// All arrays (P). Forward overwrites, backward adds. The light ranker takes gate and backward; no
+// model uses forward yet.
 #pragma once
 
 // x (n, P): the gates of n pairs become their pi. Many at once, for exponentials come by the block.

@@ -154,14 +154,3 @@ void multi_interest_label_aware_backward(int K, int D, float p, const float *V, 
             kernels->axpy((size_t)D, ddot, V + (size_t)k * D, de);
     }
 }
-
-double multi_interest_evenness(int K, const double *usage)
-{
-    double sum = 0, entropy = 0;
-    for (int k = 0; k < K; k++)
-        sum += usage[k];
-    for (int k = 0; k < K; k++)
-        if (usage[k] > 0)
-            entropy -= usage[k] / sum * log(usage[k] / sum);
-    return K > 1 ? entropy / log(K) : 1;
-}

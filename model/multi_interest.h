@@ -18,7 +18,8 @@
 // Two ways to train with it: the interest that fits the positive best is the user's vector for the
 // positive and for all its negatives (multi_interest_choose), or all of them mixed by how well they
 // fit the positive (label_aware, below). In the third, maxsim, each candidate takes the interest
-// that fits it best: those are the heads of retrieval_loss.h. Serving takes the union.
+// that fits it best: those are the heads of retrieval_loss.h. Serving takes the union. No model
+// uses it yet.
 #pragma once
 
 #include <stddef.h>
@@ -61,7 +62,3 @@ void multi_interest_label_aware(int K, int D, float p, const float *V, const flo
 void multi_interest_label_aware_backward(int K, int D, float p, const float *V, const float *e,
                                          const float *mix, const float *dv, float *scratch,
                                          float *dV, float *de);
-
-// How evenly the interests are used, from how often each was chosen: the entropy of usage (K) over
-// log K, 1 for evenly, 0 when a single one is left (a collapse) or none was used. K = 1 gives 1.
-double multi_interest_evenness(int K, const double *usage);

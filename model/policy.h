@@ -19,7 +19,7 @@ double policy_topk_weight(double pi, int K);
 void policy_ratios(int n, const float *s, const float *mask, const float *propensity, float cap,
                    float *ratio);
 // Divides by the mean of those that are not NAN, of one slate or of a whole batch: a little bias
-// for much less variance.
+// for much less variance. No term uses it yet.
 void policy_self_normalise(int n, float *ratio);
 // (sum w)^2 / sum w^2 over those that are not NAN: how many samples of equal weight they are worth.
 // 0 when nothing weighs.

@@ -9,6 +9,8 @@
 //     IPW        a row of position k or propensity p counts 1 / theta_k or 1 / p, capped
 //
 // Forward overwrites and returns the mean loss, backward adds. Labels are 0 or 1. Nothing can fail.
+// The estimators of model/debias.h use PBM and IPW; PAL, the additive head, the affine labels and
+// the self-normalised form no objective uses yet.
 #pragma once
 
 #include <stdbool.h>

@@ -609,8 +609,7 @@ static void candidates_correct(struct recipe *r, const struct step *s)
                 (double)count_decay(item, state->examples + (uint64_t)fresh, o->logq_half_life) +
             (s->fresh ? (double)r->hits[c] : 0);
         const double P = (count + 0.5) / (sum + 0.5 * N);
-        const double rate = r->targets * P + r->uniform / N;
-        r->log_chance[c] = (float)log(-expm1(-rate));
+        r->log_chance[c] = sampled_log_presence(sampled_rate(r->targets, P, r->uniform, N));
         r->corrected[c] = r->column[c] - (o->correction == SAMPLED_NONE ? 0 : r->log_chance[c]);
     }
 }

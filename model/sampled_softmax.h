@@ -68,7 +68,7 @@ double sampled_softmax_row(const struct sampled_softmax *s, int columns, const f
 // How often an item is expected in a batch of `batch` targets drawn by popularity (its share is p)
 // and `uniform` draws from a catalogue of `items`. Divided by the number of draws it is the q of
 // SAMPLED_DRAW, the Q* of mixed negative sampling.
-static inline double sampled_rate(int batch, double p, int uniform, double items)
+static inline double sampled_rate(double batch, double p, double uniform, double items)
 {
     return batch * p + uniform / items;
 }

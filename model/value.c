@@ -114,12 +114,6 @@ char *value_tasks_text(const struct value_tasks *v, const float *weight,
     return text;
 }
 
-int value_task_of(const struct value_tasks *v, size_t size, const char *action)
-{
-    const int t = task_named(v, size, action);
-    return t >= 0 ? t : v->other;
-}
-
 float value_of_labels(const struct value_tasks *v, uint32_t labels)
 {
     float net = 0;
@@ -148,26 +142,6 @@ void value_weights(enum value_form form, int B, const float *net, float scale, f
     const float least = form == VALUE_SIGNED ? -1 : 0;
     for (int i = 0; i < B; i++)
         weight[i] = fmaxf(fminf(net[i] / scale, 1), least);
-}
-
-static int ascending(const void *a, const void *b)
-{
-    const float x = *(const float *)a, y = *(const float *)b;
-    return (x > y) - (x < y);
-}
-
-void value_scale_update(struct value_scale *s, int B, const float *net, float *sorted)
-{
-    int positives = 0;
-    for (int i = 0; i < B; i++)
-        if (net[i] > 0)
-            sorted[positives++] = net[i];
-    if (positives == 0)
-        return;
-    qsort(sorted, (size_t)positives, sizeof *sorted, ascending);
-    // The smallest value that at least 99 in 100 do not exceed.
-    const float percentile = sorted[(99 * (long)positives + 99) / 100 - 1];
-    s->scale = s->scale > 0 ? s->scale + s->rate * (percentile - s->scale) : percentile;
 }
 
 float value_residual(enum value_residual form, float n, float mean, float sd, float floor,

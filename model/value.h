@@ -43,12 +43,11 @@ bool value_tasks_plain(const struct value_tasks *v);
 // numbers; without weights, NULL, the names alone. Returns text.
 char *value_tasks_text(const struct value_tasks *v, const float *weight,
                        char text[VALUE_TASKS_TEXT_SIZE]);
-// The task of an action of size bytes, -1 when it has none.
-int value_task_of(const struct value_tasks *v, size_t size, const char *action);
 // The net value of labels: bit t for task t.
 float value_of_labels(const struct value_tasks *v, uint32_t labels);
 
-// net (B) is overwritten. labels (B, T), value_weight (T).
+// net (B) is overwritten. labels (B, T), value_weight (T). No model uses it yet: an engagement has
+// one task, and a slate's labels are bits.
 void value_net(int B, int T, const float *labels, const float *value_weight, float *net);
 
 // ---- row weights ---------------------------------------------------------------------------
@@ -66,18 +65,10 @@ enum value_form {
     VALUE_SIGNED,
 };
 
-// weight (B) is overwritten. scale is read by all but the seed form, and must be above 0.
+// weight (B) is overwritten. scale is read by all but the seed form, and must be above 0. The
+// models weigh by a running mean (model/row_weights.h) and take VALUE_SEED alone; the other two
+// forms no model uses yet.
 void value_weights(enum value_form form, int B, const float *net, float scale, float *weight);
-
-// The running scale: the 99th percentile of the positive values of each batch, averaged with
-// exponential forgetting. The first batch with a positive sets it.
-struct value_scale {
-    float rate;  // of forgetting, for each batch; about 0.01
-    float scale; // 0 before the first positive
-};
-
-// sorted (B) is scratch.
-void value_scale_update(struct value_scale *s, int B, const float *net, float *sorted);
 
 // ---- residuals -----------------------------------------------------------------------------
 
@@ -93,6 +84,6 @@ enum value_residual {
 // A cap of 0 is none; it limits the ratio on both sides, as a value may be negative.
 float value_residual(enum value_residual form, float n, float mean, float sd, float floor,
                      float cap);
-// The effect of phi on a value when both are residuals of past-only predictions (Robinson 1988):
-// sum phi_i value_i / sum phi_i^2; 0 when phi does not vary.
+// No objective uses it yet: the effect of phi on a value when both are residuals of past-only
+// predictions (Robinson 1988): sum phi_i value_i / sum phi_i^2; 0 when phi does not vary.
 double value_partial_out(int n, const float *value, const float *phi);

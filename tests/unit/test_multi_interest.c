@@ -175,16 +175,6 @@ static void the_mix_prefers_what_fits_whatever_the_power(void **state)
     assert_true(fabsf(v[0] - (mix[0] - 3 * mix[1])) < 1e-6f && v[1] == 0);
 }
 
-static void evenness_is_1_for_all_alike_and_0_for_a_collapse(void **state)
-{
-    (void)state;
-    assert_true(fabs(multi_interest_evenness(4, (const double[]){5, 5, 5, 5}) - 1) < 1e-12);
-    assert_true(multi_interest_evenness(4, (const double[]){0, 9, 0, 0}) == 0);
-    assert_true(fabs(multi_interest_evenness(4, (const double[]){2, 0, 2, 0}) - 0.5) < 1e-12);
-    assert_true(multi_interest_evenness(2, (const double[]){0, 0}) == 0);
-    assert_true(multi_interest_evenness(1, (const double[]){3}) == 1);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -197,7 +187,6 @@ int main(void)
         cmocka_unit_test_setup(the_best_interest_is_chosen_and_the_first_of_those_that_tie, setup),
         cmocka_unit_test_setup(the_mix_agrees_with_finite_differences, setup),
         cmocka_unit_test_setup(the_mix_prefers_what_fits_whatever_the_power, setup),
-        cmocka_unit_test(evenness_is_1_for_all_alike_and_0_for_a_collapse),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -26,16 +26,6 @@ static void a_task_table_has_names_and_weights_of_any_sign(void **state)
     assert_string_equal(v.name[2], "hide");
 }
 
-static void an_action_without_a_task_is_the_stars_or_nobodys(void **state)
-{
-    (void)state;
-    const struct value_tasks open = parsed("click=1,*=0.1"), closed = parsed("click=1");
-    assert_int_equal(value_task_of(&open, 5, "click"), 0);
-    assert_int_equal(value_task_of(&open, 4, "clic"), 1);
-    assert_int_equal(value_task_of(&open, 6, "clicks"), 1);
-    assert_int_equal(value_task_of(&closed, 4, "like"), -1);
-}
-
 static void what_is_wrong_with_a_task_table_is_said_with_its_place(void **state)
 {
     static const struct {
@@ -142,24 +132,6 @@ static void weights_of_the_seed_form_are_what_was_worked_by_hand(void **state)
     assert_true(a[0] == 1 && a[1] == 1);
 }
 
-static void the_scale_follows_the_99th_percentile_of_the_positive_values(void **state)
-{
-    struct value_scale s = {.rate = 0.25f};
-    float net[300] = {0}, sorted[300];
-    (void)state;
-    value_scale_update(&s, 300, net, sorted);
-    assert_true(s.scale == 0); // nothing positive yet
-    for (int i = 0; i < 200; i++)
-        net[i] = (float)(200 - i); // 1 .. 200: 198 of 200 do not exceed 198
-    value_scale_update(&s, 300, net, sorted);
-    assert_true(s.scale == 198);
-    net[0] = 1e9f; // an outlier
-    value_scale_update(&s, 300, net, sorted);
-    assert_true(s.scale == 198);
-    value_scale_update(&s, 1, (float[]){98}, sorted);
-    assert_true(s.scale == 173);
-}
-
 static void residuals_are_what_was_worked_by_hand(void **state)
 {
     (void)state;
@@ -219,7 +191,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_task_table_has_names_and_weights_of_any_sign),
-        cmocka_unit_test(an_action_without_a_task_is_the_stars_or_nobodys),
         cmocka_unit_test(what_is_wrong_with_a_task_table_is_said_with_its_place),
         cmocka_unit_test(weights_may_change_under_labels_but_names_may_not),
         cmocka_unit_test(labels_give_the_sum_of_their_tasks_weights),
@@ -228,7 +199,6 @@ int main(void)
         cmocka_unit_test(one_large_value_shrinks_no_other_row),
         cmocka_unit_test(a_negative_value_is_a_negative_weight_and_not_dropped),
         cmocka_unit_test(weights_of_the_seed_form_are_what_was_worked_by_hand),
-        cmocka_unit_test(the_scale_follows_the_99th_percentile_of_the_positive_values),
         cmocka_unit_test(residuals_are_what_was_worked_by_hand),
         cmocka_unit_test(partialling_out_finds_the_slope_between_residuals),
         cmocka_unit_test(tasks_are_written_so_that_they_are_read_as_the_same),
