@@ -21,7 +21,7 @@
 // Below this spread inside a slate the ranker's scores count as equal.
 static const float SCORE_FLOOR = 1e-6f;
 
-enum { RANKERS_MAX = 256, ROWS_MAX = SLATES_MAX * SLATE_ITEMS_MAX };
+enum { GUARDS = UINT8_MAX + 1 }; // the proxy, and every version that a slate can name
 
 const char *const objective_names[OBJECTIVES] = {
     [OBJECTIVE_RETRIEVAL] = "retrieval",
@@ -278,7 +278,7 @@ int objectives_open(struct objectives **out, struct columns *s,
     if (units > 0)
         rc = column_open(&o->heads, s, "model.heads", (size_t)dim * sizeof(float), units);
     if (rc == 0)
-        rc = column_open(&o->guard, s, "model.guard", sizeof(struct reward_guard), RANKERS_MAX);
+        rc = column_open(&o->guard, s, "model.guard", sizeof(struct reward_guard), GUARDS);
     if (rc == 0)
         rc = column_open(&o->state, s, "model.objectives", sizeof(struct objective_state), 1);
     const size_t bytes = memory_bytes(o);
@@ -289,7 +289,7 @@ int objectives_open(struct objectives **out, struct columns *s,
     }
     if (units > 0)
         column_grow(&o->heads, units);
-    column_grow(&o->guard, RANKERS_MAX);
+    column_grow(&o->guard, GUARDS);
     column_grow(&o->state, 1);
     struct arena scratch = {o->memory, bytes, 0};
     scratch_open(o, &scratch, seed);

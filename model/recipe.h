@@ -22,11 +22,12 @@
 // and fastest scale of popularity is for news: mind-sample5k (chunks of 64) goes from 0.1123/0.3669
 // to 0.2019/0.4780 with a half-life of 300 engagements, and nothing else changes by 0.004.
 //
-// One step: softmax cross-entropy, summed over the batch, over the unique set of the batch's
-// targets and uniformly drawn known items, each corrected by the logarithm of its chance to be in
-// that set: log(1 - exp(-(n P(c) + uniform / N))). What a user engaged with at the same time as
-// with the target is left out: on baskets of groceries 0.0791/0.2248 becomes 0.0846/0.2319. If what
-// came later was left out too, ml1m would lose 0.002/0.002. Tables by row-wise Adagrad, A by Adam.
+// One step: softmax cross-entropy, each row by its weight (model/row_weights.h; below 0 it is
+// unlearned), summed over the batch, over the unique set of the batch's targets and uniformly drawn
+// known items, each corrected by the logarithm of its chance to be in that set: log(1 - exp(-(n
+// P(c) + uniform / N))). What a user engaged with at the same time as with the target is left out:
+// on baskets of groceries 0.0791/0.2248 becomes 0.0846/0.2319. If what came later was left out too,
+// ml1m would lose 0.002/0.002. Tables by row-wise Adagrad, A by Adam.
 //
 // A new item starts beside its like: its row is the random start plus f W, where f are its
 // features, scaled to length 1, and W (item_features, d) predicts the rows of targets from theirs

@@ -44,6 +44,13 @@ struct tables {
     size_t dense_size;   // floats of the parameters, a multiple of d
 };
 
+// Adds the columns that the options ask for. dense_size: floats of the kind's dense parameters, of
+// any number. items, users: rows at the most. 0 or -ENOMEM.
+int tables_open(struct tables *t, struct columns *s, const struct two_tower_options *o,
+                size_t dense_size, size_t items, size_t users);
+// Whether item_frequency is one of them.
+bool tables_count_frequency(const struct two_tower_options *o);
+
 static inline float *tables_dense(const struct tables *t)
 {
     return (float *)(void *)t->dense.base;

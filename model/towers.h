@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Between the towers and the objectives. A kind of model (recipe.c, classic.c) turns rows into
-// vectors and gradients of vectors into updates of rows; an objective (two_tower.c) turns vectors
-// into a loss and its gradient, and knows neither rows nor layers. One step:
+// vectors and gradients of vectors into updates of rows; an objective (objectives.c) turns vectors
+// into a loss and its gradient, and knows neither rows nor layers; the softmax over a batch is the
+// kind's, for what it corrects and masks by is. One step:
 //
 //     begin        no items yet
 //     candidates   or item, one by one: which items take part, each once

@@ -8,10 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/frequency.h"
 #include "model/gemm.h"
 #include "model/kernels.h"
-#include "model/memory.h"
 #include "model/recipe.h"
 #include "model/reference.h"
 #include "model/rng.h"
@@ -45,126 +43,7 @@ enum { MEASURED_MAX = 64 }; // examples of a step
 static const struct towers_kind *const kinds[] = {
     [MODEL_RECIPE] = &recipe_kind, [MODEL_TWO_TOWER] = &classic_kind};
 
-double tables_squares(const struct column *c, int n, const uint32_t *rows)
-{
-    double sum = 0;
-    for (int i = 0; i < n; i++) {
-        const float *row = column_at(c, rows[i]);
-        sum += (double)kernels->dot(c->unit / sizeof *row, row, row);
-    }
-    return sum;
-}
-
-double tables_bias_squares(const struct tables *t, int n, const uint32_t *items)
-{
-    double sum = 0;
-    for (int i = 0; i < n; i++) {
-        const struct item_state *item = column_at(&t->item_state, items[i]);
-        sum += (double)item->bias * (double)item->bias;
-    }
-    return sum;
-}
-
-float count_decay(const struct item_state *item, uint64_t at, float half_life)
-{
-    return exp2f(-(float)(at - item->counted_at) / half_life);
-}
-
-float count_half_life(const struct two_tower_options *o, int count)
-{
-    return count == COUNT_LOGQ ? o->logq_half_life : o->prior_half_life[count];
-}
-
-void prior_of(const struct two_tower_options *o, const struct model_state *state,
-              const struct item_state *item, double N, float prior[PRIORS])
-{
-    for (int k = 0; k < PRIORS; k++) {
-        const double n = (double)item->count[k] *
-                         (double)count_decay(item, state->examples, o->prior_half_life[k]);
-        prior[k] = (float)log((n + 0.5) * N / (state->count_sum[k] + 0.5 * N));
-    }
-}
-
-static size_t dense_size(const struct two_tower_options *o)
-{
-    const size_t n = kinds[o->kind]->dense_size(o);
-    return (n + (size_t)o->dim - 1) / (size_t)o->dim * (size_t)o->dim;
-}
-
-// The recipe corrects by its decayed counts, which it keeps for the prior anyway.
-static bool frequency_kept(const struct two_tower_options *o)
-{
-    return o->kind == MODEL_TWO_TOWER && o->logq;
-}
-
-static int columns_add(struct two_tower *m, struct columns *s)
-{
-    const struct two_tower_options *o = &m->options;
-    struct tables *t = &m->tables;
-    const size_t row = (size_t)o->dim * sizeof(float);
-    const size_t kept = optimizer_state_floats(&o->table, (size_t)o->dim);
-    const size_t slots = (kept > 0 ? kept : 1) * sizeof(float); // sgd keeps nothing
-    const size_t items = m->items->row.n_max, users = m->users->row.n_max;
-    t->dense_size = dense_size(o);
-    const size_t dense = 3 * t->dense_size / (size_t)o->dim; // no optimiser keeps more than two
-    int rc = column_open(&t->item_vector, s, "item.vector", row, items);
-    if (rc == 0)
-        rc = column_open(&t->item_state, s, "item.state", sizeof(struct item_state), items);
-    if (rc == 0)
-        rc = column_open(&t->item_slots, s, "item.optimizer", slots, items);
-    if (rc == 0 && o->kind == MODEL_RECIPE)
-        rc = column_open(&t->item_context, s, "item.context", row, items);
-    if (rc == 0 && o->kind == MODEL_RECIPE)
-        rc = column_open(&t->item_context_slots, s, "item.context_optimizer", slots, items);
-    if (rc == 0 && o->item_features > 0)
-        rc = column_open(&t->item_features, s, "item.features",
-                         (size_t)o->item_features * sizeof(float), items);
-    if (rc == 0 && frequency_kept(o))
-        rc = column_open(&t->item_frequency, s, "item.frequency", sizeof(struct frequency_cell),
-                         items);
-    if (rc == 0)
-        rc = column_open(&t->user_vector, s, "user.vector", row, users);
-    if (rc == 0 && !o->onebp)
-        rc = column_open(&t->user_slots, s, "user.optimizer", slots, users);
-    if (rc == 0)
-        rc = column_open(&t->dense, s, "model.dense", row, dense);
-    if (rc == 0)
-        rc = column_open(&t->state, s, "model.state", sizeof(struct model_state), 1);
-    if (rc == 0 && o->memory.capacity > 0)
-        rc = memory_open(t, s, o);
-    if (rc == 0) {
-        column_grow(&t->dense, dense);
-        column_grow(&t->state, 1);
-    }
-    return rc;
-}
-
-static int values_open(struct two_tower *m, struct columns *s)
-{
-    memcpy(m->values.weight, m->options.objectives.value, sizeof m->values.weight);
-    if (!m->options.tasks_named)
-        return 0;
-    const int rc = column_open(&m->value, s, "model.value", sizeof m->values, 1);
-    if (rc < 0)
-        return rc;
-    column_grow(&m->value, 1);
-    *(struct model_values *)column_edit(&m->value, 0) = m->values;
-    return 0;
-}
-
-// A column's units never move: who reads the weights may keep the address.
-const struct model_values *two_tower_values(const struct two_tower *m)
-{
-    return m->options.tasks_named ? column_at(&m->value, 0) : &m->values;
-}
-
-void two_tower_set_values(struct two_tower *m, const float *weight, uint64_t since)
-{
-    assert(m->options.tasks_named);
-    struct model_values *values = column_edit(&m->value, 0);
-    memcpy(values->weight, weight, (size_t)m->options.objectives.tasks * sizeof *weight);
-    values->since = since;
-}
+// ---- Opening.
 
 static bool has_heads(const struct two_tower_options *o)
 {
@@ -213,6 +92,19 @@ const char *two_tower_refuses(const struct two_tower_options *o, char *text, siz
     assert(n <= GROUPS_MAX);
     const int chosen = optimizer_choices(o, choices);
     return optimizer_covers(n, groups, chosen, choices, text, size) ? NULL : text;
+}
+
+static int values_open(struct two_tower *m, struct columns *s)
+{
+    memcpy(m->values.weight, m->options.objectives.value, sizeof m->values.weight);
+    if (!m->options.tasks_named)
+        return 0;
+    const int rc = column_open(&m->value, s, "model.value", sizeof m->values, 1);
+    if (rc < 0)
+        return rc;
+    column_grow(&m->value, 1);
+    *(struct model_values *)column_edit(&m->value, 0) = m->values;
+    return 0;
 }
 
 static int slates_open(struct two_tower *m, struct columns *s)
@@ -267,7 +159,8 @@ int two_tower_open(struct two_tower **m_out, struct columns *s, const struct id_
     m->options = *options;
     m->items = items;
     m->users = users;
-    int rc = columns_add(m, s);
+    int rc = tables_open(&m->tables, s, &m->options, kinds[o->kind]->dense_size(o),
+                         items->row.n_max, users->row.n_max);
     const int slates = o->objectives.slates, shown = slates * SLATE_ITEMS_MAX;
     const int columns = o->batch_max + o->uniform_negatives;
     if (rc == 0) {
@@ -317,6 +210,8 @@ void two_tower_close(struct two_tower *m)
     free(m);
 }
 
+// ---- Rows that are new, and what is published.
+
 // Rows start as a function of (seed, purpose, id): the order of arrival plays no part.
 static void row_init(const struct two_tower_options *o, uint64_t purpose, uint64_t hash, float *row)
 {
@@ -343,7 +238,7 @@ void two_tower_item_created(struct two_tower *m, uint32_t row)
     // The recipe's column grows with the first items that have features.
     if (o->item_features > 0 && (o->kind == MODEL_TWO_TOWER || row < t->item_features.n))
         memset(column_reach(&t->item_features, row), 0, t->item_features.unit);
-    if (frequency_kept(o))
+    if (tables_count_frequency(o))
         memset(column_reach(&t->item_frequency, row), 0, t->item_frequency.unit);
     if (m->weights)
         row_weights_item_created(m->weights, row);
@@ -407,6 +302,8 @@ void two_tower_published(struct two_tower *m)
         reference_begin(&m->reference, id_table_state(m->items)->live);
 }
 
+// ---- The end of every step.
+
 // Every row that the step may change is kept as the fleets have it.
 static void rows_save(struct two_tower *m, const struct step *s)
 {
@@ -436,6 +333,8 @@ static bool step_finish(struct two_tower *m, struct step *s)
     state->steps++;
     return true;
 }
+
+// ---- Examples: how a batch of engagements becomes a loss, and the loss an update.
 
 // Which steps are measured depends on their number alone. They are drawn, not counted off: every
 // second step could always be one that replays.
@@ -473,7 +372,6 @@ static double norm(size_t n, const float *x)
     return sqrt((double)kernels->dot(n, x, x));
 }
 
-// How a batch of engagements becomes a loss, and the loss an update.
 static struct step_report batch_learn(struct two_tower *m, int n, const struct example *examples,
                                       const float *features, bool fresh)
 {
@@ -524,6 +422,34 @@ struct step_report two_tower_replay(struct two_tower *m, int n, const struct exa
 {
     assert(m->options.kind == MODEL_RECIPE);
     return batch_learn(m, n, examples, NULL, false);
+}
+
+// ---- Slates: how what was shown together becomes losses, and these an update.
+
+struct example two_tower_context(const struct slate *slate)
+{
+    struct example context = {.user = slate->user,
+                              .ts_ms = slate->ts_ms,
+                              .n_history = slate->n_history,
+                              .n_newest = slate->n_newest};
+    memcpy(context.history, slate->history, sizeof context.history);
+    memcpy(context.actions, slate->actions, sizeof context.actions);
+    memcpy(context.gaps, slate->gaps, sizeof context.gaps);
+    return context;
+}
+
+// One query a slate, and each item once in the step, whatever slates it was shown in.
+static void slates_place(struct two_tower *m, struct step *s, struct slate_batch *b)
+{
+    for (int i = 0; i < b->n; i++) {
+        const struct slate *slate = &b->slates[i];
+        assert(slate->n_items <= SLATE_ITEMS_MAX);
+        m->contexts[i] = two_tower_context(slate);
+        m->first[i] = b->rows;
+        for (int k = 0; k < slate->n_items; k++)
+            m->slot[b->rows++] = m->towers->kind->item(m->towers, s, slate->items[k].item);
+    }
+    m->first[b->n] = b->rows;
 }
 
 // s = q . v + column + repeat, row by row.
@@ -603,7 +529,6 @@ static bool gradient_left(const struct step *s, int d)
            kernels->dot((size_t)s->C, s->dcolumn, s->dcolumn) != 0;
 }
 
-// How slates become losses, and the losses an update.
 struct slate_report two_tower_learn_slates(struct two_tower *m, int n, const struct slate *slates,
                                            const float *scores, const float *features)
 {
@@ -622,20 +547,7 @@ struct slate_report two_tower_learn_slates(struct two_tower *m, int n, const str
 
     // Everything is read as it was before the step.
     towers->kind->begin(towers, &s);
-    for (int i = 0; i < n; i++) {
-        m->contexts[i] = (struct example){.user = slates[i].user,
-                                          .ts_ms = slates[i].ts_ms,
-                                          .n_history = slates[i].n_history,
-                                          .n_newest = slates[i].n_newest};
-        memcpy(m->contexts[i].history, slates[i].history, sizeof slates[i].history);
-        memcpy(m->contexts[i].actions, slates[i].actions, sizeof slates[i].actions);
-        memcpy(m->contexts[i].gaps, slates[i].gaps, sizeof slates[i].gaps);
-        m->first[i] = b.rows;
-        assert(slates[i].n_items <= SLATE_ITEMS_MAX);
-        for (int k = 0; k < slates[i].n_items; k++)
-            m->slot[b.rows++] = towers->kind->item(towers, &s, slates[i].items[k].item);
-    }
-    m->first[n] = b.rows;
+    slates_place(m, &s, &b);
     towers->kind->forward(towers, &s);
     slates_score(m, &s, &b);
     if (m->referenced)
@@ -653,6 +565,32 @@ struct slate_report two_tower_learn_slates(struct two_tower *m, int n, const str
     if (!report.skipped)
         objectives_update(m->objectives, &s, &b, m->weights);
     return report;
+}
+
+// ---- What is asked of the model.
+
+const struct two_tower_options *two_tower_options(const struct two_tower *m)
+{
+    return &m->options;
+}
+
+const struct tables *two_tower_tables(const struct two_tower *m)
+{
+    return &m->tables;
+}
+
+// A column's units never move: who reads the weights may keep the address.
+const struct model_values *two_tower_values(const struct two_tower *m)
+{
+    return m->options.tasks_named ? column_at(&m->value, 0) : &m->values;
+}
+
+void two_tower_set_values(struct two_tower *m, const float *weight, uint64_t since)
+{
+    assert(m->options.tasks_named);
+    struct model_values *values = column_edit(&m->value, 0);
+    memcpy(values->weight, weight, (size_t)m->options.objectives.tasks * sizeof *weight);
+    values->since = since;
 }
 
 const struct reward_guard *two_tower_guard(const struct two_tower *m, int ranker)
@@ -688,6 +626,8 @@ void two_tower_expected(const struct two_tower *m, enum expectation by, const st
     }
 }
 
+// ---- Vectors: rows through the pure functions of the kind, as of now or of a view.
+
 struct view two_tower_view(const struct two_tower *m)
 {
     return (struct view){.options = &m->options,
@@ -711,17 +651,6 @@ void view_query(const struct view *v, const struct recent *recent, const float *
 int view_bonuses(const struct view *v, int m, const uint32_t *history, struct bonus *bonuses)
 {
     return kinds[v->options->kind]->bonuses(v, m, history, bonuses);
-}
-
-struct recent recent_of(const struct tables *t, int n, int newest, const uint32_t *rows,
-                        const float **vectors, const float **contexts)
-{
-    const bool recipe = t->item_context.base;
-    for (int k = 0; k < n; k++) {
-        vectors[k] = column_at(&t->item_vector, rows[k]);
-        contexts[k] = recipe ? column_at(&t->item_context, rows[k]) : NULL;
-    }
-    return (struct recent){n, newest, vectors, recipe ? contexts : NULL, NULL, NULL};
 }
 
 void two_tower_queries(struct two_tower *m, int n, const struct example *examples,
@@ -771,14 +700,4 @@ int two_tower_bonuses(const struct two_tower *m, const struct example *example,
 bool view_dense(const struct two_tower_options *o, int i, struct dense_parameter *p)
 {
     return kinds[o->kind]->dense(o, i, p);
-}
-
-const struct two_tower_options *two_tower_options(const struct two_tower *m)
-{
-    return &m->options;
-}
-
-const struct tables *two_tower_tables(const struct two_tower *m)
-{
-    return &m->tables;
 }

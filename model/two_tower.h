@@ -4,7 +4,7 @@
 // Two kinds share the tables, the columns and this interface:
 //
 //   recipe     the default (model/recipe.c): one tied item table, pooled history, popularity prior,
-//              repeat term, sampled softmax over unique candidates.
+//              repeat term, sampled softmax over unique candidates; attention as an option.
 //   two_tower  (model/classic.c): [id row ; feature MLP ; history] -> linear, in-batch softmax with
 //              every option of tfrs.tasks.Retrieval.
 //
@@ -12,9 +12,22 @@
 // bias and prior, the query's is 1. What no vector can hold, the repeat term, is a list of (item
 // row, bonus) that serving adds exactly.
 //
-// One thread. Parameters, optimiser slots and counts are columns; scratch memory is taken in
-// two_tower_open for batch_max examples. Learning is a function of (state, batch): no clock, and
-// random numbers by counter.
+// It learns in steps, of two sorts:
+//
+//     examples  two_tower_learn: of each engagement its item against the batch's candidates, by
+//               softmax, a row weighing what the engagement is worth (model/row_weights.h).
+//               two_tower_replay is the same of examples that were learned before.
+//     slates    two_tower_learn_slates: what was shown together, what came of it and what the main
+//               ranker had said, by the terms of model/objectives.h. Only with objectives.slates.
+//
+// Both run one course (model/towers.h): read everything as it was, go forward, let the losses add
+// to the gradients of the vectors, go back through the towers, update. A step whose loss or
+// gradient is not finite changes nothing but a count of such steps. model/two_tower.c is that
+// course; the kinds turn rows into vectors, the objectives vectors into losses.
+//
+// One thread. Parameters, optimiser slots and counts are columns (model/tables.h); scratch memory
+// is taken in two_tower_open for batch_max examples and objectives.slates slates. Learning is a
+// function of (state, batch): no clock, and random numbers by counter.
 #pragma once
 
 #include "model/batch_metrics.h"
@@ -136,6 +149,8 @@ struct step_report two_tower_learn(struct two_tower *m, int n, const struct exam
 // Another step on examples that were learned before, with their histories as of then. recipe only.
 struct step_report two_tower_replay(struct two_tower *m, int n, const struct example *examples);
 
+// The user of a slate as an example without an item: whose query the slate's items are scored by.
+struct example two_tower_context(const struct slate *slate);
 // One step on n <= objectives.slates slates: the terms of model/objectives.h. scores
 // (n, SLATE_ITEMS_MAX, tasks), features as above.
 struct slate_report two_tower_learn_slates(struct two_tower *m, int n, const struct slate *slates,

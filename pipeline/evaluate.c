@@ -654,13 +654,7 @@ static void slates_sample(struct evaluator *e, int n, const struct slate *slates
         if (!slate_counts(e, slate) || !share_takes(seen++, want, closed))
             continue;
         e->number[taken] = i;
-        e->sampled[taken] = (struct example){.user = slate->user,
-                                             .ts_ms = slate->ts_ms,
-                                             .n_history = slate->n_history,
-                                             .n_newest = slate->n_newest};
-        memcpy(e->sampled[taken].history, slate->history, sizeof slate->history);
-        memcpy(e->sampled[taken].actions, slate->actions, sizeof slate->actions);
-        memcpy(e->sampled[taken].gaps, slate->gaps, sizeof slate->gaps);
+        e->sampled[taken] = two_tower_context(slate);
         scanned = scanned || slate->ranker;
         taken++;
     }
