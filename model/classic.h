@@ -33,7 +33,7 @@
 #include "model/tables.h"
 
 // The dense parameters: the weight and the bias of each linear layer there is. Each begins on a
-// multiple of 16 floats. What their optimisers keep lies behind all of them: that of the parameter
+// multiple of 16 floats. What their optimizers keep lies behind all of them: that of the parameter
 // at offset p at dense_size + 2 p.
 size_t classic_dense_size(const struct two_tower_options *o); // floats
 bool classic_dense(const struct two_tower_options *o, int i, struct dense_parameter *p);

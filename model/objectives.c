@@ -43,7 +43,7 @@ struct objective_state {
 struct objectives {
     const struct objective_options *options;
     const float *value;  // of each task, the model's
-    struct column heads; // d floats a unit: parameters, then what their optimiser keeps
+    struct column heads; // d floats a unit: parameters, then what their optimizer keeps
     struct column guard; // struct reward_guard by version of the ranker; 0: the proxy
     struct column state; // one struct objective_state
     size_t heads_size;   // floats of the parameters, a multiple of d
@@ -273,7 +273,7 @@ int objectives_open(struct objectives **out, struct columns *s,
     o->value = value;
     o->dim = dim;
     o->heads_size = objectives_heads_size(options, dim);
-    const size_t units = 3 * o->heads_size / (size_t)dim; // no optimiser keeps more than two
+    const size_t units = 3 * o->heads_size / (size_t)dim; // no optimizer keeps more than two
     int rc = 0;
     if (units > 0)
         rc = column_open(&o->heads, s, "model.heads", (size_t)dim * sizeof(float), units);

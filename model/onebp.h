@@ -5,7 +5,7 @@
 //
 //     user <- beta user + (1 - beta) item
 //
-// beta is on the old row, as in the authors' program. No gradient and no optimiser state, and the
+// beta is on the old row, as in the authors' program. No gradient and no optimizer state, and the
 // row stays within the hull of the items' rows and where it began. Right only where users and items
 // share the space directly. For several items of one user call it once for each, oldest first.
 #pragma once

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Optimisers. One block of n parameters has one block of state beside it: a weight matrix is a
+// Optimizers. One block of n parameters has one block of state beside it: a weight matrix is a
 // block, and so is each row of a table, so dense and sparse parameters share the rules below.
 //
 //     w (n)   parameters, updated      g (n)   gradient, read only
@@ -81,13 +81,13 @@ const char *optimizer_refuses(const struct optimizer *o);
 float optimizer_shrink(size_t n, const float *x, size_t R, const float *references,
                        const float *relative, float absolute);
 
-// Which optimiser a group of parameters has: table rows, biases, a matrix.
+// Which optimizer a group of parameters has: table rows, biases, a matrix.
 struct optimizer_choice {
     const char *group;
     const struct optimizer *optimizer;
 };
 
-// Whether each of the groups has exactly one optimiser, none but these is named and all settings
+// Whether each of the groups has exactly one optimizer, none but these is named and all settings
 // work. If not, why (size) names the group and what is wrong with it. For the start.
 bool optimizer_covers(int groups, const char *const *group, int choices,
                       const struct optimizer_choice *choice, char *why, size_t size);

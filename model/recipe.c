@@ -58,7 +58,7 @@ struct recipe_dense recipe_dense_at(const float *dense, int d)
                                  .gate = scalars + AT_GATE};
 }
 
-// The parameters' start, and behind their size floats what their optimisers keep.
+// The parameters' start, and behind their size floats what their optimizers keep.
 static void dense_init(const struct two_tower_options *o, float *dense, size_t size)
 {
     const size_t d = (size_t)o->dim, A = 3 * d * d;

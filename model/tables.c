@@ -20,7 +20,7 @@ int tables_open(struct tables *t, struct columns *s, const struct two_tower_opti
     const size_t kept = optimizer_state_floats(&o->table, (size_t)o->dim);
     const size_t slots = (kept > 0 ? kept : 1) * sizeof(float); // sgd keeps nothing
     t->dense_size = (dense_size + (size_t)o->dim - 1) / (size_t)o->dim * (size_t)o->dim;
-    const size_t dense = 3 * t->dense_size / (size_t)o->dim; // no optimiser keeps more than two
+    const size_t dense = 3 * t->dense_size / (size_t)o->dim; // no optimizer keeps more than two
     int rc = column_open(&t->item_vector, s, "item.vector", row, items);
     if (rc == 0)
         rc = column_open(&t->item_state, s, "item.state", sizeof(struct item_state), items);

@@ -13,7 +13,7 @@ enum { COUNT_FAST, COUNT_SLOW, COUNT_RECENT, COUNT_LOGQ, COUNTS };
 
 struct item_state {
     float bias;
-    float bias_slots[2]; // of its optimiser
+    float bias_slots[2]; // of its optimizer
     float count[COUNTS];
     uint64_t counted_at;
 };
@@ -29,17 +29,17 @@ struct model_state {
 struct tables {
     struct column item_vector;  // d floats
     struct column item_state;   // struct item_state
-    struct column item_slots;   // what the optimiser keeps for a row
+    struct column item_slots;   // what the optimizer keeps for a row
     struct column item_context; // recipe: d floats, what the item says of the next one
     struct column item_context_slots;
     struct column item_features;  // item_features floats; not opened when the width is 0
     struct column item_frequency; // struct frequency_cell; only for two_tower with logq
     struct column user_vector;    // d floats
-    struct column user_slots;     // not opened when users' rows learn without an optimiser
+    struct column user_slots;     // not opened when users' rows learn without an optimizer
     // Only with a memory of negatives: its places, the d floats of each, and one
     // struct negative_memory
     struct column memory_entry, memory_vector, memory_state;
-    struct column dense; // d floats a unit: parameters, then what their optimisers keep
+    struct column dense; // d floats a unit: parameters, then what their optimizers keep
     struct column state; // one struct model_state
     size_t dense_size;   // floats of the parameters, a multiple of d
 };

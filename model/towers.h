@@ -70,9 +70,9 @@ struct towers_kind {
     // Of the dense parameters: how many floats, and their names.
     size_t (*dense_size)(const struct two_tower_options *o);
     bool (*dense)(const struct two_tower_options *o, int i, struct dense_parameter *p);
-    // The i-th group of parameters that update hands to an optimiser, NULL past the end.
+    // The i-th group of parameters that update hands to an optimizer, NULL past the end.
     const char *(*group)(const struct two_tower_options *o, int i);
-    // Writes the parameters' start, and what their optimisers keep, into the dense column. NULL
+    // Writes the parameters' start, and what their optimizers keep, into the dense column. NULL
     // when memory is short. items_max, users_max: rows of the tables.
     struct towers *(*open)(const struct towers *base, size_t items_max, size_t users_max);
     void (*close)(struct towers *t);

@@ -50,7 +50,7 @@ static bool has_heads(const struct two_tower_options *o)
     return objectives_heads_size(&o->objectives, o->dim) > 0;
 }
 
-// Which optimiser a group of parameters has. The kinds name the groups that they update; that the
+// Which optimizer a group of parameters has. The kinds name the groups that they update; that the
 // two lists agree is what optimizer_covers sees to.
 static int optimizer_choices(const struct two_tower_options *o, struct optimizer_choice *choices)
 {

@@ -25,7 +25,7 @@
 // gradient is not finite changes nothing but a count of such steps. model/two_tower.c is that
 // course; the kinds turn rows into vectors, the objectives vectors into losses.
 //
-// One thread. Parameters, optimiser slots and counts are columns (model/tables.h); scratch memory
+// One thread. Parameters, optimizer slots and counts are columns (model/tables.h); scratch memory
 // is taken in two_tower_open for batch_max examples and objectives.slates slates. Learning is a
 // function of (state, batch): no clock, and random numbers by counter.
 #pragma once

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Towers, history, in-batch softmax, top-k, optimisers, item frequency.
+// Towers, history, in-batch softmax, top-k, optimizers, item frequency.
 #include <assert.h>
 #include <math.h>
 #include <stdbool.h>
@@ -419,7 +419,7 @@ static void tfrs_layers(struct test *t)
     }
 }
 
-// ---- frequency, optimisers -----------------------------------------------------------------
+// ---- frequency, optimizers -----------------------------------------------------------------
 
 static void stream_frequency_bias(struct test *t)
 {
@@ -486,7 +486,7 @@ static void optimizers(struct test *t)
     const size_t n = start.count, steps = (size_t)grads.shape[0];
     const struct optimizer *found = optimizer_find(t->name);
     if (!found) {
-        fail(t, "there is no optimiser of this name");
+        fail(t, "there is no optimizer of this name");
         return;
     }
     struct optimizer o = *found;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Corrections of sampled softmax, multi-interest, clipped optimisers.
+// Corrections of sampled softmax, multi-interest, clipped optimizers.
 #include <math.h>
 #include <string.h>
 

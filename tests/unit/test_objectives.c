@@ -1185,7 +1185,7 @@ static void a_slate_without_anything_to_say_moves_nothing(void **state)
             struct fixture f;
             struct test_copy before;
             start_adaptive(&f, shape, terms[t].on);
-            learn(&f, 2); // what the optimisers keep would move parameters by itself
+            learn(&f, 2); // what the optimizers keep would move parameters by itself
             input_silence(&f.in);
             test_copy_take(&before, &f.m);
             slates_learn(&f);
@@ -1949,7 +1949,7 @@ static void distillation_brings_the_model_nearer_to_its_ranker(void **state)
     }
 }
 
-// There it is no member of the model: neither moved by the optimiser nor saved.
+// There it is no member of the model: neither moved by the optimizer nor saved.
 static void the_proxy_ranker_learns_and_is_kept_in_a_column(void **state)
 {
     (void)state;
