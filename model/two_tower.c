@@ -85,6 +85,11 @@ const char *two_tower_refuses(const struct two_tower_options *o, char *text, siz
         snprintf(text, size, "users move towards items only where both share a space: the recipe");
         return text;
     }
+    if (o->objectives.slates > 0 && o->objectives.ranker.weight > 0 &&
+        o->dim > LIGHT_RANKER_WIDTH_MAX) {
+        snprintf(text, size, "a light ranker needs a width of at most %d", LIGHT_RANKER_WIDTH_MAX);
+        return text;
+    }
     while (n < GROUPS_MAX - 1 && (group = kinds[o->kind]->group(o, n)))
         groups[n++] = group;
     if (has_heads(o))
