@@ -1125,7 +1125,7 @@ int config_check(const struct config *c, struct config_problems *problems)
     char reason[160];
     if (value_tasks_parse(&tasks, c->value_tasks, reason, sizeof reason) < 0)
         problem_add(problems, key_origin(c, "value.tasks"), "'value.tasks': %s", reason);
-    if (too_wide)
+    if (c->ranker_weight > 0 && c->model_dim > LIGHT_RANKER_WIDTH_MAX)
         problem_add(problems, key_origin(c, "ranker.weight"),
                     "'ranker.weight': a light ranker needs a 'model.dim' of at most %d",
                     LIGHT_RANKER_WIDTH_MAX);
