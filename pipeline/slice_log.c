@@ -239,7 +239,7 @@ static int file_read(struct slice_log *l, uint64_t first, bool newest, uint64_t 
         for (size_t i = at + 1; !whole_behind && i < (size_t)st.st_size; i++)
             whole_behind = record_whole(l, bytes + i, (size_t)st.st_size - i) > 0;
         if (partitions)
-            rc = fail(l, -EBADMSG, "%s: written with %d partitions, there are %d now", path,
+            rc = fail(l, -EINVAL, "%s: written with %d partitions, there are %d now", path,
                       partitions, l->n_partitions);
         else if (whole_behind)
             rc = fail(l, -EBADMSG, "%s: damaged at byte %zu, with slices behind it", path, at);

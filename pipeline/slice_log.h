@@ -8,7 +8,7 @@
 // mark of its own, so that logs without any are what they were before there were such records. On
 // opening, a torn tail is cut off; damage before the end is refused
 // (-EBADMSG, with file and offset), because what follows it cannot be trusted, and so is a log of
-// another number of partitions.
+// another number of partitions (-EINVAL).
 //
 // Appending is for the ingest thread; slice_log_sync may be called by the thread that makes
 // something of the slices visible, before it does. Functions return 0 or -errno, and then the
