@@ -214,7 +214,11 @@ static void report(struct source_kafka *k, const char *what)
 
 static void log_line(const rd_kafka_t *client, int level, const char *facility, const char *text)
 {
-    say(rd_kafka_opaque(client), level, "librdkafka: %s: %s", facility, text);
+    struct source_kafka *k = rd_kafka_opaque(client);
+    say(k, level, "librdkafka: %s: %s", facility, text);
+    // The only word about partitions that were added: look around now, not within a minute.
+    if (!strcmp(facility, "PARTCNT"))
+        k->check_ms = 0;
 }
 
 static void error_event(rd_kafka_t *client, int code, const char *reason, void *opaque)
