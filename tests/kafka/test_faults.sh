@@ -46,8 +46,7 @@ lag()
     check "$3" "lag ${value:-unknown}" [ "$is" = 0 ]
 }
 
-# A port below those that the system hands out, beside the broker's two.
-http=$((KAFKA_PORT + 12000))
+http=$ports
 live=(-o "http.listen=127.0.0.1:$http" -o checkpoint.interval=300ms -o snapshot.interval=600ms)
 
 # ends NAME STATUS SENTENCE TEXT: the process in the background ends so, and says so in its last line.
@@ -124,18 +123,6 @@ kill -TERM "$pid"
 wait_for "$pid"
 echo "# transactions: $SECONDS s"
 
-# Partitions are added. It may take a minute to be seen, so this one waits until the end.
-
-topics_make grown 1
-lines "$dir/made2" items | produce items grown-items
-from grown
-grown=("${kafka[@]}")
-twotower_start grown run "${grown[@]}"
-grown_pid=$pid
-trap 'kill -KILL "$grown_pid" 2>/dev/null' EXIT
-said grown "ready" 20
-"$KAFKA_BROKER" grow grown-items 3
-
 # The broker is killed, and frozen for fifteen seconds, while everything is read. Small fetches and
 # full queues make the reading last.
 
@@ -166,5 +153,80 @@ same "killed and frozen broker: it comes to the end" 0 "$status"
 same "killed and frozen broker: the same model" "$expected" "$(verdict_of away)"
 grep -E 'warning|error' "$dir/away/log" | sed 's/^/# /' | head -5
 echo "# killed and frozen: $SECONDS s, $(($(now_ms) - begun)) ms"
+
+# Logs that were cut, and topics that were made anew, while the process was away. Its positions are
+# where everything of made2 ends.
+
+topics_make cut 1
+for topic in "${topics[@]}"; do lines "$dir/made2" "$topic" | produce "$topic" "cut-$topic"; done
+from cut
+cut=("${kafka[@]}" -o checkpoint.interval=300ms)
+twotower_start cut run "${cut[@]}" "${live[@]}"
+at=$(wc -l <"$dir/made2/engagements.jsonl")
+records=$(cat "$dir/made2"/*.jsonl | wc -l)
+check "logs that are cut: first everything is read" "${value:-none} of $records" comes_to records_total -ge "$records"
+lag -eq 0 "logs that are cut: and learned"
+kill -TERM "$pid"
+wait_for "$pid"
+
+# refused STATUS SENTENCE TEXT: as it starts.
+refused()
+{
+    twotower_start cut run "${cut[@]}"
+    ends cut "$1" "$2" "$3"
+}
+
+"$KAFKA_BROKER" trim cut-engagements 0 "$at"
+twotower_start cut run "${cut[@]}" "${live[@]}"
+check "retention up to our offset: nothing is lost, it goes on" "$(tail -n 1 "$dir/cut/log")" \
+    comes_to consumer_lag_records -eq 0
+kill -TERM "$pid"
+wait_for "$pid"
+head -n 20 "$dir/made2/engagements.jsonl" | produce engagements cut-engagements
+"$KAFKA_BROKER" trim cut-engagements 0 $((at + 10))
+refused 65 "retention past our offset" \
+    "topic cut-engagements partition 0: offset $at was deleted by retention, the log is $((at + 10)) up to $((at + 20))"
+
+remade() # RECORDS
+{
+    local i
+    "$KAFKA_BROKER" delete cut-engagements
+    # The name is free when the broker has forgotten the topic.
+    for ((i = 0; i < 100; i++)); do
+        "$KAFKA_BROKER" topic cut-engagements 1 2>/dev/null && break
+        sleep 0.1
+    done
+    head -n "$1" "$dir/made2/engagements.jsonl" | produce engagements cut-engagements
+}
+
+remade 7
+refused 65 "a topic that was made anew, or truncated" \
+    "topic cut-engagements partition 0: offset $at is beyond the log, which is 0 up to 7: was the topic truncated or created anew\\?"
+"$KAFKA_BROKER" delete cut-engagements
+refused 66 "a topic that was deleted" "topic cut-engagements does not exist \\(brokers $KAFKA_BOOTSTRAP\\)"
+echo "# logs that are cut: $SECONDS s"
+
+# Deleted under a process that reads.
+
+topics_make gone 1
+from gone
+twotower_start gone run "${kafka[@]}" -o source.kafka.topic.metadata.refresh.interval.ms=500
+said gone "ready" 20
+"$KAFKA_BROKER" delete gone-items
+ends gone 66 "a topic that is deleted while it is read" "topic gone-items.* not exist"
+
+# Partitions are added.
+
+topics_make grown 1
+lines "$dir/made2" items | produce items grown-items
+from grown
+grown=("${kafka[@]}" -o checkpoint.interval=300ms -o source.kafka.topic.metadata.refresh.interval.ms=500)
+twotower_start grown run "${grown[@]}" "${live[@]}"
+comes_to records_total -ge 60
+"$KAFKA_BROKER" grow grown-items 3
+ends grown 74 "partitions that were added" "topic grown-items has 3 partitions now, it had 1 when reading began: a new state.dir"
+twotower_start grown run "${grown[@]}"
+ends grown 78 "partitions that were added: the next start" "4 partitions, there are 6 now|partitions \\(4 then, 6 now\\)"
+echo "# all: $SECONDS s"
 
 [ ! -e "$failures" ]

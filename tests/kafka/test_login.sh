@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 70
 . tests/kafka/support.sh
 command -v openssl >/dev/null || { echo "openssl is not installed"; exit 77; }
 
-export KAFKA_PORT=$((KAFKA_PORT + 12002)) KAFKA_STATE_DIR=$dir/secured
+export KAFKA_PORT=$ports KAFKA_STATE_DIR=$dir/secured
 export KAFKA_BOOTSTRAP=127.0.0.1:$KAFKA_PORT KAFKA_CONFIG=$dir/secured.properties
 export KAFKA_USER=scrammer:scram-secret
 secured=127.0.0.1:$((KAFKA_PORT + 2)) tls=127.0.0.1:$((KAFKA_PORT + 3))
