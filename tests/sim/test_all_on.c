@@ -361,9 +361,11 @@ static void scores(struct stream *s, struct made *r)
                                             .scores = r->scores[i],
                                             .n_scores = 1 + (int)draw(s, 3)};
         const struct text tasks[] = {{"click", 5}, {"like", 4}, {"hide", 4}};
-        for (int t = 0; t < 3; t++)
-            r->scores[i][t] =
-                (struct event_score){tasks[t], draw(s, 50) ? rng_float(&s->rng) : odd[draw(s, 4)]};
+        for (int t = 0; t < 3; t++) {
+            const bool high = likes(shown->user, item) == (t < 2); // the last is to be hidden
+            const float known = 0.4f * rng_float(&s->rng) + (high ? 0.6f : 0);
+            r->scores[i][t] = (struct event_score){tasks[t], draw(s, 50) ? known : odd[draw(s, 4)]};
+        }
     }
 }
 
