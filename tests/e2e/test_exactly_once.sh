@@ -110,11 +110,11 @@ rm -rf "${dir:?}/stopped"
 # memory of negatives, rows that expire after seconds. What is state of its own must be in the columns.
 
 all=(-o source.type=builtin -o source.requests=10000 -o source.users=2000 -o source.catalogue=800
-    -o source.requests_per_second=200 -o source.seed=11 -o join.window=5s -o tables.item_ttl=15s -o tables.user_ttl=20s
+    -o source.requests_per_second=50 -o source.seed=11 -o join.window=30s -o tables.item_ttl=40s -o tables.user_ttl=50s
     -o "value.tasks=click=1, like=-0.5, *=0.25" -o debias.estimator=pbm -o distill.weight=0.3
-    -o align.weight=0.2 -o align.trust=0.1 -o align.publish=1s -o preference.weight=0.2
+    -o align.weight=0.2 -o align.trust=0.1 -o align.publish=10s -o preference.weight=0.2
     -o preference.form=dpo -o ranker.weight=0.2 -o ranker.distill=0.1 -o ranker.feedback=es_dfm
-    -o ranker.feedback_delay=1s -o model.dim=16 -o model.batch=128 -o model.item_features=13
+    -o ranker.feedback_delay=5s -o model.dim=16 -o model.batch=128 -o model.item_features=13
     -o model.memory=256 -o model.memory_after=10 -o model.mask_known=true)
 recipe=("${all[@]}" -o align.form=dpo -o model.attention=1 -o model.attention_actions=true
     -o model.replay=32 -o model.replay_window=1000)

@@ -28,11 +28,11 @@ job()
 }
 
 job "a job with cuts every 200 ms has no data race" -o source.requests=30000
-job "nor has one with every objective on" -o source.requests=6000 -o source.requests_per_second=200 \
-    -o join.window=5s -o tables.item_ttl=15s -o tables.user_ttl=20s -o model.dim=16 -o model.batch=128 \
+job "nor has one with every objective on" -o source.requests=6000 -o source.requests_per_second=50 \
+    -o join.window=30s -o tables.item_ttl=40s -o tables.user_ttl=50s -o model.dim=16 -o model.batch=128 \
     -o "value.tasks=click=1, like=-0.5, *=0.25" -o debias.estimator=pbm -o distill.weight=0.3 \
-    -o align.weight=0.2 -o align.form=dpo -o align.trust=0.1 -o align.publish=1s \
+    -o align.weight=0.2 -o align.form=dpo -o align.trust=0.1 -o align.publish=10s \
     -o preference.weight=0.2 -o ranker.weight=0.2 -o ranker.distill=0.1 -o ranker.feedback=es_dfm \
-    -o ranker.feedback_delay=1s -o model.attention=1 -o model.attention_actions=true \
+    -o ranker.feedback_delay=5s -o model.attention=1 -o model.attention_actions=true \
     -o model.memory=256 -o model.memory_after=10 -o model.replay=32 -o model.replay_window=1000 \
     -o eval.sampling=0.05
