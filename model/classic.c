@@ -307,6 +307,7 @@ struct classic {
     float *ditems;             // (I, d)
     float *id, *x;             // (candidates_max, d), (candidates_max, item_features)
     float *V, *dV, *bias, *db; // (candidates_max, d), twice (candidates_max)
+    uint32_t *times;           // (candidates_max): among the columns
     int users;
     uint32_t *user_rows; // (queries_max)
     float *dusers;       // (queries_max, d)
@@ -350,7 +351,7 @@ static size_t memory_bytes(const struct towers *base, size_t parameters)
     const size_t history = N * H * (3 * d + 1); // X, dX, and ditems
     const size_t batch =
         B * (4 * (d + 1) + 8 + sizeof(struct example) / sizeof(float) + (size_t)o->user_features);
-    const size_t items = I * (4 * d + 4 + (size_t)o->item_features);
+    const size_t items = I * (4 * d + 5 + (size_t)o->item_features);
     const size_t queries = N * (11 * d + 8 + (size_t)o->user_features);
     const size_t arrays = 128; // each may begin up to 64 bytes late
     return (parameters + loss + mask + history + batch + items + queries) * sizeof(float) +
@@ -422,6 +423,7 @@ static void arrays_open(struct classic *c, struct arena *scratch)
     c->V = arena_floats(scratch, I * d);
     c->dV = arena_floats(scratch, I * d);
     c->bias = arena_floats(scratch, I);
+    c->times = arena_bytes(scratch, I * sizeof *c->times);
     c->db = arena_floats(scratch, I);
     c->user_rows = arena_bytes(scratch, N * sizeof *c->user_rows);
     c->dusers = arena_floats(scratch, N * d);
@@ -794,6 +796,9 @@ static void update(struct towers *towers, struct step *s)
     const float average = 1.0f / (float)t->item_state.n;
     rows_update(o, s, step, &t->item_vector, &t->item_slots, c->rows, c->items, c->ditems);
     rows_update(o, s, step, &t->user_vector, &t->user_slots, c->users, c->user_rows, c->dusers);
+    memset(c->times, 0, (size_t)s->C * sizeof *c->times);
+    for (int j = 0; j < c->columns && s->fresh; j++)
+        c->times[c->slot[j]]++;
     for (int u = 0; u < s->C; u++) {
         if (!step_moves(s, 1, &c->db[u]))
             continue;
@@ -801,7 +806,7 @@ static void update(struct towers *towers, struct step *s)
         optimizer_update(&table, step, 1, &c->db[u], &item->bias, item->bias_slots);
         if (o->logq && s->fresh)
             frequency_sight(column_edit(&t->item_frequency, c->items[u]), FREQUENCY_RATE, average,
-                            seen);
+                            seen, c->times[u]);
     }
     dense_update(c, t, step);
     if (o->memory.capacity > 0 && s->fresh)

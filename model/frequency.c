@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/frequency.h"
 
+#include <assert.h>
 #include <math.h>
 
 void frequency_recur(struct frequency_cell *cell, float rate, uint64_t now)
@@ -10,17 +11,18 @@ void frequency_recur(struct frequency_cell *cell, float rate, uint64_t now)
     cell->last = now;
 }
 
-void frequency_sight(struct frequency_cell *cell, float rate, float prior, uint64_t now)
+void frequency_sight(struct frequency_cell *cell, float rate, float prior, uint64_t now,
+                     uint32_t times)
 {
     if (cell->sightings == 0) {
         *cell = (struct frequency_cell){now, 1.0f / prior, 1};
         return;
     }
-    // A second time in this batch.
-    if (cell->last == now)
-        return;
-    frequency_recur(cell, fmaxf(rate, 1.0f / ((float)cell->sightings + 1)), now);
+    assert(times > 0 && now > cell->last);
+    const float gap = (float)(now - cell->last) / (float)times;
+    cell->gap += fmaxf(rate, 1.0f / ((float)cell->sightings + 1)) * (gap - cell->gap);
     cell->gap = fmaxf(cell->gap, 1);
+    cell->last = now;
     cell->sightings += cell->sightings < UINT32_MAX;
 }
 

@@ -9,14 +9,16 @@
 // hashes are not needed. What is done beyond the paper:
 //
 //     first sighting    B starts at 1 / prior; the gap since time 0 is not a gap
-//     within a batch    an item counts once, else its second occurrence would record the gap 0
+//     within a batch    an item that occurs k times has its gap divided by k: counted once, one
+//     that
+//                       is in every batch would read 1 / (batch size) however often it occurs, and
+//                       counted one by one, its second occurrence would record the gap 0
 //     young cells       rate = max(rate, 1 / (sightings + 1)): the plain mean until it has memory
 //     gone items        the gap read is max(B, t - A), so an item that stops appearing fades
 //     bounds            no gap below 1, no probability above 1
 //     time              t counts examples, not batches and not seconds, so that batches of any size
 //                       agree: the probability is that of one example
 //
-// An item present in every batch therefore reads 1 / (batch size), however often it occurs in one.
 // One thread updates; the cells and the time belong to the checkpoint.
 #pragma once
 
@@ -31,7 +33,8 @@ struct frequency_cell {
 // The recursion itself, as printed, for one cell.
 void frequency_recur(struct frequency_cell *cell, float rate, uint64_t now);
 
-// A sighting at `now`, which counts the batch it belongs to, and the probability as of `now` that
-// the next example is of this item. prior: of an item never seen.
-void frequency_sight(struct frequency_cell *cell, float rate, float prior, uint64_t now);
+// An item seen `times` times, at least once, in the batch that ends at `now`, and the probability
+// as of `now` that the next example is of this item. prior: of an item never seen.
+void frequency_sight(struct frequency_cell *cell, float rate, float prior, uint64_t now,
+                     uint32_t times);
 float frequency_read(const struct frequency_cell *cell, float prior, uint64_t now);
