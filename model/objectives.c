@@ -78,21 +78,24 @@ struct slate_terms {
 
 static bool distill(const struct slate_terms *x, float weight, double *loss, float *ds)
 {
-    int order[SLATE_ITEMS_MAX];
-    const int m = slate_order(x->n, x->g, order), top = x->o->distill.top;
     const float T = x->o->distill.temperature;
-    const int pairs = preference_by_score(x->n, x->g, 0, x->pairs);
+    const int top = x->o->distill.top;
+    int order[SLATE_ITEMS_MAX], n;
     switch (x->o->distill.form) {
     case DISTILL_LISTWISE:
         return distill_listwise(x->n, x->s, x->g, T, weight, loss, ds);
     case DISTILL_PLACKETT_LUCE:
-        return distill_plackett_luce(m, order, x->s, top, weight, loss, ds);
+        n = slate_order(x->n, x->g, order);
+        return distill_plackett_luce(n, order, x->s, top, weight, loss, ds);
     case DISTILL_TOP_POSITIVES:
-        return distill_top_positives(m, order, x->s, top, T, weight, loss, ds);
+        n = slate_order(x->n, x->g, order);
+        return distill_top_positives(n, order, x->s, top, T, weight, loss, ds);
     case DISTILL_SOFT_PAIR:
-        return preference_soft(pairs, x->pairs, x->s, x->g, T, weight, loss, ds);
+        n = preference_by_score(x->n, x->g, 0, x->pairs);
+        return preference_soft(n, x->pairs, x->s, x->g, T, weight, loss, ds);
     case DISTILL_MARGIN:
-        return preference_margin_mse(pairs, x->pairs, x->s, x->g, weight, loss, ds);
+        n = preference_by_score(x->n, x->g, 0, x->pairs);
+        return preference_margin_mse(n, x->pairs, x->s, x->g, weight, loss, ds);
     }
     return false;
 }
