@@ -87,6 +87,15 @@ static float *gradient_of(const float *parameter, const float *dense, float *dde
     return ddense + (parameter - dense);
 }
 
+ptrdiff_t light_ranker_position(int T, int surface, int position)
+{
+    assert(surface < SURFACES_MAX);
+    if (position < 0)
+        return -1;
+    const int k = position < LIGHT_RANKER_POSITIONS ? position : LIGHT_RANKER_POSITIONS - 1;
+    return ((ptrdiff_t)surface * LIGHT_RANKER_POSITIONS + k) * T;
+}
+
 void light_ranker_init(const struct light_ranker_shape *s, uint64_t seed, float *dense)
 {
     struct rng rng = {rng_key(seed, UINT64_C(0x72616e6b6572)), 0}; // "ranker"
@@ -177,16 +186,6 @@ static void affine_backward(int n, int out, int in, const float *X, const float 
         gemm_nn(n, in, out, dY, W, dX);
 }
 
-// The place in g of an item on a surface, -1 when its position is unknown.
-static ptrdiff_t position_at(int T, int surface, int position)
-{
-    assert(surface < SURFACES_MAX);
-    if (position < 0)
-        return -1;
-    const int k = position < LIGHT_RANKER_POSITIONS ? position : LIGHT_RANKER_POSITIONS - 1;
-    return ((ptrdiff_t)surface * LIGHT_RANKER_POSITIONS + k) * T;
-}
-
 static int rows_of(const struct light_ranker *r, const struct light_ranker_batch *b)
 {
     assert(b->slates >= 0 && b->slates <= r->slates_max);
@@ -215,7 +214,7 @@ void light_ranker_forward(struct light_ranker *r, const float *dense,
         affine(rows, T, F, r->Phi, p.W_a, p.b_a, r->A);
     for (size_t u = 0; u < (size_t)b->slates; u++) {
         for (size_t i = (size_t)b->first[u]; i < (size_t)b->first[u + 1]; i++) {
-            const ptrdiff_t at = position_at(T, b->surface[u], b->position[i]);
+            const ptrdiff_t at = light_ranker_position(T, b->surface[u], b->position[i]);
             for (int t = 0; at >= 0 && t < T; t++)
                 r->Z[i * (size_t)T + (size_t)t] += p.g[at + t];
         }
@@ -299,7 +298,7 @@ void light_ranker_backward(struct light_ranker *r, const float *dense,
             features_backward(D, heads, r->R + u * h * d, b->Q + u * d, b->V + i * d, r->pi + i * h,
                               r->dPhi + i * f, r->dR + u * h * d, dQ ? dQ + u * d : NULL,
                               dV ? dV + i * d : NULL);
-            const ptrdiff_t at = position_at(T, b->surface[u], b->position[i]);
+            const ptrdiff_t at = light_ranker_position(T, b->surface[u], b->position[i]);
             for (int t = 0; at >= 0 && t < T; t++)
                 dg[at + t] += r->dZ[i * (size_t)T + (size_t)t];
         }

@@ -59,6 +59,8 @@ struct light_ranker_parameters light_ranker_at(const float *dense,
                                                const struct light_ranker_shape *s);
 // Parameter i by name, its offset from the start of the head; false at the end. For publishing.
 bool light_ranker_parameter(const struct light_ranker_shape *s, int i, struct dense_parameter *p);
+// Where in g the logits (T) of a position on a surface begin; -1 when the position is unknown.
+ptrdiff_t light_ranker_position(int T, int surface, int position);
 // A function of the seed; g starts at zero.
 void light_ranker_init(const struct light_ranker_shape *s, uint64_t seed, float *dense);
 

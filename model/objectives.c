@@ -320,15 +320,12 @@ float objectives_expected(const struct objectives *o, const struct slate *slate,
 {
     const struct light_ranker_shape shape = ranker_shape(o->options, o->dim);
     struct light_ranker_parameters p = light_ranker_at(heads_of(o), &shape);
-    const int logged = slate->items[k].position, last = LIGHT_RANKER_POSITIONS - 1;
-    const size_t at =
-        (size_t)slate->surface * LIGHT_RANKER_POSITIONS + (size_t)(logged < 0      ? 0
-                                                                   : logged < last ? logged
-                                                                                   : last);
+    const ptrdiff_t at =
+        light_ranker_position(shape.tasks, slate->surface, slate->items[k].position);
     float bias[SLATE_TASKS_MAX], expected;
     // What is served leaves the position out; here its logit is one more constant.
     for (int t = 0; t < shape.tasks; t++)
-        bias[t] = p.b_l[t] + (logged < 0 ? 0 : p.g[at * (size_t)shape.tasks + (size_t)t]);
+        bias[t] = p.b_l[t] + (at < 0 ? 0 : p.g[at + t]);
     p.b_l = bias;
     light_ranker_score(&p, &shape, q, 1, v, o->value, LIGHT_RANKER_PROBABILITIES, &expected);
     return expected;
