@@ -195,10 +195,8 @@ static void golden_choose(struct publishing *p)
         g->n_history = user_history(m, m->users[user], &walk);
         if (g->n_history == 0)
             continue;
-        struct recent recent =
-            recent_of(&m->tables, g->n_history, walk.newest, g->history, vectors, contexts);
-        recent.actions = actions;
-        recent.gaps = gaps;
+        const struct recent recent = recent_of(&m->tables, g->n_history, walk.newest, g->history,
+                                               actions, gaps, vectors, contexts);
         view_query(&m->view, &recent, column_at(&m->tables.user_vector, m->users[user]), NULL,
                    p->queries + (size_t)p->n_golden * w);
         g->n_bonuses = view_bonuses(&m->view, g->n_history, g->history, g->bonuses);

@@ -524,10 +524,9 @@ static void queries_forward(struct recipe *r, const struct step *s, const struct
         const float *vectors[HISTORY_MAX], *contexts[HISTORY_MAX];
         if (i + 1 < s->n)
             example_prefetch(t, o, example + 1);
-        struct recent recent = recent_of(t, pooled_length(o, example), example->n_newest,
-                                         example->history, vectors, contexts);
-        recent.actions = example->actions;
-        recent.gaps = example->gaps;
+        const struct recent recent =
+            recent_of(t, pooled_length(o, example), example->n_newest, example->history,
+                      example->actions, example->gaps, vectors, contexts);
         if (r->encoder)
             history_encoder_take(r->encoder, &recent);
         const float *gate = r->gate[bucket_of(recent.n)];

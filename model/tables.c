@@ -94,12 +94,13 @@ void prior_of(const struct two_tower_options *o, const struct model_state *state
 }
 
 struct recent recent_of(const struct tables *t, int n, int newest, const uint32_t *rows,
-                        const float **vectors, const float **contexts)
+                        const uint8_t *actions, const uint8_t *gaps, const float **vectors,
+                        const float **contexts)
 {
     const bool recipe = t->item_context.base;
     for (int k = 0; k < n; k++) {
         vectors[k] = column_at(&t->item_vector, rows[k]);
         contexts[k] = recipe ? column_at(&t->item_context, rows[k]) : NULL;
     }
-    return (struct recent){n, newest, vectors, recipe ? contexts : NULL, NULL, NULL};
+    return (struct recent){n, newest, vectors, recipe ? contexts : NULL, actions, gaps};
 }

@@ -91,10 +91,11 @@ void view_items(const struct view *v, int n, const float *vectors, const struct 
 // q (d + 1) from the user's recent engagements and the user's own vector, NULL if unknown.
 void view_query(const struct view *v, const struct recent *recent, const float *user,
                 const float *features, float *q);
-// The rows' vectors, collected into two arrays of the caller's with n places each; actions and gaps
-// are the caller's to add.
+// A history by its rows, with their vectors collected into two arrays of the caller's with n places
+// each. actions and gaps (n) as in struct recent.
 struct recent recent_of(const struct tables *t, int n, int newest, const uint32_t *rows,
-                        const float **vectors, const float **contexts);
+                        const uint8_t *actions, const uint8_t *gaps, const float **vectors,
+                        const float **contexts);
 // The repeat term: up to HISTORY_MAX (row, bonus) pairs.
 int view_bonuses(const struct view *v, int m, const uint32_t *history, struct bonus *bonuses);
 

@@ -665,10 +665,9 @@ void two_tower_queries(struct two_tower *m, int n, const struct example *example
     const size_t d = (size_t)m->options.dim;
     for (int i = 0; i < n; i++) {
         const float *vectors[HISTORY_MAX], *contexts[HISTORY_MAX];
-        struct recent recent = recent_of(&m->tables, examples[i].n_history, examples[i].n_newest,
-                                         examples[i].history, vectors, contexts);
-        recent.actions = examples[i].actions;
-        recent.gaps = examples[i].gaps;
+        const struct recent recent =
+            recent_of(&m->tables, examples[i].n_history, examples[i].n_newest, examples[i].history,
+                      examples[i].actions, examples[i].gaps, vectors, contexts);
         view_query(&v, &recent, column_at(&m->tables.user_vector, examples[i].user),
                    features ? features + (size_t)i * m->options.user_features : NULL,
                    Q + (size_t)i * (d + 1));

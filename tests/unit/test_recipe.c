@@ -109,11 +109,10 @@ static double attended(const struct fixture *f, const struct example *e, int m, 
     const struct two_tower_options *o = two_tower_options(f->m.model);
     const struct tables *t = f->m.tables;
     const float *vectors[HISTORY_MAX], *contexts[HISTORY_MAX];
-    struct recent recent = recent_of(t, m, e->n_newest, e->history, vectors, contexts);
+    const struct recent recent =
+        recent_of(t, m, e->n_newest, e->history, e->actions, e->gaps, vectors, contexts);
     float q[DIM] = {0};
     double s = 0;
-    recent.actions = e->actions;
-    recent.gaps = e->gaps;
     history_encoder_query(DIM, &o->encoder, HISTORY, tables_dense(t) + recipe_encoder_offset(DIM),
                           &recent, q);
     for (int j = 0; j < DIM; j++)
