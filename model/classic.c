@@ -746,19 +746,6 @@ static bool backward(struct towers *t, struct step *s)
            gradient_finite((size_t)c->users * d, c->dusers) && gradient_finite((size_t)s->C, c->db);
 }
 
-static void rows_update(const struct two_tower_options *o, const struct step *s, uint64_t step,
-                        struct column *vector, struct column *slots, int n, const uint32_t *rows,
-                        const float *gradients)
-{
-    const struct optimizer table = step_optimizer(s, &o->table);
-    for (int i = 0; i < n; i++) {
-        const float *gradient = gradients + (size_t)i * o->dim;
-        if (step_moves(s, (size_t)o->dim, gradient))
-            optimizer_update(&table, step, (size_t)o->dim, gradient, column_edit(vector, rows[i]),
-                             column_edit(slots, rows[i]));
-    }
-}
-
 static void dense_update(const struct classic *c, struct tables *t, uint64_t step)
 {
     for (size_t i = 0; i < t->dense.n; i++)
@@ -794,8 +781,10 @@ static void update(struct towers *towers, struct step *s)
     const uint64_t step = state->steps + 1;
     const uint64_t seen = state->examples + (uint64_t)(s->fresh ? c->columns : 0);
     const float average = 1.0f / (float)t->item_state.n;
-    rows_update(o, s, step, &t->item_vector, &t->item_slots, c->rows, c->items, c->ditems);
-    rows_update(o, s, step, &t->user_vector, &t->user_slots, c->users, c->user_rows, c->dusers);
+    step_update_rows(s, &o->table, step, &t->item_vector, &t->item_slots, c->rows, c->items,
+                     c->ditems);
+    step_update_rows(s, &o->table, step, &t->user_vector, &t->user_slots, c->users, c->user_rows,
+                     c->dusers);
     memset(c->times, 0, (size_t)s->C * sizeof *c->times);
     for (int j = 0; j < c->columns && s->fresh; j++)
         c->times[c->slot[j]]++;

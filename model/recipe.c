@@ -16,8 +16,6 @@
 #include "model/rng.h"
 #include "model/towers.h"
 
-enum { CACHE_LINE = 64, ROWS_AHEAD = 16 };
-
 // W may lead the matrices of the query: nothing but the start of rows follows from it. On drifting
 // topics with new items recall@100 is 0.431 at 1.5 times their rate, 0.443 at 5 and 0.444 at 15.
 static const float FEATURE_PACE = 5;
@@ -426,23 +424,15 @@ static int pooled_length(const struct two_tower_options *o, const struct example
     return example->n_history < o->history ? example->n_history : o->history;
 }
 
-// Asks for a row before its turn: in a table larger than the cache it comes from memory.
-static void row_prefetch(const struct column *c, uint32_t row)
-{
-    const char *at = column_at(c, row);
-    for (size_t i = 0; i < c->unit; i += CACHE_LINE)
-        __builtin_prefetch(at + i);
-}
-
 static void example_prefetch(const struct tables *t, const struct two_tower_options *o,
                              const struct example *example)
 {
     const int m = pooled_length(o, example);
     for (int k = 0; k < m; k++) {
-        row_prefetch(&t->item_vector, example->history[k]);
-        row_prefetch(&t->item_context, example->history[k]);
+        column_prefetch(&t->item_vector, example->history[k]);
+        column_prefetch(&t->item_context, example->history[k]);
     }
-    row_prefetch(&t->user_vector, example->user);
+    column_prefetch(&t->user_vector, example->user);
 }
 
 static void begin(struct towers *t, struct step *s)
@@ -499,8 +489,8 @@ static void items_forward(struct recipe *r, const struct step *s, const struct r
     const double N = (double)id_table_state(r->towers.items)->live;
     for (int c = 0; c < s->C; c++) {
         if (c + ROWS_AHEAD < s->C) {
-            row_prefetch(&t->item_state, r->candidates[c + ROWS_AHEAD]);
-            row_prefetch(&t->item_vector, r->candidates[c + ROWS_AHEAD]);
+            column_prefetch(&t->item_state, r->candidates[c + ROWS_AHEAD]);
+            column_prefetch(&t->item_vector, r->candidates[c + ROWS_AHEAD]);
         }
         const struct item_state *item = column_at(&t->item_state, r->candidates[c]);
         prior_of(o, state, item, N, r->prior[c]);
@@ -862,32 +852,14 @@ static bool backward(struct towers *t, struct step *s)
            gradient_finite(recipe_dense_size(t->options), r->ddense);
 }
 
-static void rows_update(const struct recipe *r, const struct step *s, uint64_t step,
-                        struct column *vector, struct column *slots, int n, const uint32_t *rows,
-                        const float *gradients)
-{
-    const struct two_tower_options *o = r->towers.options;
-    const bool items = vector == &r->towers.tables->item_vector;
-    const struct optimizer table = step_optimizer(s, items ? &r->item_table : &o->table);
-    for (int i = 0; i < n; i++) {
-        if (i + ROWS_AHEAD < n) {
-            row_prefetch(vector, rows[i + ROWS_AHEAD]);
-            row_prefetch(slots, rows[i + ROWS_AHEAD]);
-        }
-        const float *gradient = gradients + (size_t)i * o->dim;
-        if (step_moves(s, (size_t)o->dim, gradient))
-            optimizer_update(&table, step, (size_t)o->dim, gradient, column_edit(vector, rows[i]),
-                             column_edit(slots, rows[i]));
-    }
-}
-
 static void candidates_update(struct recipe *r, const struct step *s, uint64_t step)
 {
     struct tables *t = r->towers.tables;
     const struct two_tower_options *o = r->towers.options;
     const struct optimizer table = step_optimizer(s, &o->table);
     const uint64_t at = tables_state(t)->examples + (uint64_t)s->n;
-    rows_update(r, s, step, &t->item_vector, &t->item_slots, s->C, r->candidates, r->dV);
+    step_update_rows(s, &r->item_table, step, &t->item_vector, &t->item_slots, s->C, r->candidates,
+                     r->dV);
     for (int c = 0; c < s->C; c++) {
         if (!step_moves(s, 1, &r->dcolumn[c]))
             continue;
@@ -985,18 +957,21 @@ static void update(struct towers *towers, struct step *s)
 {
     struct recipe *r = recipe_of(towers);
     struct tables *t = towers->tables;
+    const struct optimizer *table = &towers->options->table;
     const uint64_t step = tables_state(t)->steps + 1;
     for (size_t i = 0; i < t->dense.n; i++)
         column_edit(&t->dense, i);
     features_update(r, s, step);
-    rows_update(r, s, step, &t->item_vector, &t->item_slots, r->pooled, r->pooled_rows, r->dpooled);
-    rows_update(r, s, step, &t->item_context, &t->item_context_slots, r->pooled, r->pooled_rows,
-                r->dcontext);
+    step_update_rows(s, &r->item_table, step, &t->item_vector, &t->item_slots, r->pooled,
+                     r->pooled_rows, r->dpooled);
+    step_update_rows(s, table, step, &t->item_context, &t->item_context_slots, r->pooled,
+                     r->pooled_rows, r->dcontext);
     candidates_update(r, s, step);
     if (towers->options->onebp)
         users_follow(r, s);
     else
-        rows_update(r, s, step, &t->user_vector, &t->user_slots, r->users, r->user_rows, r->dusers);
+        step_update_rows(s, table, step, &t->user_vector, &t->user_slots, r->users, r->user_rows,
+                         r->dusers);
     dense_update(r, step);
     if (towers->options->memory.capacity > 0 && s->fresh)
         candidates_store(r, s);

@@ -64,6 +64,14 @@ static inline bool gradient_finite(size_t n, const float *gradient)
     return isfinite(kernels->dot(n, gradient, gradient));
 }
 
+enum { ROWS_AHEAD = 16 }; // how long before their turn rows are asked for
+
+// Updates n rows of a table from their gradients (n, d), each once. table is the optimizer of a
+// step that touches all.
+void step_update_rows(const struct step *s, const struct optimizer *table, uint64_t step,
+                      struct column *vector, struct column *slots, int n, const uint32_t *rows,
+                      const float *gradients);
+
 struct towers;
 
 struct towers_kind {
