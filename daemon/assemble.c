@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "daemon/clock.h"
 #include "daemon/log.h"
 #include "model/value.h"
 
@@ -209,6 +210,8 @@ struct cutter_options assemble_cutter(const struct config *c, enum slice_order o
         .drift_ms = DRIFT_MS,
         .idle_ms = IDLE_MS,
         .max_future_ms = c->join_max_future_ms,
+        // Its time is its own: it may run ahead of any clock.
+        .as_of_ms = c->source_type == CONFIG_SOURCE_BUILTIN ? 0 : clock_ms(CLOCK_REALTIME),
         .tasks = value_tasks_plain(&tasks) ? 0 : tasks.n,
     };
 }

@@ -100,7 +100,7 @@ static int stream_each(struct source *source, const struct config *c,
                      &(struct cutter_position){.next = first, .time_max_ms = time_max});
     for (bool last = false; rc >= 0 && !last;) {
         struct slice *slice;
-        rc = cutter_next(cutter, 0, 1000, &slice);
+        rc = cutter_next(cutter, (struct cutter_clock){0}, 1000, &slice);
         if (rc < 0)
             snprintf(error, error_size, "%s", cutter_error(cutter));
         if (rc <= 0)

@@ -26,6 +26,7 @@
 #include "model/gemm.h"
 #include "model/kernels.h"
 #include "model/value.h"
+#include "snapshot/digest.h"
 
 enum { TICK_MS = 200, STATUS_EVERY = 5, PROGRESS_EVERY = 25, STUCK_TICKS = 50 };
 enum { STALE_CHECKPOINTS = 10 }; // intervals without one
@@ -281,9 +282,45 @@ static int run(const struct config *c, const struct command_line *line, struct s
     return rc < 0 ? command_fail(line, command_status(rc), "%s", error) : EX_OK;
 }
 
+// TOPIC:PARTITION:OFFSET of a partition that the source has.
+static int skip_parse(const char *text, const struct source *s, struct job_skip *skip)
+{
+    char topic[256], rest;
+    int32_t partition;
+    if (sscanf(text, "%255[^:]:%" SCNd32 ":%" SCNd64 "%c", topic, &partition, &skip->to, &rest) !=
+        3)
+        return -EINVAL;
+    for (skip->partition = 0; skip->partition < s->n_partitions; skip->partition++) {
+        const struct source_partition *p = &s->partitions[skip->partition];
+        if (!strcmp(p->name, topic) && p->partition == partition)
+            return 0;
+    }
+    return -ENOENT;
+}
+
+// What a person allows: --allow-gap, --accept-new-topic, --skip. 0, or a status that was told.
+static int allowances_take(const struct command_line *line, const struct source *s,
+                           struct job_options *options, struct job_skip *skips)
+{
+    options->allow_gap = command_value(line, "allow-gap");
+    options->accept_new_topic = command_value(line, "accept-new-topic");
+    options->skips = skips;
+    for (int i = 0; i < line->n_given; i++) {
+        if (strcmp(line->given[i].option->name, "skip") != 0)
+            continue;
+        if (skip_parse(line->given[i].value, s, &skips[options->n_skips++]) < 0)
+            return command_fail(
+                line, EX_USAGE,
+                "--skip %s: expected TOPIC:PARTITION:OFFSET of a topic that is read",
+                line->given[i].value);
+    }
+    return 0;
+}
+
 int cmd_run(const struct config *c, const struct command_line *line)
 {
     struct source *source;
+    struct job_skip skips[COMMAND_LINE_MAX];
     char error[1024];
     const bool until_end = command_value(line, "until-end");
     if (until_end && c->source_type == CONFIG_SOURCE_BUILTIN && c->source_requests == 0)
@@ -295,7 +332,13 @@ int cmd_run(const struct config *c, const struct command_line *line)
     // A file has an end; only a broker and the endless built-in stream go on.
     const bool bounded = until_end || c->source_type == CONFIG_SOURCE_FILE ||
                          (c->source_type == CONFIG_SOURCE_BUILTIN && c->source_requests > 0);
-    return run(c, line, source, &(struct job_options){.bounded = bounded}, false);
+    struct job_options options = {.bounded = bounded};
+    const int status = allowances_take(line, source, &options, skips);
+    if (status) {
+        source->ops->close(source);
+        return status;
+    }
+    return run(c, line, source, &options, false);
 }
 
 // begin, end, 2026-11-01T00:00:00Z, 1700000000000ms, or a number of records from the begin.
@@ -332,8 +375,48 @@ static int place_parse(const char *text, const struct source *s, const int64_t *
     return s->ops->offsets_for_time((struct source *)(uintptr_t)s, ts_ms, places);
 }
 
+// The digest of a snapshot, so that runs can be compared by what they say.
+static void digest_tell(void *arg, const char *path)
+{
+    char hex[65], error[1024];
+    (void)arg;
+    if (digest_snapshot(path, hex, error, sizeof error) < 0)
+        log_error("no digest", "reason=%s", error);
+    else
+        log_info("digest", "snapshot=%s sha256=%s", path, hex);
+}
+
+// `replay --recorded DIR [--to SLICE]`: the slices of another run, as they were cut.
+static int replay_recorded(const struct config *c, const struct command_line *line)
+{
+    static const char *const others[] = {"from", "then-live", "canonical"};
+    struct source *source;
+    struct job_options options = {.recorded = command_value(line, "recorded"),
+                                  .recorded_to = UINT64_MAX,
+                                  .published = digest_tell};
+    char error[1024], *rest;
+    const char *to = command_value(line, "to");
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (command_value(line, others[i]))
+            return command_fail(line, EX_USAGE, "--%s: not with --recorded", others[i]);
+    if (to && strcmp(to, "end") != 0) {
+        errno = 0;
+        options.recorded_to = strtoull(to, &rest, 10);
+        if (errno || rest == to || *rest || options.recorded_to == 0)
+            return command_fail(line, EX_USAGE,
+                                "--to %s: with --recorded, expected the number of a slice, or end",
+                                to);
+    }
+    const int rc = assemble_source(c, true, &source, error, sizeof error);
+    if (rc < 0)
+        return command_fail(line, command_status(rc), "%s", error);
+    return run(c, line, source, &options, true);
+}
+
 int cmd_replay(const struct config *c, const struct command_line *line)
 {
+    if (command_value(line, "recorded"))
+        return replay_recorded(c, line);
     struct source *source;
     char error[1024];
     const char *from_text = command_value(line, "from"), *to_text = command_value(line, "to");
@@ -378,7 +461,8 @@ int cmd_replay(const struct config *c, const struct command_line *line)
                      &(struct job_options){.bounded = true,
                                            .then_live = command_value(line, "then-live"),
                                            .from = from,
-                                           .to = to},
+                                           .to = to,
+                                           .published = digest_tell},
                      true);
     }
     free(first);

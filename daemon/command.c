@@ -36,7 +36,13 @@ static const struct command commands[] = {
      "twotower run -c twotower.toml",
      "It restarts from its last checkpoint. SIGTERM drains: what was read is learned, a last\n"
      "checkpoint is made, and the status is 0.",
-     {{"until-end", NULL, "read a bounded input to its end, publish once more, exit", NULL}}},
+     {{"until-end", NULL, "read a bounded input to its end, publish once more, exit", NULL},
+      {"allow-gap", NULL, "go on behind what retention has removed; what was lost is recorded",
+       NULL},
+      {"accept-new-topic", NULL, "begin a topic that is shorter than it was read at its begin",
+       NULL},
+      {"skip", "TOPIC:PARTITION:OFFSET", "leave out what is before the offset; may be repeated",
+       NULL}}},
     {"replay",
      cmd_replay,
      COMMAND_CONFIG | COMMAND_COMPUTES,
@@ -47,8 +53,14 @@ static const struct command commands[] = {
      "twotower replay -c twotower.toml --from 2026-11-01T00:00:00Z --to end",
      "WHERE is begin, end, a time (2026-11-01T00:00:00Z or milliseconds since 1970 with ms "
      "behind,\n"
-     "1700000000000ms) or a number of records from each partition's begin.",
-     {{"from", "WHERE", "where to begin; the default is begin", NULL},
+     "1700000000000ms) or a number of records from each partition's begin.\n"
+     "In canonical order a replay gives the same snapshot whenever it is repeated; with "
+     "--recorded\n"
+     "it applies the slices of another state directory, and gives what that run had learned at\n"
+     "slice N. The digest of every snapshot is logged.",
+     {{"canonical", NULL, "in the order of event time; this is the default", NULL},
+      {"recorded", "DIR", "the slices of this state directory, --to N being the last", NULL},
+      {"from", "WHERE", "where to begin; the default is begin", NULL},
       {"to", "WHERE", "where to stop; the default is the end at this moment", NULL},
       {"then-live", NULL, "go on as `run` when the end is reached", NULL}}},
     {"demo",

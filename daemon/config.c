@@ -90,7 +90,10 @@ static const struct config_row rows[] = {
     {"slice.interval", CONFIG_DURATION, AT(slice_interval_ms), "100ms", "1ms", "1m", PLAIN,
      "Live, a slice is cut after so long at the latest."},
     {"slice.log_max", CONFIG_BYTES, AT(slice_log_max_bytes), "64MiB", "64KiB", "1TiB", PLAIN,
-     "A new file of the slice log is begun beyond this; what no kept checkpoint needs is removed."},
+     "A new file of the slice log is begun beyond this."},
+    {"slice.log_keep", CONFIG_BYTES, AT(slice_log_keep_bytes), "1GiB", "0B", "16TiB", PLAIN,
+     "So much of the slice log is kept beyond what the kept checkpoints need, for `twotower replay "
+     "--recorded`; older files are removed."},
 
     {"join.window", CONFIG_DURATION, AT(join_window_ms), "30m", "1s", "7d", SHAPES_MODEL,
      "How long after an impression an engagement still counts."},
@@ -351,6 +354,9 @@ static const struct config_row rows[] = {
 
     {"checkpoint.interval", CONFIG_DURATION, AT(checkpoint_interval_ms), "30s", "100ms", "1d",
      PLAIN, "Time between checkpoints: how much is read again after a crash."},
+    {"checkpoint.max_age", CONFIG_DURATION, AT(checkpoint_max_age_ms), "1h", "0s", "30d", PLAIN,
+     "When no checkpoint could be made for so long, for want of room or of a disk that works, the "
+     "process ends: until then it goes on learning. 0s: it never does."},
     {"checkpoint.keep", CONFIG_INT, AT(checkpoint_keep), "2", "1", "64", PLAIN,
      "Checkpoints that are kept."},
 

@@ -145,7 +145,7 @@ struct config {
 
     int slice_events;
     int64_t slice_interval_ms;
-    int64_t slice_log_max_bytes;
+    int64_t slice_log_max_bytes, slice_log_keep_bytes;
 
     int64_t join_window_ms, join_lateness_ms, join_max_future_ms;
     struct config_durations join_actions; // windows of single actions
@@ -225,7 +225,7 @@ struct config {
     double eval_popularity_half_life;
 
     const char *state_dir;
-    int64_t checkpoint_interval_ms;
+    int64_t checkpoint_interval_ms, checkpoint_max_age_ms;
     int checkpoint_keep;
 
     const char *snapshot_dir;

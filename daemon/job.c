@@ -14,6 +14,7 @@
 
 #include "daemon/assemble.h"
 #include "daemon/clock.h"
+#include "daemon/journal.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/publish.h"
@@ -24,17 +25,10 @@
 #include "snapshot/catalog.h"
 
 enum { QUEUE_SLICES = 8, WAIT_MS = 50 };
-enum { KEPT_MAX = 64 }; // what checkpoint.keep may be at most
 enum { AHEAD_MS = 24 * 3600 * 1000, MINUTE_MS = 60 * 1000 };
 
 // What the writer is asked for.
 enum work { WORK_NONE, WORK_CHECKPOINT, WORK_SNAPSHOT, WORK_FINAL };
-
-// A record of the slice log that is still to be applied.
-struct recorded {
-    struct slice_record record;
-    struct recorded *next;
-};
 
 // Who may touch what, while the threads run. job_open and job_close are alone.
 struct job {
@@ -44,7 +38,6 @@ struct job {
     int n; // partitions
     int64_t *from;
     int64_t opened_ms;
-    uint64_t slice_start; // the checkpoint's
     struct join_window windows[CONFIG_ENTRIES_MAX];
     pthread_t ingest, train, write;
     bool threads; // they were started
@@ -53,16 +46,15 @@ struct job {
     // Anybody's, at any time.
     struct notify_worker workers[JOB_WORKERS];
     _Atomic bool stop, failed, ended, reading;
-    _Atomic uint64_t durable_slice; // of the oldest checkpoint kept; for trimming the log
+    _Atomic bool followed;  // all of options.recorded was applied
+    struct journal journal; // its header says who may call what
 
-    // The ingest thread's. Others hand slices back with cutter_give; the writer syncs the log; the
-    // names of the source's partitions are everybody's.
+    // The ingest thread's. Others hand slices back with cutter_give, and tell how full the join is;
+    // the names of the source's partitions are everybody's.
     struct source *source;
     struct cutter *cutter;
-    struct slice_log slice_log;
-    struct dead_letter *dead_letter;
-    struct recorded *recorded, **recorded_end;
-    uint64_t trimmed; // the log holds nothing before this slice, or little
+    struct slice_move *moves; // that are to be made when nothing recorded is left
+    int n_moves;
 
     // The trainer thread's. From cut_start until work is WORK_NONE again the writer sweeps the
     // columns.
@@ -76,9 +68,7 @@ struct job {
     int rankers;             // versions whose names the metrics know
 
     // The writer thread's.
-    struct catalog *checkpoints, *scratch, *snapshots;
-    struct state_stamp kept[KEPT_MAX]; // checkpoints on disk, oldest first
-    int n_kept;
+    struct catalog *snapshots;
 
     pthread_mutex_t lock;   // around all that follows
     pthread_cond_t changed; // any of it
@@ -132,19 +122,6 @@ struct notify_worker *job_workers(struct job *j)
 
 // Opening.
 
-static int recorded_add(void *arg, const struct slice_record *record)
-{
-    struct job *j = arg;
-    struct recorded *r = calloc(1, sizeof *r + (size_t)j->n * sizeof(int64_t));
-    if (!r)
-        return -ENOMEM;
-    r->record = *record;
-    r->record.next = memcpy(r + 1, record->next, (size_t)j->n * sizeof(int64_t));
-    *j->recorded_end = r;
-    j->recorded_end = &r->next;
-    return 0;
-}
-
 static int directories_make(const char *path, char *error, size_t error_size)
 {
     char part[4096];
@@ -163,67 +140,6 @@ static int directories_make(const char *path, char *error, size_t error_size)
         if (!end)
             return 0;
     }
-}
-
-static int catalogs_open(struct job *j, char *error, size_t error_size)
-{
-    char path[4096];
-    int rc = directories_make(j->config->state_dir, error, error_size);
-    if (rc == 0)
-        rc = directories_make(j->config->snapshot_dir, error, error_size);
-    snprintf(path, sizeof path, "%s/checkpoints", j->config->state_dir);
-    if (rc == 0)
-        rc = catalog_open(&j->checkpoints, NULL, path, error, error_size);
-    snprintf(path, sizeof path, "%s/final", j->config->state_dir);
-    if (rc == 0)
-        rc = catalog_open(&j->scratch, NULL, path, error, error_size);
-    if (rc == 0)
-        rc = catalog_open(&j->snapshots, NULL, j->config->snapshot_dir, error, error_size);
-    return rc;
-}
-
-static int restore(struct job *j, char *error, size_t error_size)
-{
-    const uint64_t *list;
-    const int n = catalog_list(j->checkpoints, &list);
-    struct state_stamp stamp;
-    char path[4096];
-    if (n < 0) {
-        snprintf(error, error_size, "%s", catalog_error(j->checkpoints));
-        return n;
-    }
-    for (int i = n > KEPT_MAX ? n - KEPT_MAX : 0; i < n; i++) {
-        catalog_path(j->checkpoints, list[i], path, sizeof path);
-        if (state_stamp_read(path, &stamp, error, error_size) == 0)
-            j->kept[j->n_kept++] = stamp;
-        else
-            log_warning("checkpoint left aside", "reason=%s", error);
-    }
-    if (n == 0) {
-        for (int p = 0; p < j->n; p++)
-            *(struct partition_position *)column_edit(&j->trainer.position, (size_t)p) =
-                (struct partition_position){j->from[p], INT64_MIN};
-        return 0;
-    }
-    // A damaged one costs time, not data: the slices since the one before it are still in the log.
-    int rc = -EBADMSG;
-    while (rc == -EBADMSG && j->n_kept > 0) {
-        catalog_path(j->checkpoints, j->kept[j->n_kept - 1].generation, path, sizeof path);
-        rc = state_restore(&j->trainer, path, j->config, j->source->partitions, j->n, &stamp, error,
-                           error_size);
-        if (rc == -EBADMSG) {
-            log_warning("checkpoint left aside", "reason=%s", error);
-            j->n_kept--;
-        }
-    }
-    if (rc < 0) // to begin again from nothing is for a person to decide
-        return rc;
-    j->slice_start = stamp.slice;
-    j->status.restored = true;
-    j->status.checkpoint = stamp.generation;
-    log_info("restored", "checkpoint=%" PRIu64 " slice=%" PRIu64 " examples=%" PRIu64,
-             stamp.generation, stamp.slice, trainer_state(&j->trainer)->examples);
-    return 0;
 }
 
 static void score(void *arg, int n, const struct example *examples, const float *features)
@@ -300,37 +216,143 @@ static int bounds_resolve(struct job *j, char *error, size_t error_size)
     return rc;
 }
 
+// What a person lets partitions leave out.
+
+static void move_add(struct job *j, int p, int64_t from, int64_t to)
+{
+    const struct source_partition *at = &j->source->partitions[p];
+    j->moves[j->n_moves++] = (struct slice_move){p, from, to};
+    log_warning("partition moved", "topic=%s partition=%d from=%" PRId64 " to=%" PRId64, at->name,
+                at->partition, from, to);
+}
+
+// Slices that are recorded after the checkpoint and cannot be made again, because their records are
+// gone. Nothing was derived of them that is not in the checkpoint.
+static int recorded_forget(struct job *j, char *error, size_t error_size)
+{
+    if (!journal_recorded(&j->journal))
+        return 0;
+    log_warning("slices forgotten", "after=%" PRIu64 " to=%" PRIu64 " reason=%s",
+                j->journal.stamp.slice, j->journal.recorded_last, "their records are gone");
+    const int rc = journal_forget(&j->journal);
+    if (rc < 0)
+        snprintf(error, error_size, "%s", j->journal.error);
+    return rc;
+}
+
+// Partitions that cannot be read from where the checkpoint has them, [first, end) being there.
+static int gaps_decide(struct job *j, int64_t *next, const int64_t *first, const int64_t *end,
+                       char *error, size_t error_size)
+{
+    int rc = 0;
+    for (int p = 0; rc == 0 && p < j->n; p++) {
+        const bool gap = next[p] >= 0 && next[p] < first[p] && j->options.allow_gap;
+        const bool anew = next[p] > end[p] && j->options.accept_new_topic;
+        if (!gap && !anew)
+            continue;
+        rc = recorded_forget(j, error, error_size);
+        if (rc == 0)
+            move_add(j, p, next[p], first[p]);
+    }
+    return rc;
+}
+
+static int skips_decide(struct job *j, const int64_t *next, const int64_t *end, char *error,
+                        size_t error_size)
+{
+    for (int i = 0; i < j->options.n_skips; i++) {
+        const struct job_skip *skip = &j->options.skips[i];
+        const struct source_partition *at = &j->source->partitions[skip->partition];
+        const int64_t *places = j->journal.recorded_next ? j->journal.recorded_next : next;
+        const int64_t from = places[skip->partition];
+        if (skip->to <= from || skip->to > end[skip->partition]) {
+            snprintf(error, error_size,
+                     "--skip: topic %s partition %d stands at offset %" PRId64
+                     " of a log up to %" PRId64 ": offset %" PRId64 " does not lie between",
+                     at->name, at->partition, from, end[skip->partition], skip->to);
+            return -EINVAL;
+        }
+        move_add(j, skip->partition, from, skip->to);
+    }
+    return 0;
+}
+
+// Decides the moves, by what the logs have now. next: the checkpoint's positions; becomes where
+// reading begins.
+static int moves_decide(struct job *j, int64_t *next, char *error, size_t error_size)
+{
+    int64_t *first = calloc((size_t)j->n * 2, sizeof *first);
+    j->moves = calloc((size_t)j->n * 2, sizeof *j->moves);
+    int rc = first && j->moves ? 0 : -ENOMEM;
+    if (rc == 0) {
+        rc = j->source->ops->bounds(j->source, first, first + j->n);
+        if (rc < 0)
+            snprintf(error, error_size, "%s", j->source->error);
+    }
+    if (rc == 0)
+        rc = gaps_decide(j, next, first, first + j->n, error, error_size);
+    if (rc == 0)
+        rc = skips_decide(j, next, first + j->n, error, error_size);
+    // Where something is recorded reading gets there, else it begins there.
+    for (int i = 0; rc == 0 && !journal_recorded(&j->journal) && i < j->n_moves; i++)
+        next[j->moves[i].partition] = j->moves[i].to;
+    free(first);
+    return rc;
+}
+
+static int source_start(struct job *j, const int64_t *next, char *error, size_t error_size)
+{
+    // A bounded run that was done before has nothing left: the stop is where it stands.
+    for (int p = 0; p < j->n; p++)
+        if (j->to[p] != SOURCE_UNBOUNDED && j->to[p] < next[p])
+            j->to[p] = next[p];
+    const int rc = j->source->ops->start(j->source, next, j->to);
+    if (rc < 0)
+        snprintf(error, error_size, "%s%s", j->source->error,
+                 rc == -ERANGE ? "; --allow-gap goes on behind what retention has removed, "
+                                 "--accept-new-topic reads a topic that is shorter now from its "
+                                 "begin"
+                               : "");
+    return rc;
+}
+
 static int reading_start(struct job *j, char *error, size_t error_size)
 {
-    int64_t *next = calloc((size_t)j->n * 2, sizeof *next);
+    int64_t *next = calloc((size_t)j->n * 3, sizeof *next);
     if (!next)
         return -ENOMEM;
-    int64_t *time_max = next + j->n;
+    int64_t *time_max = next + j->n, *epoch = next + 2 * j->n;
     for (int p = 0; p < j->n; p++) {
         next[p] = trainer_position(&j->trainer, p)->next;
         time_max[p] = trainer_position(&j->trainer, p)->time_max_ms;
-        // A bounded run that was done before has nothing left: the stop is where it stands.
-        if (j->to[p] != SOURCE_UNBOUNDED && j->to[p] < next[p])
-            j->to[p] = next[p];
+        epoch[p] = trainer_position(&j->trainer, p)->epoch;
     }
     struct cutter_options options =
         assemble_cutter(j->config, j->options.bounded || j->source->ops->wait == NULL ||
                                            j->config->source_type != CONFIG_SOURCE_KAFKA
                                        ? SLICE_CANONICAL
                                        : SLICE_LIVE);
-    options.dead_letter = j->dead_letter;
-    options.dead_letters = (int64_t)dead_letter_size(j->dead_letter);
-    if (j->status.restored && options.tasks > 0) {
+    int rc = moves_decide(j, next, error, error_size);
+    options.dead_letter = j->journal.dead_letter;
+    options.dead_letters = (int64_t)dead_letter_size(j->journal.dead_letter);
+    options.n_verdicts = j->journal.n_verdicts;
+    options.verdicts = j->journal.verdicts;
+    options.recorded_next = j->journal.recorded_next;
+    if (j->journal.restored && options.tasks > 0) {
         options.values.n = options.tasks;
         memcpy(options.values.weight, two_tower_values(j->trainer.rows.model)->weight,
                sizeof options.values.weight);
     }
-    int rc = j->source->ops->start(j->source, next, j->to);
-    if (rc < 0)
-        snprintf(error, error_size, "%s", j->source->error);
-    else
+    if (rc == 0)
+        rc = source_start(j, next, error, error_size);
+    if (rc == 0)
         rc = cutter_open(&j->cutter, j->source, &options,
-                         &(struct cutter_position){next, time_max, j->slice_start});
+                         &(struct cutter_position){next, time_max, j->journal.stamp.slice,
+                                                   join_watermark(&j->trainer.join), epoch});
+    if (rc == 0 && !journal_recorded(&j->journal) && j->n_moves > 0) {
+        rc = cutter_move(j->cutter, j->n_moves, j->moves, true, j->to);
+        j->n_moves = 0;
+    }
     // Without a checkpoint they are not known to the cutter, and the first slice has them: recovery
     // from the log alone must not depend on what the file says by then.
     if (rc == 0)
@@ -339,18 +361,32 @@ static int reading_start(struct job *j, char *error, size_t error_size)
     return rc;
 }
 
-static int dead_letters_open(struct job *j, char *error, size_t error_size)
+static int journal_begin(struct job *j, char *error, size_t error_size)
 {
-    char path[4096];
-    config_dead_letter_path(j->config, path, sizeof path);
-    int rc = dead_letter_open(&j->dead_letter, path, (uint64_t)j->config->dead_letter_max_bytes);
-    // What was written after the checkpoint will be written again.
+    int rc = directories_make(j->config->state_dir, error, error_size);
     if (rc == 0)
-        rc = dead_letter_truncate(j->dead_letter,
-                                  (uint64_t)trainer_state(&j->trainer)->dead_letters);
-    if (rc < 0)
-        snprintf(error, error_size, "%s",
-                 j->dead_letter ? dead_letter_error(j->dead_letter) : strerror(-rc));
+        rc = directories_make(j->config->snapshot_dir, error, error_size);
+    if (rc == 0)
+        rc = journal_open(&j->journal,
+                          &(struct journal_options){.config = j->config,
+                                                    .engine = j->engine,
+                                                    .partitions = j->source->partitions,
+                                                    .n_partitions = j->n,
+                                                    .from = j->from,
+                                                    .recorded = j->options.recorded,
+                                                    .recorded_to = j->options.recorded_to},
+                          &j->trainer, error, error_size);
+    if (rc == 0)
+        rc = catalog_open(&j->snapshots, NULL, j->config->snapshot_dir, error, error_size);
+    if (rc == 0) {
+        j->status.restored = j->journal.restored;
+        j->status.checkpoint = j->journal.stamp.generation;
+        // Nothing to follow, or it was followed before.
+        if (j->options.recorded && !journal_recorded(&j->journal)) {
+            atomic_store(&j->followed, true);
+            atomic_store(&j->ended, j->journal.recorded_ends);
+        }
+    }
     return rc;
 }
 
@@ -367,7 +403,6 @@ int job_open(struct job **j_out, const struct config *c, struct source *source,
                       .options = *options,
                       .source = source,
                       .n = source->n_partitions,
-                      .slice_log = {.fd = -1},
                       .workers = {{.name = "ingest"}, {.name = "trainer"}, {.name = "writer"}},
                       .opened_ms = clock_ms(CLOCK_MONOTONIC)};
     pthread_mutex_init(&j->lock, NULL);
@@ -376,15 +411,12 @@ int job_open(struct job **j_out, const struct config *c, struct source *source,
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&j->changed, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    j->recorded_end = &j->recorded;
     j->checkpoint_ms = j->snapshot_ms = j->durable_ms = j->opened_ms;
     j->from = calloc((size_t)j->n, sizeof *j->from);
     j->to = calloc((size_t)j->n, sizeof *j->to);
     j->cut_next = calloc((size_t)j->n, sizeof *j->cut_next);
     j->durable_next = calloc((size_t)j->n, sizeof *j->durable_next);
     int rc = j->from && j->to && j->cut_next && j->durable_next ? 0 : -ENOMEM;
-    if (rc == 0)
-        rc = catalogs_open(j, error, error_size);
     if (rc == 0)
         rc = engine_open(
             &j->engine,
@@ -405,15 +437,7 @@ int job_open(struct job **j_out, const struct config *c, struct source *source,
     if (rc == 0)
         rc = bounds_resolve(j, error, error_size);
     if (rc == 0)
-        rc = restore(j, error, error_size);
-    if (rc == 0)
-        rc = dead_letters_open(j, error, error_size);
-    if (rc == 0) {
-        rc = slice_log_open(&j->slice_log, c->state_dir, j->n, c->slice_log_max_bytes,
-                            j->slice_start, recorded_add, j);
-        if (rc < 0)
-            snprintf(error, error_size, "%s", j->slice_log.error);
-    }
+        rc = journal_begin(j, error, error_size);
     if (rc == 0)
         rc = reading_start(j, error, error_size);
     if (rc < 0) {
@@ -444,31 +468,22 @@ void job_close(struct job *j)
         pthread_join(j->train, NULL);
         pthread_join(j->write, NULL);
     }
-    while (j->recorded) {
-        struct recorded *next = j->recorded->next;
-        free(j->recorded);
-        j->recorded = next;
-    }
     for (; j->queue_n > 0; j->queue_n--, j->queue_first++)
         cutter_give(j->cutter, j->queue[j->queue_first % QUEUE_SLICES]);
     cutter_close(j->cutter);
-    if (j->slice_log.buffer)
-        slice_log_close(&j->slice_log);
-    if (j->dead_letter)
-        dead_letter_close(j->dead_letter);
+    journal_close(&j->journal);
     evaluator_close(j->evaluator);
     if (j->trainer.options.batch)
         trainer_close(&j->trainer);
     if (j->engine)
         engine_close(j->engine);
-    struct catalog *const catalogs[] = {j->checkpoints, j->scratch, j->snapshots};
-    for (size_t i = 0; i < sizeof catalogs / sizeof *catalogs; i++)
-        if (catalogs[i])
-            catalog_close(catalogs[i]);
+    if (j->snapshots)
+        catalog_close(j->snapshots);
     if (j->source)
         j->source->ops->close(j->source);
     pthread_mutex_destroy(&j->lock);
     pthread_cond_destroy(&j->changed);
+    free(j->moves);
     free(j->from);
     free(j->to);
     free(j->cut_next);
@@ -501,28 +516,16 @@ static void queue_push(struct job *j, struct slice *slice)
     pthread_mutex_unlock(&j->lock);
 }
 
-static bool rejects_any(const struct slice *slice)
-{
-    for (int t = 0; t < TOPICS; t++)
-        for (int r = 0; r < REJECTS; r++)
-            if (slice->rejected[t][r])
-                return true;
-    return false;
-}
-
 // What a durable checkpoint lets go: the log before it, and the broker learns how far it is.
 static int ingest_trim(struct job *j)
 {
-    const uint64_t durable = atomic_load(&j->durable_slice);
-    if (durable == j->trimmed)
-        return 0;
-    j->trimmed = durable;
-    if (j->source->ops->commit) {
+    const int rc = journal_trim(&j->journal);
+    if (rc != 0 && j->source->ops->commit) {
         pthread_mutex_lock(&j->lock);
         j->source->ops->commit(j->source, j->durable_next, j->status.checkpoint);
         pthread_mutex_unlock(&j->lock);
     }
-    return slice_log_trim(&j->slice_log, durable);
+    return rc;
 }
 
 // How far the slices are behind the ends of the logs, as far as the source has heard of those.
@@ -536,33 +539,55 @@ static void lag_tell(const struct job *j, const struct slice *slice)
     }
 }
 
-// The next slice: from the log while it has one, else cut now and logged. 1, 0 when there is none
-// yet, or -errno with the failure told; then the slice is nobody's.
-static int slice_next(struct job *j, struct slice **slice)
+// A slice of a log, made again. With options.recorded nothing follows the last of them.
+static int slice_again(struct job *j, const struct slice_record *record, struct slice **slice)
 {
-    int rc;
-    if (j->recorded) {
-        struct recorded *r = j->recorded;
-        rc = cutter_recorded(j->cutter, &r->record, slice);
-        j->recorded = r->next;
-        free(r);
-        return rc < 0 ? fail(j, rc, "%s", cutter_error(j->cutter)) : rc;
-    }
-    rc = cutter_next(j->cutter, clock_ms(CLOCK_MONOTONIC), WAIT_MS, slice);
-    if (rc <= 0)
-        return rc < 0 ? fail(j, rc, "%s", cutter_error(j->cutter)) : 0;
-    rc = slice_log_append(&j->slice_log, *slice);
+    const bool followed = j->options.recorded && record->number == j->journal.recorded_last;
+    int rc = cutter_recorded(j->cutter, record, j->to, slice);
+    if (rc < 0)
+        return fail(j, rc, "%s", cutter_error(j->cutter));
+    (*slice)->last = followed && j->journal.recorded_ends;
+    rc = journal_taken(&j->journal, *slice);
     if (rc < 0) {
         cutter_give(j->cutter, *slice);
-        return fail(j, rc, "%s", j->slice_log.error);
+        return fail(j, rc, "%s", j->journal.error);
+    }
+    if (followed)
+        atomic_store(&j->followed, true);
+    return 1;
+}
+
+// The next slice: from the log while it has one, else cut now and logged; *seam when a bounded part
+// ends with it and reading goes on. 1, 0 when there is none yet, or -errno with the failure told;
+// then the slice is nobody's.
+static int slice_next(struct job *j, struct slice **slice, bool *seam)
+{
+    const struct slice_record *record = journal_recorded(&j->journal);
+    int rc = 0;
+    if (record)
+        return slice_again(j, record, slice);
+    if (j->n_moves > 0)
+        rc = cutter_move(j->cutter, j->n_moves, j->moves, false, j->to);
+    j->n_moves = 0;
+    if (rc == 0)
+        rc = cutter_next(j->cutter,
+                         (struct cutter_clock){clock_ms(CLOCK_MONOTONIC), clock_ms(CLOCK_REALTIME)},
+                         WAIT_MS, slice);
+    if (rc <= 0)
+        return rc < 0 ? fail(j, rc, "%s", cutter_error(j->cutter)) : 0;
+    *seam = (*slice)->last && j->options.then_live;
+    (*slice)->last &= !*seam;
+    rc = journal_append(&j->journal, *slice);
+    if (rc < 0) {
+        cutter_give(j->cutter, *slice);
+        return fail(j, rc, "%s", j->journal.error);
     }
     return 1;
 }
 
 // The seam: everything up to here was bounded, from here on nothing is missed.
-static int go_live(struct job *j, struct slice *slice)
+static int go_live(struct job *j, const struct slice *slice)
 {
-    slice->last = false;
     for (int p = 0; p < j->n; p++)
         log_info("going live", "topic=%s partition=%d offset=%" PRId64,
                  j->source->partitions[p].name, j->source->partitions[p].partition, slice->next[p]);
@@ -577,33 +602,36 @@ static int go_live(struct job *j, struct slice *slice)
     return 0;
 }
 
+// Whether the thread may stop: all that our own log has was applied again.
+static bool ingest_caught_up(const struct job *j)
+{
+    return j->options.recorded || !journal_recorded(&j->journal);
+}
+
 static int ingest_one(struct job *j, bool *done)
 {
     struct slice *slice = NULL;
-    if (!j->recorded && atomic_load(&j->stop)) {
+    bool seam = false;
+    if ((ingest_caught_up(j) && atomic_load(&j->stop)) || atomic_load(&j->followed)) {
         *done = true;
         return 0;
     }
-    int rc = slice_next(j, &slice);
+    int rc = slice_next(j, &slice, &seam);
     if (rc < 0)
         return rc;
-    if (!j->recorded && !atomic_load_explicit(&j->reading, memory_order_relaxed))
+    if (ingest_caught_up(j) && !atomic_load_explicit(&j->reading, memory_order_relaxed))
         atomic_store(&j->reading, true);
     if (rc == 0)
         return 0;
     metrics_put_of(METRIC_RECORD_BYTES, 0, cutter_counts(j->cutter).bytes);
     busy_tell(BY_STAGE_INGEST, clock_s(CLOCK_THREAD_CPUTIME_ID));
     lag_tell(j, slice);
-    rc = 0;
-    if (rejects_any(slice)) {
-        rc = dead_letter_sync(j->dead_letter);
-        if (rc < 0)
-            fail(j, rc, "%s", dead_letter_error(j->dead_letter));
-        metrics_put_of(METRIC_DEAD_LETTER_BYTES, 0, dead_letter_size(j->dead_letter));
-        metrics_put_of(METRIC_DEAD_LETTER_ROTATIONS, 0, dead_letter_rotations(j->dead_letter));
+    if (slice_rejects(slice) > 0) {
+        struct dead_letter *d = j->journal.dead_letter;
+        metrics_put_of(METRIC_DEAD_LETTER_BYTES, 0, dead_letter_size(d));
+        metrics_put_of(METRIC_DEAD_LETTER_ROTATIONS, 0, dead_letter_rotations(d));
     }
-    if (rc == 0 && slice->last && j->options.then_live)
-        rc = go_live(j, slice);
+    rc = seam ? go_live(j, slice) : 0;
     if (rc < 0) {
         cutter_give(j->cutter, slice);
         return rc;
@@ -624,7 +652,7 @@ static void *ingest_main(void *arg)
         if (ingest_one(j, &done) < 0)
             break;
         if (ingest_trim(j) < 0)
-            log_warning("slice log not trimmed", "reason=%s", j->slice_log.error);
+            log_warning("slice log not trimmed", "reason=%s", j->journal.error);
     }
     atomic_store(&j->workers[0].waits, true);
     pthread_mutex_lock(&j->lock);
@@ -803,6 +831,7 @@ static void status_tell(struct job *j)
     table_tell(BY_TABLE_ITEMS, &j->trainer.rows.items);
     table_tell(BY_TABLE_USERS, &j->trainer.rows.users);
     metrics_add(METRIC_SLICES, 1);
+    metrics_put_of(METRIC_RECORDS_SKIPPED, 0, state->skipped);
     const int64_t lag_ms = clock_ms(CLOCK_REALTIME) - state->event_time_ms;
     if (state->event_time_ms > 0)
         metrics_set(METRIC_EVENT_TIME_LAG, (double)lag_ms / 1000);
@@ -936,6 +965,7 @@ static void *train_main(void *arg)
         if (values)
             values_tell(j);
         status_tell(j);
+        cutter_told_fill(j->cutter, join_fill(&j->trainer.join));
         if (j->options.applied)
             j->options.applied(j->options.arg, &j->trainer, j->evaluator);
         cut_when_due(j);
@@ -946,7 +976,9 @@ static void *train_main(void *arg)
         // The last checkpoint is from before the end of the stream is drawn: a longer stream can go
         // on from there. The last snapshot is from after it.
         writer_wait(j);
-        cut_start(j, WORK_CHECKPOINT);
+        // A log that was followed to its end gives a snapshot of that instant.
+        cut_start(j, atomic_load(&j->followed) && !atomic_load(&j->ended) ? WORK_SNAPSHOT
+                                                                          : WORK_CHECKPOINT);
         writer_wait(j);
         if (atomic_load(&j->ended) && !atomic_load(&j->failed)) {
             trainer_finish(&j->trainer);
@@ -959,7 +991,7 @@ static void *train_main(void *arg)
         }
     }
     pthread_mutex_lock(&j->lock);
-    j->status.finished = atomic_load(&j->ended);
+    j->status.finished = atomic_load(&j->ended) || atomic_load(&j->followed);
     j->result_there = true;
     pthread_cond_broadcast(&j->changed);
     pthread_mutex_unlock(&j->lock);
@@ -967,44 +999,6 @@ static void *train_main(void *arg)
 }
 
 // The writer thread.
-
-static int checkpoint_write(struct job *j, struct catalog *catalog, const char *root,
-                            struct state_stamp *stamp, char *error, size_t error_size)
-{
-    uint64_t generation;
-    int rc = catalog_next(catalog, (uint64_t)clock_ms(CLOCK_REALTIME), &generation);
-    if (rc < 0)
-        snprintf(error, error_size, "%s", catalog_error(catalog));
-    // Nothing derived from a slice leaves before the slice itself is on the disk.
-    if (rc == 0)
-        rc = slice_log_sync(&j->slice_log, error, error_size);
-    if (rc < 0) {
-        columns_cut_end(&j->trainer.columns);
-        return rc;
-    }
-    return state_write(&j->trainer,
-                       &(struct state_write_options){.root = root,
-                                                     .generation = generation,
-                                                     .engine = j->engine,
-                                                     .config = j->config,
-                                                     .partitions = j->source->partitions,
-                                                     .n_partitions = j->n},
-                       stamp, error, error_size);
-}
-
-static void checkpoint_kept(struct job *j, struct state_stamp stamp)
-{
-    const int keep = j->config->checkpoint_keep;
-    if (catalog_retain(j->checkpoints, keep) < 0)
-        log_warning("old checkpoints not removed", "reason=%s", catalog_error(j->checkpoints));
-    assert(keep <= KEPT_MAX);
-    if (j->n_kept >= keep) { // room for one more
-        memmove(j->kept, j->kept + (j->n_kept - keep + 1), (size_t)(keep - 1) * sizeof *j->kept);
-        j->n_kept = keep - 1;
-    }
-    j->kept[j->n_kept++] = stamp;
-    atomic_store(&j->durable_slice, j->kept[0].slice);
-}
 
 static int snapshot_write(struct job *j, const char *checkpoint, char *error, size_t error_size)
 {
@@ -1057,22 +1051,17 @@ static int snapshot_write(struct job *j, const char *checkpoint, char *error, si
 static int work_do(struct job *j, enum work work, char *error, size_t error_size)
 {
     const bool final = work == WORK_FINAL;
-    struct catalog *catalog = final ? j->scratch : j->checkpoints;
     const double begun = clock_s(CLOCK_MONOTONIC);
     struct state_stamp stamp;
-    char root[4096], path[4096];
-    snprintf(root, sizeof root, "%s/%s", j->config->state_dir, final ? "final" : "checkpoints");
+    char path[4096];
     const uint64_t written = engine_bytes_written(j->engine);
-    int rc = checkpoint_write(j, catalog, root, &stamp, error, error_size);
+    int rc = journal_checkpoint(&j->journal, &j->trainer, final, (uint64_t)clock_ms(CLOCK_REALTIME),
+                                &stamp, path, error, error_size);
     if (rc < 0) {
         metrics_add(METRIC_CHECKPOINT_FAILURES, 1);
         return rc;
     }
-    catalog_path(catalog, stamp.generation, path, sizeof path);
-    if (final) {
-        catalog_retain(catalog, 1); // one state after the end is enough
-    } else {
-        checkpoint_kept(j, stamp);
+    if (!final) {
         metrics_add(METRIC_CHECKPOINTS, 1);
         metrics_set(METRIC_CHECKPOINT_BYTES, (double)(engine_bytes_written(j->engine) - written));
         metrics_set(METRIC_CHECKPOINT_TIME, (double)clock_ms(CLOCK_REALTIME) / 1000);
@@ -1094,6 +1083,16 @@ static int work_do(struct job *j, enum work work, char *error, size_t error_size
     return rc;
 }
 
+// Whether learning on without a checkpoint has lasted long enough.
+static bool checkpoint_overdue(struct job *j)
+{
+    const int64_t limit = j->config->checkpoint_max_age_ms;
+    pthread_mutex_lock(&j->lock);
+    const bool overdue = limit > 0 && clock_ms(CLOCK_MONOTONIC) - j->durable_ms > limit;
+    pthread_mutex_unlock(&j->lock);
+    return overdue;
+}
+
 static void *write_main(void *arg)
 {
     struct job *j = arg;
@@ -1113,9 +1112,13 @@ static void *write_main(void *arg)
         if (rc < 0) {
             log_error(work == WORK_CHECKPOINT ? "checkpoint failed" : "snapshot failed",
                       "reason=%s", error);
-            // Training goes on with the last good ones; at the end there is no later.
-            if (work == WORK_FINAL || atomic_load(&j->ended) || atomic_load(&j->stop))
+            // Training goes on with the last good ones; at the end there is no later, and who has
+            // lost the directory to another process must not write once more.
+            if (work == WORK_FINAL || atomic_load(&j->ended) || atomic_load(&j->stop) ||
+                atomic_load(&j->followed) || rc == -EBUSY)
                 fail(j, rc, "%s", error);
+            else if (checkpoint_overdue(j))
+                fail(j, rc, "no checkpoint for longer than checkpoint.max_age: %s", error);
         }
         pthread_mutex_lock(&j->lock);
         j->status.failures += rc < 0;

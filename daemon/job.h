@@ -26,12 +26,27 @@ struct job;
 
 enum { JOB_WORKERS = 3 };
 
+struct job_skip {
+    int partition; // of the source
+    int64_t to;    // the offset to go on at
+};
+
 struct job_options {
     bool bounded; // read up to `to`, in canonical order; then finish, or go on live
     bool then_live;
     // Where to begin without a checkpoint, and where a bounded run ends: per partition, resolved
     // by the caller from the source's bounds or times. NULL: the source's begin; its end now.
     const int64_t *from, *to;
+    // `replay --recorded`: apply the slices of this state directory, up to number recorded_to, in
+    // place of cutting some. Ends after the last of them; drawn to the end only if that run was.
+    const char *recorded;
+    uint64_t recorded_to;
+    // What a person allows where a partition cannot go on, or not from there: to leave out what
+    // retention has removed; to begin at the begin of a topic that has become shorter than it was
+    // read; to leave out records up to an offset. Each is recorded with the next slice.
+    bool allow_gap, accept_new_topic;
+    int n_skips;
+    const struct job_skip *skips;
     // Called by the trainer's thread after every slice it has applied, and once more after the end
     // of a bounded stream is drawn: then it sees what the final snapshot holds. May be NULL.
     void (*applied)(void *arg, const struct trainer *trainer, const struct evaluator *evaluator);

@@ -99,6 +99,8 @@ enum { METRIC_PARTITIONS_MAX = 1024, METRIC_RANKERS_MAX = RANKERS_MAX + 1 };
       "Records that are not events, by reason; kept in the dead-letter file.")                     \
     X(RECORDS_REFUSED, "records_refused_total", COUNTER, TOPIC_REFUSAL,                            \
       "Events that could not be joined for want of room or of a row, by reason.")                  \
+    X(RECORDS_SKIPPED, "records_skipped_total", COUNTER, NONE,                                     \
+      "Offsets that a person let a partition leave out: --allow-gap, --skip.")                     \
     X(DEAD_LETTER_BYTES, "dead_letter_bytes_total", COUNTER, NONE,                                 \
       "Bytes ever written to dead-letter files.")                                                  \
     X(DEAD_LETTER_ROTATIONS, "dead_letter_rotations_total", COUNTER, NONE,                         \

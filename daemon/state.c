@@ -118,7 +118,9 @@ int state_write(struct trainer *t, const struct state_write_options *o, struct s
         writer_manifest_text(w, "blas", gemm_library());
         writer_manifest_text(w, "blas_core", gemm_core());
         writer_manifest_json(w, "partitions", partitions ? partitions : "[]");
-        rc = writer_publish(w);
+        char why[512];
+        rc = o->permit ? o->permit(o->permit_arg, why, sizeof why) : 0;
+        rc = rc < 0 ? writer_fail(w, rc, why) : writer_publish(w);
         *stamp = (struct state_stamp){o->generation, state.slices};
     }
     if (rc < 0 && w)

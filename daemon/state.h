@@ -31,6 +31,10 @@ struct state_write_options {
     const struct config *config;
     const struct source_partition *partitions;
     int n_partitions;
+    // Asked right before the checkpoint becomes visible; a refusal (-errno with a sentence) leaves
+    // nothing of it. May be NULL.
+    int (*permit)(void *arg, char *error, size_t error_size);
+    void *permit_arg;
 };
 
 int state_write(struct trainer *t, const struct state_write_options *options,

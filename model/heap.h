@@ -14,7 +14,7 @@ enum { HEAP_GRANULE = 16, HEAP_GRANULES_MAX = 1024, HEAP_CLASSES = 40 };
 
 struct heap {
     struct column granule; // the blocks
-    struct column free;    // one unit: the heads of the free lists
+    struct column free;    // one unit: the heads of the free lists, and the granules in use
 };
 
 // name and name_free: the two columns' names. 0 or -ENOMEM.
@@ -41,5 +41,7 @@ static inline const void *heap_at(const struct heap *h, uint32_t block)
 
 // Granules [first, first + n) of the block, for writing, until the next cut.
 void *heap_edit(struct heap *h, uint32_t block, size_t first, size_t n);
+// The share of all granules that blocks have.
+double heap_fill(const struct heap *h);
 // Bytes in use by blocks and free lists together.
 size_t heap_bytes(const struct heap *h);

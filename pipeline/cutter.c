@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,7 +36,9 @@ struct entry {
     struct chunk *chunk;
     const char *message;         // why rejected
     const struct record *record; // what was rejected
+    int32_t epoch;
     uint8_t reason;
+    bool verdict; // the clock's
 };
 
 struct partition {
@@ -43,12 +46,14 @@ struct partition {
     size_t head, n, size; // size is a power of two
     int64_t mt_ms;        // running maximum of all that was decoded
     int64_t arrived_ms;   // when the last record came
+    int32_t epoch;        // of the last record that was decoded
     bool ended;           // bounded, and everything has been read
 };
 
 struct cut_slice {
     struct slice slice;
     struct chunk **chunks; // one for each event, to be released with the slice
+    int n_verdicts_max;
     struct cut_slice *next;
 };
 
@@ -58,7 +63,9 @@ struct cutter {
     struct decoder *decoder;
     int n;
     struct partition *partitions;
-    int64_t *next, *time_max_ms; // as of the last slice
+    int64_t *next, *time_max_ms; // as of the last slice, like the two that follow
+    int32_t *epoch;
+    uint8_t *flags;
     uint64_t slices;
     int64_t dead_letters;
     int64_t watermark_ms, cut_ms; // of the last live slice, and when it was cut
@@ -66,7 +73,10 @@ struct cutter {
     size_t *limits;               // per partition: entries to take
     struct chunk *chunks_free;
     struct cut_slice *slices_free;
+    struct slice_move *moves; // for the next slice, n_moves of them
+    int n_moves;
     struct slice_values values; // as of the last slice; n = 0: not known
+    _Atomic int fill_permille;  // of the join
     pthread_mutex_t lock;       // around both that follow
     struct cut_slice *given;
     struct slice_values wanted; // n = 0: nothing
@@ -101,16 +111,21 @@ int cutter_open(struct cutter **c_out, struct source *source, const struct cutte
                          .n = (int)n,
                          .slices = position->slices,
                          .dead_letters = options->dead_letters,
-                         .watermark_ms = INT64_MIN,
+                         .watermark_ms =
+                             position->watermark_ms != 0 ? position->watermark_ms : INT64_MIN,
                          .values = options->values,
                          .partitions = calloc(n, sizeof *c->partitions),
                          .next = calloc(n, sizeof *c->next),
                          .time_max_ms = calloc(n, sizeof *c->time_max_ms),
+                         .epoch = calloc(n, sizeof *c->epoch),
+                         .flags = calloc(n, sizeof *c->flags),
+                         .moves = calloc(n, sizeof *c->moves),
                          .order = calloc(n, sizeof *c->order),
                          .limits = calloc(n, sizeof *c->limits)};
     pthread_mutex_init(&c->lock, NULL);
     int rc = decoder_open(&c->decoder);
-    if (rc == 0 && (!c->partitions || !c->next || !c->time_max_ms || !c->order || !c->limits))
+    if (rc == 0 && (!c->partitions || !c->next || !c->time_max_ms || !c->epoch || !c->flags ||
+                    !c->moves || !c->order || !c->limits))
         rc = -ENOMEM;
     if (rc < 0) {
         cutter_close(c);
@@ -119,6 +134,7 @@ int cutter_open(struct cutter **c_out, struct source *source, const struct cutte
     for (size_t p = 0; p < n; p++) {
         c->next[p] = position->next[p];
         c->time_max_ms[p] = c->partitions[p].mt_ms = position->time_max_ms[p];
+        c->epoch[p] = c->partitions[p].epoch = position->epoch ? (int32_t)position->epoch[p] : -1;
     }
     *c_out = c;
     return 0;
@@ -129,6 +145,10 @@ static void slice_free(struct cut_slice *s)
     free(s->slice.events);
     free(s->slice.next);
     free(s->slice.time_max_ms);
+    free(s->slice.epoch);
+    free(s->slice.flags);
+    free(s->slice.verdicts);
+    free(s->slice.moves);
     free(s->chunks);
     free(s);
 }
@@ -206,6 +226,9 @@ void cutter_close(struct cutter *c)
     free(c->partitions);
     free(c->next);
     free(c->time_max_ms);
+    free(c->epoch);
+    free(c->flags);
+    free(c->moves);
     free(c->order);
     free(c->limits);
     free(c);
@@ -286,8 +309,39 @@ static void entry_reject(struct chunk *chunk, struct entry *entry, enum reject r
     entry->record = copy;
 }
 
+static int verdict_compare(const void *a, const void *b)
+{
+    const struct slice_verdict *x = a, *y = b;
+    if (x->partition != y->partition)
+        return x->partition < y->partition ? -1 : 1;
+    return x->offset < y->offset ? -1 : x->offset > y->offset;
+}
+
+// What a clock says of an event time: the log's own, the wall clock of an earlier run, whose
+// verdicts are recorded, or this one's. The words, or NULL when it may be.
+static const char *time_judge(const struct cutter *c, int p, const struct record *record,
+                              int64_t ts_ms, int64_t wall_ms, bool *verdict, char *text,
+                              size_t size)
+{
+    *verdict = false;
+    if (record->broker_ts_ms >= 0 && ts_ms - record->broker_ts_ms > c->options.max_future_ms) {
+        snprintf(text, size, "ts is %" PRId64 " ms ahead of the log's time stamp",
+                 ts_ms - record->broker_ts_ms);
+        return text;
+    }
+    if (c->options.recorded_next && record->offset < c->options.recorded_next[p])
+        *verdict = c->options.n_verdicts > 0 &&
+                   bsearch(&(struct slice_verdict){p, record->offset}, c->options.verdicts,
+                           (size_t)c->options.n_verdicts, sizeof *c->options.verdicts,
+                           verdict_compare) != NULL;
+    else
+        *verdict = wall_ms != 0 && ts_ms - wall_ms > c->options.max_future_ms;
+    // Without how far: a second run with the same verdict is to say the same.
+    return *verdict ? "ts is ahead of the clock" : NULL;
+}
+
 // Reads and decodes what partition p has now. Returns how many records, or -errno.
-static int partition_read(struct cutter *c, int p, int64_t now_ms)
+static int partition_read(struct cutter *c, int p, struct cutter_clock now)
 {
     struct source *s = c->source;
     struct partition *part = &c->partitions[p];
@@ -305,18 +359,28 @@ static int partition_read(struct cutter *c, int p, int64_t now_ms)
     const enum topic topic = s->partitions[p].topic;
     for (int i = 0; i < n; i++) {
         struct event *event = &chunk->events[i];
-        struct entry entry = {.offset = records[i].offset, .chunk = chunk};
+        struct entry entry = {
+            .offset = records[i].offset, .chunk = chunk, .epoch = records[i].leader_epoch};
+        const char *ahead;
+        char text[128];
+        if (entry.epoch < 0)
+            entry.epoch = part->epoch;
+        else if (entry.epoch < part->epoch)
+            return fail(c, -EBADMSG,
+                        "%s: partition %d: offset %" PRId64 " is of leader epoch %" PRId32
+                        ", after epoch %" PRId32 ": records that were learned were lost by the "
+                        "brokers, or the topic was created anew",
+                        s->partitions[p].name, s->partitions[p].partition, entry.offset,
+                        entry.epoch, part->epoch);
+        part->epoch = entry.epoch;
         const enum reject reason = decode(c->decoder, topic, &records[i], &chunk->memory, event);
         c->counts.records++;
         c->counts.bytes += records[i].value_size;
         if (reason != REJECT_NONE) {
             entry_reject(chunk, &entry, reason, decoder_message(c->decoder), &records[i]);
-        } else if (records[i].broker_ts_ms >= 0 &&
-                   event->ts_ms - records[i].broker_ts_ms > c->options.max_future_ms) {
-            char message[128];
-            snprintf(message, sizeof message, "ts is %" PRId64 " ms ahead of the log's time stamp",
-                     event->ts_ms - records[i].broker_ts_ms);
-            entry_reject(chunk, &entry, REJECT_BAD_TIME, message, &records[i]);
+        } else if ((ahead = time_judge(c, p, &records[i], event->ts_ms, now.wall_ms, &entry.verdict,
+                                       text, sizeof text))) {
+            entry_reject(chunk, &entry, REJECT_BAD_TIME, ahead, &records[i]);
         } else {
             event->partition = p;
             event->offset = records[i].offset;
@@ -329,7 +393,7 @@ static int partition_read(struct cutter *c, int p, int64_t now_ms)
         if (!queue_put(part, &entry))
             return fail(c, -ENOMEM, "out of memory for decoded events");
     }
-    part->arrived_ms = now_ms;
+    part->arrived_ms = now.monotonic_ms;
     c->counts.pending += (uint64_t)n;
     return n;
 }
@@ -347,15 +411,20 @@ static struct cut_slice *slice_take(struct cutter *c)
             return NULL;
         s->slice.next = calloc((size_t)c->n, sizeof *s->slice.next);
         s->slice.time_max_ms = calloc((size_t)c->n, sizeof *s->slice.time_max_ms);
-        if (!s->slice.next || !s->slice.time_max_ms) {
+        s->slice.epoch = calloc((size_t)c->n, sizeof *s->slice.epoch);
+        s->slice.flags = calloc((size_t)c->n, sizeof *s->slice.flags);
+        s->slice.moves = calloc((size_t)c->n, sizeof *s->slice.moves);
+        if (!s->slice.next || !s->slice.time_max_ms || !s->slice.epoch || !s->slice.flags ||
+            !s->slice.moves) {
             slice_free(s);
             return NULL;
         }
     }
     memset(s->slice.rejected, 0, sizeof s->slice.rejected);
     s->slice.n_partitions = c->n;
-    s->slice.n_events = 0;
-    s->slice.watermark_ms = INT64_MIN;
+    s->slice.n_events = s->slice.n_verdicts = s->slice.n_moves = 0;
+    s->slice.watermark_ms = s->slice.floor_ms = INT64_MIN;
+    s->slice.shed_permille = 0;
     s->slice.last = false;
     return s;
 }
@@ -444,6 +513,23 @@ static int entry_dead(struct cutter *c, struct cut_slice *s, int p, const struct
     return 0;
 }
 
+static bool verdict_put(struct cut_slice *s, int p, int64_t offset)
+{
+    struct slice *slice = &s->slice;
+    if (slice->n_verdicts == SLICE_VERDICTS_MAX)
+        return false;
+    if (slice->n_verdicts == s->n_verdicts_max) {
+        const int max = s->n_verdicts_max ? 2 * s->n_verdicts_max : 16;
+        struct slice_verdict *more = realloc(slice->verdicts, (size_t)max * sizeof *more);
+        if (!more)
+            return false;
+        slice->verdicts = more;
+        s->n_verdicts_max = max;
+    }
+    slice->verdicts[slice->n_verdicts++] = (struct slice_verdict){p, offset};
+    return true;
+}
+
 static int64_t head_time(const struct cutter *c, int p)
 {
     return queue_at(&c->partitions[p], 0)->mt_ms;
@@ -493,8 +579,12 @@ static int merge(struct cutter *c, struct cut_slice *s)
                 return rc;
             chunk_release(c, entry->chunk);
         }
+        if (entry->verdict && !verdict_put(s, p, entry->offset))
+            return fail(c, -ENOMEM, "over %d records are ahead of the clock, or out of memory",
+                        SLICE_VERDICTS_MAX);
         c->next[p] = entry->offset + 1;
         c->time_max_ms[p] = entry->mt_ms;
+        c->epoch[p] = entry->epoch;
         part->head++;
         part->n--;
         c->counts.pending--;
@@ -504,6 +594,14 @@ static int merge(struct cutter *c, struct cut_slice *s)
     }
     group_sort(s, group);
     return 0;
+}
+
+// As the trainer will: each event of a canonical slice moves the watermark to its time.
+static void canonical_watermark(struct cutter *c, const struct slice *slice)
+{
+    const int n = slice->n_events;
+    if (n > 0 && slice->events[n - 1].mt_ms > c->watermark_ms)
+        c->watermark_ms = slice->events[n - 1].mt_ms;
 }
 
 // The same into a new slice; nothing is left of it after a failure.
@@ -570,6 +668,11 @@ static struct slice *slice_finish(struct cutter *c, struct cut_slice *s, enum sl
     slice->dead_letters = c->dead_letters;
     memcpy(slice->next, c->next, (size_t)c->n * sizeof *slice->next);
     memcpy(slice->time_max_ms, c->time_max_ms, (size_t)c->n * sizeof *slice->time_max_ms);
+    memcpy(slice->epoch, c->epoch, (size_t)c->n * sizeof *slice->epoch);
+    memcpy(slice->flags, c->flags, (size_t)c->n * sizeof *slice->flags);
+    memcpy(slice->moves, c->moves, (size_t)c->n_moves * sizeof *slice->moves);
+    slice->n_moves = c->n_moves;
+    c->n_moves = 0;
     slice->digest = slice_digest(slice);
     return slice;
 }
@@ -640,9 +743,11 @@ static void next_skip(struct cutter *c, int p)
         c->next[p] = position;
 }
 
-static int next_canonical(struct cutter *c, int64_t now_ms, int wait_ms, struct slice **slice)
+static int next_canonical(struct cutter *c, struct cutter_clock now, int wait_ms,
+                          struct slice **slice)
 {
     bool waited = false;
+    now.wall_ms = c->options.as_of_ms;
     for (;;) {
         // Read whoever has little, and above all those that hold the frontier.
         const int64_t held = frontier_of(c);
@@ -652,7 +757,7 @@ static int next_canonical(struct cutter *c, int64_t now_ms, int wait_ms, struct 
             const bool holds = part->mt_ms <= held;
             if (part->ended || (part->n >= QUEUE_LOW && (!holds || part->n >= GROUP_MAX)))
                 continue;
-            const int rc = partition_read(c, p, now_ms);
+            const int rc = partition_read(c, p, now);
             if (rc < 0)
                 return rc;
             read |= rc > 0;
@@ -670,6 +775,9 @@ static int next_canonical(struct cutter *c, int64_t now_ms, int wait_ms, struct 
             for (int p = 0; s->slice.last && p < c->n; p++)
                 next_skip(c, p);
             const struct slice_values values = values_due(c);
+            s->slice.clock_ms = now.wall_ms;
+            canonical_watermark(c, &s->slice);
+            memset(c->flags, 0, (size_t)c->n);
             *slice = slice_finish(c, s, SLICE_CANONICAL, &values);
             return 1;
         }
@@ -690,31 +798,63 @@ static int next_canonical(struct cutter *c, int64_t now_ms, int wait_ms, struct 
     }
 }
 
-// The watermark after a live slice: lateness behind the slowest partition that is not idle. When
-// all are idle, time goes on with the clock, so that windows close behind the last event.
-static int64_t live_watermark(const struct cutter *c, int64_t now_ms)
+// What is known of the partitions now, as flags, and how far the clock lets time go on, so that
+// windows close behind the last event: when all are idle, else INT64_MIN.
+static int64_t flags_set(struct cutter *c, int64_t now_ms)
 {
-    int64_t slowest = INT64_MAX, latest = INT64_MIN, arrived = INT64_MIN;
+    int64_t latest = INT64_MIN, arrived = INT64_MIN;
+    bool all_idle = true;
     for (int p = 0; p < c->n; p++) {
         const struct partition *part = &c->partitions[p];
-        const bool idle = part->n == 0 && c->source->ops->at_end(c->source, p) &&
-                          now_ms - part->arrived_ms > c->options.idle_ms;
+        const bool ended = part->n == 0 && c->source->ops->at_end(c->source, p);
+        const bool idle = ended && now_ms - part->arrived_ms > c->options.idle_ms;
+        c->flags[p] = (uint8_t)((ended ? SLICE_END_SEEN : 0) | (idle ? SLICE_IDLE : 0));
+        all_idle &= idle;
         if (c->time_max_ms[p] > latest)
             latest = c->time_max_ms[p];
         if (part->arrived_ms > arrived)
             arrived = part->arrived_ms;
-        if (!idle && c->time_max_ms[p] < slowest)
-            slowest = c->time_max_ms[p];
     }
-    if (slowest == INT64_MIN || latest == INT64_MIN)
-        return INT64_MIN; // one that is not idle has shown nothing yet
-    if (slowest == INT64_MAX)
-        slowest = latest + (now_ms - arrived - c->options.idle_ms);
-    return slowest - c->options.lateness_ms;
+    return all_idle && latest != INT64_MIN
+               ? latest + (now_ms - arrived - c->options.idle_ms) - c->options.lateness_ms
+               : INT64_MIN;
 }
 
-static int next_live(struct cutter *c, int64_t now_ms, int wait_ms, struct slice **slice)
+// The watermark after a live slice: lateness behind the slowest partition that is not idle, or the
+// floor; it never goes back. A function of what is recorded.
+static int64_t live_watermark(const struct cutter *c, int64_t floor_ms)
 {
+    int64_t slowest = INT64_MAX;
+    for (int p = 0; p < c->n; p++)
+        if (!(c->flags[p] & SLICE_IDLE) && c->time_max_ms[p] < slowest)
+            slowest = c->time_max_ms[p];
+    // One that is not idle may have shown nothing yet.
+    const int64_t reached = slowest == INT64_MAX   ? floor_ms
+                            : slowest == INT64_MIN ? INT64_MIN
+                                                   : slowest - c->options.lateness_ms;
+    return reached > c->watermark_ms ? reached : c->watermark_ms;
+}
+
+// Above nine tenths of a join the rest is kept for what is open: of new requests fewer and fewer
+// are admitted.
+static int shed_due(const struct cutter *c)
+{
+    enum { FULL = 1000, BEGIN = 900 };
+    const int fill = atomic_load_explicit(&c->fill_permille, memory_order_relaxed);
+    const int shed = (fill - BEGIN) * 1000 / (FULL - BEGIN);
+    return shed < 0 ? 0 : shed > 1000 ? 1000 : shed;
+}
+
+void cutter_told_fill(struct cutter *c, double fill)
+{
+    atomic_store_explicit(&c->fill_permille, (int)(fill * 1000), memory_order_relaxed);
+}
+
+static int next_live(struct cutter *c, struct cutter_clock now, int wait_ms, struct slice **slice)
+{
+    const int64_t now_ms = now.monotonic_ms;
+    if (c->options.as_of_ms == 0)
+        now.wall_ms = 0;
     if (c->cut_ms == 0) {
         c->cut_ms = now_ms;
         for (int p = 0; p < c->n; p++)
@@ -724,14 +864,14 @@ static int next_live(struct cutter *c, int64_t now_ms, int wait_ms, struct slice
     for (int p = 0; p < c->n; p++) {
         if (c->partitions[p].n >= (size_t)(4 * c->options.slice_events))
             continue; // full: the source holds back
-        const int rc = partition_read(c, p, now_ms);
+        const int rc = partition_read(c, p, now);
         if (rc < 0)
             return rc;
         any |= rc > 0;
     }
     const bool due = now_ms - c->cut_ms >= c->options.interval_ms;
     const bool full = c->counts.pending >= (uint64_t)c->options.slice_events;
-    const int64_t watermark = live_watermark(c, now_ms);
+    const int64_t watermark = live_watermark(c, flags_set(c, now_ms));
     const bool tick = c->counts.pending == 0 && due &&
                       watermark >= (c->watermark_ms == INT64_MIN ? 0 : c->watermark_ms) + SECOND_MS;
     if (!(full || (due && c->counts.pending > 0) || tick)) {
@@ -766,24 +906,49 @@ static int next_live(struct cutter *c, int64_t now_ms, int wait_ms, struct slice
     for (int p = 0; p < c->n; p++)
         if (c->partitions[p].n == 0)
             next_skip(c, p);
-    const int64_t after = live_watermark(c, now_ms);
-    if (after > c->watermark_ms)
-        c->watermark_ms = after;
-    s->slice.watermark_ms = c->watermark_ms;
+    s->slice.floor_ms = flags_set(c, now_ms);
+    s->slice.watermark_ms = c->watermark_ms = live_watermark(c, s->slice.floor_ms);
+    s->slice.shed_permille = shed_due(c);
+    s->slice.clock_ms = now.wall_ms;
     c->cut_ms = now_ms;
     const struct slice_values values = values_due(c);
     *slice = slice_finish(c, s, SLICE_LIVE, &values);
     return 1;
 }
 
-int cutter_next(struct cutter *c, int64_t now_ms, int wait_ms, struct slice **slice)
+int cutter_next(struct cutter *c, struct cutter_clock now, int wait_ms, struct slice **slice)
 {
     given_collect(c);
-    return c->options.order == SLICE_CANONICAL ? next_canonical(c, now_ms, wait_ms, slice)
-                                               : next_live(c, now_ms, wait_ms, slice);
+    return c->options.order == SLICE_CANONICAL ? next_canonical(c, now, wait_ms, slice)
+                                               : next_live(c, now, wait_ms, slice);
 }
 
-int cutter_recorded(struct cutter *c, const struct slice_record *record, struct slice **slice)
+int cutter_move(struct cutter *c, int n, const struct slice_move *moves, bool started,
+                const int64_t *stop)
+{
+    for (int i = 0; i < n; i++) {
+        c->next[moves[i].partition] = moves[i].to;
+        // Another log may begin there.
+        c->epoch[moves[i].partition] = -1;
+        c->moves[c->n_moves++] = moves[i];
+    }
+    if (started)
+        return 0;
+    for (int p = 0; p < c->n; p++) {
+        struct partition *part = &c->partitions[p];
+        c->counts.pending -= part->n;
+        for (; part->n > 0; part->n--, part->head++)
+            chunk_release(c, queue_at(part, 0)->chunk);
+        part->mt_ms = c->time_max_ms[p];
+        part->epoch = c->epoch[p];
+        part->ended = false;
+    }
+    const int rc = c->source->ops->start(c->source, c->next, stop);
+    return rc < 0 ? fail(c, rc, "%s", c->source->error) : 0;
+}
+
+int cutter_recorded(struct cutter *c, const struct slice_record *record, const int64_t *stop,
+                    struct slice **slice)
 {
     enum { WAIT_MS = 100, WAITS_MAX = 600 };
     given_collect(c);
@@ -791,13 +956,26 @@ int cutter_recorded(struct cutter *c, const struct slice_record *record, struct 
     if (record->values.n > 0 && record->values.n != c->options.tasks)
         return fail(c, -EINVAL, "slice %" PRIu64 ": values %d tasks, there are %d now",
                     record->number, record->values.n, c->options.tasks);
+    if (record->n_moves > 0) {
+        for (int i = 0; i < record->n_moves; i++)
+            if (record->moves[i].from != c->next[record->moves[i].partition])
+                return fail(c, -EBADMSG,
+                            "slice %" PRIu64 ": moves partition %d from offset %" PRId64
+                            ", which is at %" PRId64,
+                            record->number, record->moves[i].partition, record->moves[i].from,
+                            c->next[record->moves[i].partition]);
+        const int rc = cutter_move(c, record->n_moves, record->moves, false, stop);
+        if (rc < 0)
+            return rc;
+    }
     for (int p = 0; p < c->n; p++) {
         struct partition *part = &c->partitions[p];
         int waits = 0;
         while (c->next[p] < record->next[p] &&
                (part->n == 0 || queue_at(part, part->n - 1)->offset + 1 < record->next[p]) &&
                c->source->ops->position(c->source, p) < record->next[p]) {
-            const int rc = partition_read(c, p, 0);
+            // What is read beyond the recorded slices is judged now.
+            const int rc = partition_read(c, p, (struct cutter_clock){0, c->options.as_of_ms});
             if (rc < 0)
                 return rc;
             if (rc > 0)
@@ -821,9 +999,23 @@ int cutter_recorded(struct cutter *c, const struct slice_record *record, struct 
     if (rc < 0)
         return rc;
     memcpy(c->next, record->next, (size_t)c->n * sizeof *c->next);
-    s->slice.watermark_ms = record->watermark_ms;
-    c->watermark_ms = record->watermark_ms;
+    memcpy(c->flags, record->flags, (size_t)c->n * sizeof *c->flags);
+    s->slice.floor_ms = record->floor_ms;
+    s->slice.clock_ms = record->clock_ms;
+    s->slice.shed_permille = record->shed_permille;
+    if (record->order == SLICE_LIVE)
+        s->slice.watermark_ms = c->watermark_ms = live_watermark(c, record->floor_ms);
+    else
+        canonical_watermark(c, &s->slice);
     struct slice *again = slice_finish(c, s, record->order, &record->values);
+    if (again->watermark_ms != record->watermark_ms) {
+        fail(c, -EBADMSG,
+             "slice %" PRIu64 ": the watermark would be %" PRId64 ", recorded is %" PRId64
+             ": the slice log contradicts itself, or join.lateness is another one",
+             record->number, again->watermark_ms, record->watermark_ms);
+        slice_release(c, s);
+        return -EBADMSG;
+    }
     if (again->digest != record->digest || again->n_events != record->n_events) {
         fail(c, -EBADMSG,
              "slice %" PRIu64 ": the source has other records now (%d events, then %d): "

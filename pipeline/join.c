@@ -8,8 +8,8 @@
 
 const char *const outcome_names[OUTCOMES] = {"joined",    "expired", "late",
                                              "duplicate", "orphan",  "rejected"};
-const char *const refusal_names[REFUSALS] = {"join_full", "request_full", "actions_full",
-                                             "unknown_user", "unknown_item"};
+const char *const refusal_names[REFUSALS] = {"join_full",    "request_full", "actions_full",
+                                             "unknown_user", "unknown_item", "shed"};
 const char *const slate_count_names[SLATE_COUNTS] = {
     [SLATES_CLOSED] = "slates_closed",
     [SLATES_SPLIT] = "slates_split",
@@ -377,6 +377,19 @@ static void refuse(struct join *j, enum topic topic, enum refusal reason, uint64
     settle(j, topic, REJECTED, n);
 }
 
+void join_shed(struct join *j, int permille)
+{
+    j->shed_permille = permille;
+}
+
+double join_fill(const struct join *j)
+{
+    const double requests =
+        (double)id_table_state(&j->request)->live / (double)j->request.row.n_max;
+    const double lists = heap_fill(&j->items);
+    return requests > lists ? requests : lists;
+}
+
 void join_rejected(struct join *j, enum topic topic, enum reject reason, uint64_t n)
 {
     if (reason == REJECT_TOMBSTONE)
@@ -449,11 +462,26 @@ static void user_unlink(struct join *j, uint32_t request)
         session_edit(j, session->user_older - 1)->user_newer = session->user_newer;
 }
 
-// The request of this id, made in stage EARLY and looked at after wait_ms if need be; ID_NO_ROW
-// when the join is full.
+// Whether a new request of this id is left out while some are. The hash is mixed
+// once more: tables and producers' partitions go by its plain bits.
+static bool is_shed(const struct join *j, const struct id *id)
+{
+    return ((id->hash * UINT64_C(0x9e3779b97f4a7c15)) >> 32) % 1000 < (uint64_t)j->shed_permille;
+}
+
+// Why request_of had none for this id.
+static enum refusal request_refusal(const struct join *j, const struct id *id)
+{
+    return is_shed(j, id) ? REFUSED_SHED : REFUSED_JOIN_FULL;
+}
+
+// The request of this id, made in stage EARLY and looked at after wait_ms if need be; below 0 when
+// the join is full, or not to be filled further with it.
 static int64_t request_of(struct join *j, const struct id *id, int64_t ts_ms, int64_t wait_ms)
 {
     bool created;
+    if (j->shed_permille > 0 && is_shed(j, id) && id_table_find(&j->request, id) < 0)
+        return -1;
     const int64_t request = id_table_admit(&j->request, id, ts_ms, &created);
     if (!created)
         return request;
@@ -1133,7 +1161,7 @@ static void push_impressions(struct join *j, const struct event *e)
     }
     const int64_t found = request_of(j, &e->request, e->ts_ms, first_look_ms(j));
     if (found < 0) {
-        refuse(j, TOPIC_IMPRESSIONS, REFUSED_JOIN_FULL, n);
+        refuse(j, TOPIC_IMPRESSIONS, request_refusal(j, &e->request), n);
         return;
     }
     const uint32_t request = (uint32_t)found;
@@ -1179,6 +1207,9 @@ static void push_engagement(struct join *j, const struct event *e)
                               .value = e->value,
                               .action = (uint16_t)action,
                               .topic = TOPIC_ENGAGEMENTS};
+    const struct id *name = &e->request;
+    struct id loose;
+    char storage[8];
     int64_t request;
     if (e->request.kind == ID_ABSENT) {
         request = last_touch(j, &w);
@@ -1190,17 +1221,17 @@ static void push_engagement(struct join *j, const struct event *e)
             return;
         }
         // Its impression may come yet: it waits under a name of its own.
-        char storage[8];
-        struct id name = id_of_unsigned(scalars(j)->loose++, storage);
-        name.hash = ~name.hash; // apart from producers' integers
-        request = request_of(j, &name, e->ts_ms, j->options.lateness_ms);
+        loose = id_of_unsigned(scalars(j)->loose++, storage);
+        loose.hash = ~loose.hash; // apart from producers' integers
+        name = &loose;
+        request = request_of(j, name, e->ts_ms, j->options.lateness_ms);
         if (request >= 0)
             session_edit(j, (uint32_t)request)->stage = STAGE_LOOSE;
     } else {
         request = request_of(j, &e->request, e->ts_ms, j->options.lateness_ms);
     }
     if (request < 0) {
-        refuse(j, TOPIC_ENGAGEMENTS, REFUSED_JOIN_FULL, 1);
+        refuse(j, TOPIC_ENGAGEMENTS, request_refusal(j, name), 1);
         return;
     }
     enum outcome outcome = ORPHAN;
@@ -1279,7 +1310,7 @@ static void push_scores(struct join *j, const struct event *e)
 {
     const int64_t request = request_of(j, &e->request, e->ts_ms, j->options.lateness_ms);
     if (request < 0) {
-        refuse(j, TOPIC_SCORES, REFUSED_JOIN_FULL, 1);
+        refuse(j, TOPIC_SCORES, request_refusal(j, &e->request), 1);
         return;
     }
     const uint8_t stage = session_at(j, (uint32_t)request)->stage;

@@ -67,6 +67,7 @@ enum refusal {
     REFUSED_ACTIONS_FULL, // more than 32 different actions, or a name over 62 bytes
     REFUSED_UNKNOWN_USER, // the user is not admitted yet, or the table is full
     REFUSED_UNKNOWN_ITEM,
+    REFUSED_SHED, // the request is not among those that a join that gets full admits
     REFUSALS
 };
 extern const char *const refusal_names[REFUSALS];
@@ -167,6 +168,7 @@ struct join {
     int64_t feedback_delay_ms; // 0: off
     int64_t action_window_ms[JOIN_ACTIONS_MAX];
     uint8_t action_task[JOIN_ACTIONS_MAX];
+    int shed_permille; // of new requests, as the slice that is applied says
 };
 
 // rows, windows and tasks must outlive the join. 0 or -ENOMEM.
@@ -181,6 +183,12 @@ void join_push(struct join *j, const struct event *event);
 // Moves the watermark; nothing at or before it is expected any more. Never moves back.
 void join_advance(struct join *j, int64_t watermark_ms);
 int64_t join_watermark(const struct join *j); // INT64_MIN before the first
+
+// From here on so many of 1,000 new requests are refused, by a hash of their ids: all records of
+// one request share its fate. What was open before goes on. 0 at the start.
+void join_shed(struct join *j, int permille);
+// How full the join is: the larger share of its memory for requests and for their lists.
+double join_fill(const struct join *j);
 
 // Records that were rejected before they were events.
 void join_rejected(struct join *j, enum topic topic, enum reject reason, uint64_t n);

@@ -2,7 +2,6 @@
 #include "pipeline/slice_log.h"
 
 #include <assert.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -11,28 +10,43 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-// On disk: this header, n_partitions positions, and with MAGIC_VALUES the number of tasks (uint32)
-// and a float for each; little-endian as the machine is.
+#include "snapshot/storage.h"
+
+// On disk: this header, then n_partitions positions (int64_t), as many leader epochs (int32_t) if
+// any is known, as many flags (uint8_t), the verdicts, the moves and the values (float);
+// little-endian as the machine is.
 struct header {
     uint32_t magic;
     uint32_t crc;      // CRC32C of everything after this member
     uint32_t previous; // crc of the record before
-    uint32_t n_partitions;
+    uint32_t size;     // of the whole record
+    uint32_t n_partitions, n_events;
     uint64_t number, digest;
-    uint32_t order, n_events;
-    int64_t watermark_ms, dead_letters;
+    int64_t watermark_ms, floor_ms, clock_ms, dead_letters;
+    uint8_t order, last, epochs, n_values;
+    uint16_t shed_permille, n_moves;
+    uint32_t n_verdicts, zero;
+};
+struct verdict_bytes {
+    int32_t partition, zero;
+    int64_t offset;
+};
+struct move_bytes {
+    int32_t partition, zero;
+    int64_t from, to;
 };
 
 enum {
-    MAGIC = 0x31534c54,        // "TLS1"
-    MAGIC_VALUES = 0x56534c54, // "TLSV"
-    COVERED = offsetof(struct header, previous)
+    MAGIC = 0x32534c54,        // "TLS2"
+    MAGIC_FAMILY = 0x00534c54, // "TLS": whatever version wrote it
+    FAMILY_MASK = 0x00ffffff,
+    COVERED = offsetof(struct header, previous),
+    NAME_SIZE = 40,
 };
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "files are little-endian");
+_Static_assert(sizeof(struct header) == 88, "no padding");
 
 __attribute__((format(printf, 3, 4))) static int fail(struct slice_log *l, int rc,
                                                       const char *format, ...)
@@ -44,15 +58,12 @@ __attribute__((format(printf, 3, 4))) static int fail(struct slice_log *l, int r
     return rc;
 }
 
-static size_t values_size(int n)
+static size_t record_size(const struct header *h)
 {
-    return n > 0 ? sizeof(uint32_t) + (size_t)n * sizeof(float) : 0;
-}
-
-static size_t record_size(const struct slice_log *l, int n_values)
-{
-    return sizeof(struct header) + (size_t)l->n_partitions * sizeof(int64_t) +
-           values_size(n_values);
+    const size_t n = h->n_partitions;
+    return sizeof *h + n * (sizeof(int64_t) + (h->epochs ? sizeof(int32_t) : 0) + 1) +
+           h->n_verdicts * sizeof(struct verdict_bytes) + h->n_moves * sizeof(struct move_bytes) +
+           h->n_values * sizeof(float);
 }
 
 static uint32_t record_crc(const unsigned char *record, size_t size)
@@ -62,54 +73,117 @@ static uint32_t record_crc(const unsigned char *record, size_t size)
 }
 
 // How long the record is that begins here, of which `there` bytes are there; 0: it is not whole.
-static size_t record_whole(const struct slice_log *l, const unsigned char *record, size_t there)
+static size_t record_whole(uint32_t n_partitions, const unsigned char *record, size_t there)
 {
     struct header h;
-    uint32_t n_values = 0;
-    const size_t head = record_size(l, 0);
-    if (there < head)
+    if (there < sizeof h)
         return 0;
     memcpy(&h, record, sizeof h);
-    if ((h.magic != MAGIC && h.magic != MAGIC_VALUES) ||
-        h.n_partitions != (uint32_t)l->n_partitions)
-        return 0;
-    if (h.magic == MAGIC_VALUES) {
-        if (there < head + sizeof n_values)
-            return 0;
-        memcpy(&n_values, record + head, sizeof n_values);
-        if (n_values == 0 || n_values > SLATE_TASKS_MAX)
-            return 0;
-    }
-    const size_t size = record_size(l, (int)n_values);
-    return size <= there && h.crc == record_crc(record, size) ? size : 0;
-}
-
-static struct slice_values record_values(const struct slice_log *l, const unsigned char *record)
-{
-    struct slice_values values = {0};
-    struct header h;
-    uint32_t n;
-    memcpy(&h, record, sizeof h);
-    if (h.magic == MAGIC_VALUES) {
-        const unsigned char *at = record + record_size(l, 0);
-        memcpy(&n, at, sizeof n);
-        memcpy(values.weight, at + sizeof n, n * sizeof *values.weight);
-        values.n = (int)n;
-    }
-    return values;
-}
-
-// How many partitions the record is of when it is whole for another number of them, else 0.
-static int record_partitions(const struct slice_log *l, const unsigned char *record, size_t size)
-{
-    struct header h;
-    if (size < sizeof h)
-        return 0;
-    memcpy(&h, record, sizeof h);
-    const struct slice_log other = {.n_partitions = (int)(h.n_partitions & 0xffffff)};
-    return other.n_partitions != l->n_partitions && record_whole(&other, record, size) > 0
-               ? other.n_partitions
+    return h.magic == MAGIC && h.n_partitions == n_partitions && h.size <= there &&
+                   h.n_values <= SLATE_TASKS_MAX && h.n_verdicts <= SLICE_VERDICTS_MAX &&
+                   h.n_moves <= n_partitions && h.epochs <= 1 && h.size == record_size(&h) &&
+                   h.crc == record_crc(record, h.size)
+               ? h.size
                : 0;
+}
+
+// The number of partitions of a record that is whole, but of another number than the log's; 0.
+static uint32_t record_partitions(const unsigned char *record, size_t there)
+{
+    struct header h;
+    if (there < sizeof h)
+        return 0;
+    memcpy(&h, record, sizeof h);
+    return record_whole(h.n_partitions, record, there) > 0 ? h.n_partitions : 0;
+}
+
+// Room for what a record holds beside its header, reused from record to record.
+struct decoded {
+    int64_t *next;
+    int32_t *epoch;
+    uint8_t *flags;
+    struct slice_verdict *verdicts;
+    struct slice_move *moves;
+    int n_verdicts_max;
+};
+
+static void decoded_free(struct decoded *d)
+{
+    free(d->next);
+    free(d->epoch);
+    free(d->flags);
+    free(d->verdicts);
+    free(d->moves);
+}
+
+static bool decoded_take(struct decoded *d, int n_partitions)
+{
+    const size_t n = (size_t)n_partitions;
+    d->next = calloc(n, sizeof *d->next);
+    d->epoch = calloc(n, sizeof *d->epoch);
+    d->flags = calloc(n, sizeof *d->flags);
+    d->moves = calloc(n, sizeof *d->moves);
+    return d->next && d->epoch && d->flags && d->moves;
+}
+
+// A whole record. false: no memory, or what it says cannot be: a partition that there is not.
+static bool record_decode(const unsigned char *record, struct decoded *d,
+                          struct slice_record *decoded)
+{
+    struct header h;
+    memcpy(&h, record, sizeof h);
+    const size_t n = h.n_partitions;
+    const unsigned char *at = record + sizeof h;
+    bool known = true;
+    memcpy(d->next, at, n * sizeof *d->next);
+    at += n * sizeof *d->next;
+    for (size_t p = 0; p < n; p++)
+        d->epoch[p] = -1;
+    if (h.epochs) {
+        memcpy(d->epoch, at, n * sizeof *d->epoch);
+        at += n * sizeof *d->epoch;
+    }
+    memcpy(d->flags, at, n);
+    at += n;
+    if ((int)h.n_verdicts > d->n_verdicts_max) {
+        struct slice_verdict *more = realloc(d->verdicts, h.n_verdicts * sizeof *more);
+        if (!more)
+            return false;
+        d->verdicts = more;
+        d->n_verdicts_max = (int)h.n_verdicts;
+    }
+    for (uint32_t i = 0; i < h.n_verdicts; i++, at += sizeof(struct verdict_bytes)) {
+        struct verdict_bytes v;
+        memcpy(&v, at, sizeof v);
+        d->verdicts[i] = (struct slice_verdict){v.partition, v.offset};
+        known &= v.partition >= 0 && v.partition < (int)n;
+    }
+    for (uint32_t i = 0; i < h.n_moves; i++, at += sizeof(struct move_bytes)) {
+        struct move_bytes m;
+        memcpy(&m, at, sizeof m);
+        d->moves[i] = (struct slice_move){m.partition, m.from, m.to};
+        known &= m.partition >= 0 && m.partition < (int)n;
+    }
+    *decoded = (struct slice_record){.number = h.number,
+                                     .digest = h.digest,
+                                     .order = (enum slice_order)h.order,
+                                     .last = h.last,
+                                     .n_events = (int)h.n_events,
+                                     .watermark_ms = h.watermark_ms,
+                                     .floor_ms = h.floor_ms,
+                                     .clock_ms = h.clock_ms,
+                                     .dead_letters = h.dead_letters,
+                                     .shed_permille = h.shed_permille,
+                                     .next = d->next,
+                                     .epoch = d->epoch,
+                                     .flags = d->flags,
+                                     .n_verdicts = (int)h.n_verdicts,
+                                     .n_moves = (int)h.n_moves,
+                                     .verdicts = d->verdicts,
+                                     .moves = d->moves,
+                                     .values = {.n = h.n_values}};
+    memcpy(decoded->values.weight, at, h.n_values * sizeof(float));
+    return known;
 }
 
 static int compare_numbers(const void *a, const void *b)
@@ -118,261 +192,406 @@ static int compare_numbers(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-// The first numbers of the files, ascending; *list is the caller's to free. -errno or how many.
+static void file_name(uint64_t first, char name[NAME_SIZE])
+{
+    snprintf(name, NAME_SIZE, "slices-%" PRIu64 ".log", first);
+}
+
+struct files {
+    int n;
+    uint64_t *first;
+};
+
+static int file_seen(void *arg, const char *name)
+{
+    struct files *f = arg;
+    uint64_t first;
+    char ours[NAME_SIZE];
+    if (sscanf(name, "slices-%" SCNu64 ".log", &first) != 1)
+        return 0;
+    // In our spelling only: slices-01.log is somebody's copy, and not slices-1.log once more.
+    file_name(first, ours);
+    if (strcmp(name, ours) != 0)
+        return 0;
+    uint64_t *longer = realloc(f->first, ((size_t)f->n + 1) * sizeof *longer);
+    if (!longer)
+        return -ENOMEM;
+    f->first = longer;
+    f->first[f->n++] = first;
+    return 0;
+}
+
+// The first numbers of the files, ascending; the caller frees them. -errno or how many.
 static int files_list(struct slice_log *l, uint64_t **list)
 {
-    int n = 0;
-    DIR *dir = opendir(l->directory);
-    *list = NULL;
-    if (!dir)
-        return fail(l, -errno, "%s: %s", l->directory, strerror(errno));
-    for (struct dirent *entry; (entry = readdir(dir));) {
-        uint64_t first;
-        char name[32];
-        if (sscanf(entry->d_name, "slices-%" SCNu64 ".log", &first) != 1)
-            continue;
-        // In our spelling only: slices-01.log is somebody's copy, and not slices-1.log once more.
-        snprintf(name, sizeof name, "slices-%" PRIu64 ".log", first);
-        if (strcmp(name, entry->d_name) != 0)
-            continue;
-        uint64_t *longer = realloc(*list, ((size_t)n + 1) * sizeof **list);
-        if (!longer) {
-            closedir(dir);
-            free(*list);
-            *list = NULL;
-            return fail(l, -ENOMEM, "%s: out of memory", l->directory);
-        }
-        *list = longer;
-        (*list)[n++] = first;
-    }
-    closedir(dir);
-    if (n > 1)
-        qsort(*list, (size_t)n, sizeof **list, compare_numbers);
-    return n;
+    struct files files = {0};
+    const int rc = l->storage->ops->list(l->storage, l->directory, file_seen, &files);
+    *list = files.first;
+    if (rc < 0)
+        return fail(l, rc, "%s: %s", l->path, strerror(-rc));
+    if (files.n > 1)
+        qsort(files.first, (size_t)files.n, sizeof *files.first, compare_numbers);
+    return files.n;
 }
 
-static void file_path(const struct slice_log *l, uint64_t first, char *path, size_t size)
+// The whole of an open file, in memory that the caller frees.
+static int file_load(struct slice_log *l, const char *name, int handle, unsigned char **bytes,
+                     uint64_t *size)
 {
-    snprintf(path, size, "%s/slices-%" PRIu64 ".log", l->directory, first);
-}
-
-static int directory_sync(struct slice_log *l)
-{
-    const int fd = open(l->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        return fail(l, -errno, "%s: %s", l->directory, strerror(errno));
-    const int rc = fsync(fd) < 0 ? -errno : 0;
-    close(fd);
-    return rc < 0 ? fail(l, rc, "%s: fsync: %s", l->directory, strerror(-rc)) : 0;
-}
-
-// Reads one file; newest: a torn tail is cut off, in an earlier one it is damage.
-static int file_read(struct slice_log *l, uint64_t first, bool newest, uint64_t after,
-                     slice_log_fn see, void *arg)
-{
-    char path[4096];
-    struct stat st;
-    file_path(l, first, path, sizeof path);
-    const int fd = open(path, O_RDWR | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &st) < 0) {
-        const int rc = -errno;
-        if (fd >= 0)
-            close(fd);
-        return fail(l, rc, "%s: %s", path, strerror(-rc));
-    }
-    unsigned char *bytes = malloc((size_t)st.st_size + 1);
-    int64_t *next = malloc((size_t)l->n_partitions * sizeof *next);
-    int rc = bytes && next ? 0 : fail(l, -ENOMEM, "%s: out of memory", path);
+    int rc = l->storage->ops->size(l->storage, handle, size);
+    if (rc < 0)
+        return fail(l, rc, "%s/%s: %s", l->path, name, strerror(-rc));
+    *bytes = malloc(*size + 1);
+    if (!*bytes)
+        return fail(l, -ENOMEM, "%s/%s: out of memory", l->path, name);
     // One call reads 2 GiB at the most.
-    for (size_t done = 0; rc == 0 && done < (size_t)st.st_size;) {
-        const ssize_t n = pread(fd, bytes + done, (size_t)st.st_size - done, (off_t)done);
-        if (n < 0 && errno == EINTR)
+    for (uint64_t done = 0; done < *size;) {
+        const ssize_t n =
+            l->storage->ops->read_at(l->storage, handle, *bytes + done, *size - done, done);
+        if (n == -EINTR)
             continue;
         if (n <= 0)
-            rc = fail(l, -EIO, "%s: cannot be read at byte %zu: %s", path, done,
-                      n < 0 ? strerror(errno) : "it has become shorter");
-        else
-            done += (size_t)n;
+            return fail(l, -EIO, "%s/%s: cannot be read at byte %" PRIu64 ": %s", l->path, name,
+                        done, n < 0 ? strerror((int)-n) : "it has become shorter");
+        done += (uint64_t)n;
     }
+    return 0;
+}
 
-    size_t at = 0, size;
-    for (; rc == 0 && (size = record_whole(l, bytes + at, (size_t)st.st_size - at)) > 0;
-         at += size) {
+// Whether record `number` may come where it stands: after the one before, or at the begin of a file
+// where slices may be missing that the checkpoint has (the log was cut below it).
+static bool record_follows(const struct slice_log *l, const struct header *h, size_t at,
+                           uint64_t after)
+{
+    const bool covered = at == 0 && h->number > l->last && h->number <= after + 1;
+    return l->last == 0 || covered || (h->previous == l->crc && h->number == l->last + 1);
+}
+
+// The records of a file, from its begin; returns where they end, or -errno.
+static int64_t file_records(struct slice_log *l, const char *name, const unsigned char *bytes,
+                            uint64_t size, uint64_t after, slice_log_fn see, void *arg)
+{
+    const uint32_t n = (uint32_t)l->n_partitions;
+    struct decoded d = {0};
+    struct slice_record record;
+    size_t at = 0, length;
+    int rc = decoded_take(&d, l->n_partitions) ? 0 : -ENOMEM;
+    for (; rc >= 0 && (length = record_whole(n, bytes + at, size - at)) > 0; at += length) {
         struct header h;
         memcpy(&h, bytes + at, sizeof h);
         // 0 is how we say that there is none: the next slice would go where it cannot be found.
-        if (h.number == 0) {
-            rc = fail(l, -EBADMSG, "%s: at byte %zu: slice 0, where the first is 1", path, at);
-            break;
-        }
-        // Where a file begins, slices may be missing that the checkpoint has: the log was cut below
-        // it.
-        const bool covered = at == 0 && h.number > l->last && h.number <= after + 1;
-        if (l->last != 0 && !covered && (h.previous != l->crc || h.number != l->last + 1)) {
+        if (h.number == 0)
+            rc = fail(l, -EBADMSG, "%s/%s: at byte %zu: slice 0, where the first is 1", l->path,
+                      name, at);
+        else if (!record_follows(l, &h, at, after))
             rc = fail(l, -EBADMSG,
-                      "%s: at byte %zu: slice %" PRIu64 " does not follow slice %" PRIu64, path, at,
-                      h.number, l->last);
+                      "%s/%s: at byte %zu: slice %" PRIu64 " does not follow slice %" PRIu64,
+                      l->path, name, at, h.number, l->last);
+        else if (l->last == 0 && see && h.number > after + 1)
+            rc = fail(l, -EBADMSG, "%s/%s: begins with slice %" PRIu64 ", expected %" PRIu64,
+                      l->path, name, h.number, after + 1);
+        else if (!record_decode(bytes + at, &d, &record))
+            rc = fail(l, -EBADMSG,
+                      "%s/%s: at byte %zu: slice %" PRIu64 " names no partition of ours", l->path,
+                      name, at, h.number);
+        else if (see && h.number > after)
+            rc = see(arg, &record);
+        if (rc < 0)
             break;
-        }
-        if (l->last == 0 && see && h.number > after + 1)
-            rc = fail(l, -EBADMSG, "%s: begins with slice %" PRIu64 ", expected %" PRIu64, path,
-                      h.number, after + 1);
         l->last = h.number;
         l->crc = h.crc;
-        if (rc == 0 && see && h.number > after) {
-            memcpy(next, bytes + at + sizeof h, (size_t)l->n_partitions * sizeof *next);
-            const struct slice_record record = {.number = h.number,
-                                                .digest = h.digest,
-                                                .order = (enum slice_order)h.order,
-                                                .n_events = (int)h.n_events,
-                                                .watermark_ms = h.watermark_ms,
-                                                .dead_letters = h.dead_letters,
-                                                .next = next,
-                                                .values = record_values(l, bytes + at)};
-            rc = see(arg, &record);
-        }
     }
-    if (rc == 0 && at < (size_t)st.st_size) {
-        // A crash tears the end. Whole records behind the damage mean something else happened.
-        const int partitions = at == 0 ? record_partitions(l, bytes, (size_t)st.st_size) : 0;
-        bool whole_behind = !newest;
-        for (size_t i = at + 1; !whole_behind && i < (size_t)st.st_size; i++)
-            whole_behind = record_whole(l, bytes + i, (size_t)st.st_size - i) > 0;
-        if (partitions)
-            rc = fail(l, -EINVAL, "%s: written with %d partitions, there are %d now", path,
-                      partitions, l->n_partitions);
-        else if (whole_behind)
-            rc = fail(l, -EBADMSG, "%s: damaged at byte %zu, with slices behind it", path, at);
-        else if (ftruncate(fd, (off_t)at) < 0 || fsync(fd) < 0)
-            rc = fail(l, -errno, "%s: cannot cut the torn tail: %s", path, strerror(errno));
+    decoded_free(&d);
+    if (rc == -ENOMEM)
+        return fail(l, rc, "%s/%s: out of memory", l->path, name);
+    return rc < 0 ? rc : (int64_t)at;
+}
+
+// What stands behind the last whole record is a tail that a crash has torn, or it is refused.
+static int tail_check(struct slice_log *l, const char *name, bool newest,
+                      const unsigned char *bytes, uint64_t size, uint64_t at)
+{
+    uint32_t magic = 0;
+    bool whole_behind = false;
+    for (uint64_t i = at + 1; !whole_behind && i < size; i++)
+        whole_behind = record_whole((uint32_t)l->n_partitions, bytes + i, size - i) > 0;
+    if (at == 0 && size >= sizeof magic)
+        memcpy(&magic, bytes, sizeof magic);
+    if (!whole_behind && magic != MAGIC && (magic & FAMILY_MASK) == MAGIC_FAMILY)
+        return fail(l, -EINVAL,
+                    "%s/%s: at byte %" PRIu64 ": a slice of another version of twotower (%.4s, "
+                    "expected TLS2)",
+                    l->path, name, at, (const char *)bytes + at);
+    const uint32_t partitions = at == 0 ? record_partitions(bytes, size) : 0;
+    if (partitions)
+        return fail(l, -EINVAL, "%s/%s: written with %" PRIu32 " partitions, there are %d now",
+                    l->path, name, partitions, l->n_partitions);
+    if (whole_behind || !newest)
+        return fail(l, -EBADMSG, "%s/%s: damaged at byte %" PRIu64 ", with slices behind it",
+                    l->path, name, at);
+    return 0;
+}
+
+static int tail_cut(struct slice_log *l, const char *name, int handle, uint64_t at)
+{
+    int rc = l->storage->ops->truncate(l->storage, handle, at);
+    if (rc == 0)
+        rc = l->storage->ops->sync(l->storage, handle);
+    return rc < 0 ? fail(l, rc, "%s/%s: cannot cut the torn tail: %s", l->path, name, strerror(-rc))
+                  : 0;
+}
+
+// Reads one file. Of the newest one a torn tail is no damage; ours (keep): it is cut off, and the
+// file stays open for appending.
+static int file_read(struct slice_log *l, uint64_t first, bool newest, bool keep, uint64_t after,
+                     slice_log_fn see, void *arg)
+{
+    char name[NAME_SIZE];
+    unsigned char *bytes = NULL;
+    uint64_t size = 0;
+    file_name(first, name);
+    const int handle =
+        l->storage->ops->open(l->storage, l->directory, name, keep ? O_RDWR : O_RDONLY, 0);
+    if (handle < 0)
+        return fail(l, handle, "%s/%s: %s", l->path, name, strerror(-handle));
+    int rc = file_load(l, name, handle, &bytes, &size);
+    if (rc == 0) {
+        const int64_t end = file_records(l, name, bytes, size, after, see, arg);
+        rc = end < 0 ? (int)end : 0;
+        if (rc == 0 && (uint64_t)end < size) {
+            rc = tail_check(l, name, newest, bytes, size, (uint64_t)end);
+            if (rc == 0 && keep)
+                rc = tail_cut(l, name, handle, (uint64_t)end);
+        }
+        l->size = end;
     }
     free(bytes);
-    free(next);
-    if (rc == 0 && newest) {
-        l->fd = fd;
-        l->size = (int64_t)at;
-        if (lseek(fd, (off_t)at, SEEK_SET) < 0)
-            rc = fail(l, -errno, "%s: %s", path, strerror(errno));
-    } else {
-        close(fd);
+    if (rc == 0 && newest && keep)
+        l->file = handle;
+    else
+        l->storage->ops->close(l->storage, handle);
+    return rc;
+}
+
+// All files, or those from which on something after `after` is.
+static int files_read(struct slice_log *l, bool keep, uint64_t after, uint64_t *first,
+                      slice_log_fn see, void *arg)
+{
+    uint64_t *list;
+    int rc = files_list(l, &list);
+    const int n = rc;
+    int from = 0;
+    while (from + 1 < n && list[from + 1] <= after + 1)
+        from++;
+    *first = n > 0 ? list[0] : 0;
+    for (int i = from; rc >= 0 && i < n; i++)
+        rc = file_read(l, list[i], i == n - 1, keep, after, see, arg);
+    free(list);
+    return rc < 0 ? rc : 0;
+}
+
+static int directory_open(struct slice_log *l, const char *directory)
+{
+    if (strlen(directory) >= sizeof l->path)
+        return fail(l, -ENAMETOOLONG, "%s: too long a path", directory);
+    strcpy(l->path, directory);
+    l->directory =
+        l->storage->ops->open(l->storage, STORAGE_CWD, directory, O_RDONLY | O_DIRECTORY, 0);
+    return l->directory < 0 ? fail(l, l->directory, "%s: %s", directory, strerror(-l->directory))
+                            : 0;
+}
+
+// Removes the oldest files that hold nothing after number upto, those whose next one begins at or
+// before upto + 1, while more than keep bytes of such are there.
+static int files_remove(struct slice_log *l, uint64_t upto, int64_t keep, int newest)
+{
+    uint64_t *list;
+    char name[NAME_SIZE];
+    int rc = files_list(l, &list), old = 0;
+    const int n = rc;
+    if (n < 0) {
+        free(list);
+        return n;
+    }
+    while (old < n - newest && (old + 1 == n || list[old + 1] - 1 <= upto))
+        old++;
+    // How many of them fit, newest first.
+    for (int64_t bytes = 0; keep > 0 && rc >= 0 && old > 0; old--) {
+        uint64_t size = 0;
+        file_name(list[old - 1], name);
+        const int handle = l->storage->ops->open(l->storage, l->directory, name, O_RDONLY, 0);
+        rc = handle < 0 ? handle : l->storage->ops->size(l->storage, handle, &size);
+        if (handle >= 0)
+            l->storage->ops->close(l->storage, handle);
+        bytes += (int64_t)size;
+        if (bytes > keep)
+            break;
+    }
+    for (int i = 0; rc >= 0 && i < old; i++) {
+        file_name(list[i], name);
+        rc = l->storage->ops->remove(l->storage, l->directory, name, false);
+    }
+    free(list);
+    return rc < 0 ? fail(l, rc, "%s/%s: %s", l->path, name, strerror(-rc)) : 0;
+}
+
+int slice_log_open(struct slice_log *l, struct storage *storage, const char *directory,
+                   int n_partitions, int64_t size_max, uint64_t after, slice_log_fn see, void *arg)
+{
+    uint64_t first;
+    *l = (struct slice_log){.storage = storage ? storage : &storage_disk,
+                            .n_partitions = n_partitions,
+                            .directory = -1,
+                            .file = -1,
+                            .size_max = size_max};
+    pthread_mutex_init(&l->lock, NULL);
+    int rc = directory_open(l, directory);
+    if (rc == 0)
+        rc = files_read(l, true, after, &first, see, arg);
+    if (rc == 0 && l->last < after) {
+        // The checkpoint is ahead of all that is left: nothing of it is needed, a new file begins.
+        if (l->file >= 0)
+            l->storage->ops->close(l->storage, l->file);
+        l->file = -1;
+        l->last = 0;
+        rc = files_remove(l, UINT64_MAX, 0, 0);
     }
     return rc;
 }
 
-// Removes the files, but the newest `keep`, that hold nothing after number upto: those whose next
-// one begins at or before upto + 1.
-static int files_remove(struct slice_log *l, uint64_t upto, int keep)
+int slice_log_read(const char *directory, int n_partitions, uint64_t after, uint64_t *first,
+                   slice_log_fn see, void *arg, char *error, size_t error_size)
 {
-    uint64_t *list;
-    const int n = files_list(l, &list);
-    int rc = n;
-    for (int i = 0; rc >= 0 && i < n - keep && (i + 1 == n || list[i + 1] - 1 <= upto); i++) {
-        char path[4096];
-        file_path(l, list[i], path, sizeof path);
-        if (unlink(path) < 0)
-            rc = fail(l, -errno, "%s: %s", path, strerror(errno));
-    }
-    free(list);
-    return rc < 0 ? rc : 0;
-}
-
-int slice_log_open(struct slice_log *l, const char *directory, int n_partitions, int64_t size_max,
-                   uint64_t after, slice_log_fn see, void *arg)
-{
-    *l = (struct slice_log){.n_partitions = n_partitions, .fd = -1, .size_max = size_max};
-    if (strlen(directory) >= sizeof l->directory)
-        return fail(l, -ENAMETOOLONG, "%s: too long a path", directory);
-    strcpy(l->directory, directory);
-    pthread_mutex_init(&l->lock, NULL);
-    l->buffer = malloc(record_size(l, SLATE_TASKS_MAX));
-    if (!l->buffer)
-        return fail(l, -ENOMEM, "%s: out of memory", directory);
-    uint64_t *list;
-    int rc = files_list(l, &list);
-    for (int i = 0, n = rc; rc >= 0 && i < n; i++)
-        rc = file_read(l, list[i], i == n - 1, after, see, arg);
-    free(list);
-    if (rc >= 0 && l->last < after) {
-        // The checkpoint is ahead of all that is left: nothing of it is needed, a new file begins.
-        if (l->fd >= 0)
-            close(l->fd);
-        l->fd = -1;
-        l->last = 0;
-        rc = files_remove(l, UINT64_MAX, 0);
-    }
-    return rc < 0 ? rc : 0;
+    struct slice_log *l = malloc(sizeof *l);
+    snprintf(error, error_size, "out of memory");
+    if (!l)
+        return -ENOMEM;
+    *l = (struct slice_log){
+        .storage = &storage_disk, .n_partitions = n_partitions, .directory = -1, .file = -1};
+    int rc = directory_open(l, directory);
+    if (rc == 0)
+        rc = files_read(l, false, after, first, see, arg);
+    if (rc < 0)
+        snprintf(error, error_size, "%s", l->error);
+    if (l->directory >= 0)
+        l->storage->ops->close(l->storage, l->directory);
+    free(l);
+    return rc;
 }
 
 void slice_log_close(struct slice_log *l)
 {
-    if (l->fd >= 0)
-        close(l->fd);
+    if (l->file >= 0)
+        l->storage->ops->close(l->storage, l->file);
+    if (l->directory >= 0)
+        l->storage->ops->close(l->storage, l->directory);
     free(l->buffer);
     pthread_mutex_destroy(&l->lock);
-    l->fd = -1;
+    l->file = l->directory = -1;
     l->buffer = NULL;
 }
 
 static int file_begin(struct slice_log *l, uint64_t first)
 {
-    char path[4096];
-    file_path(l, first, path, sizeof path);
-    if (l->fd >= 0 && fdatasync(l->fd) < 0)
-        return fail(l, -errno, "%s: fdatasync: %s", l->directory, strerror(errno));
-    const int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
-    if (fd < 0)
-        return fail(l, -errno, "%s: %s", path, strerror(errno));
+    char name[NAME_SIZE];
+    struct storage *s = l->storage;
+    int rc = l->file >= 0 ? s->ops->sync(s, l->file) : 0;
+    if (rc < 0) {
+        atomic_store(&l->lost, rc);
+        return fail(l, rc, "%s: slice log: fsync: %s", l->path, strerror(-rc));
+    }
+    file_name(first, name);
+    const int file = s->ops->open(s, l->directory, name, O_WRONLY | O_CREAT | O_TRUNC, 0640);
+    if (file < 0)
+        return fail(l, file, "%s/%s: %s", l->path, name, strerror(-file));
     pthread_mutex_lock(&l->lock);
-    if (l->fd >= 0)
-        close(l->fd);
-    l->fd = fd;
+    if (l->file >= 0)
+        s->ops->close(s, l->file);
+    l->file = file;
     pthread_mutex_unlock(&l->lock);
     l->size = 0;
-    return directory_sync(l);
+    rc = s->ops->sync(s, l->directory);
+    return rc < 0 ? fail(l, rc, "%s: fsync: %s", l->path, strerror(-rc)) : 0;
+}
+
+static void *put(unsigned char **at, const void *bytes, size_t n)
+{
+    memcpy(*at, bytes, n);
+    *at += n;
+    return *at;
+}
+
+// Into the buffer; its header is returned.
+static int record_encode(struct slice_log *l, const struct slice *slice, struct header *h)
+{
+    const size_t n = (size_t)l->n_partitions;
+    *h = (struct header){.magic = MAGIC,
+                         .previous = l->crc,
+                         .n_partitions = (uint32_t)n,
+                         .n_events = (uint32_t)slice->n_events,
+                         .number = slice->number,
+                         .digest = slice->digest,
+                         .watermark_ms = slice->watermark_ms,
+                         .floor_ms = slice->floor_ms,
+                         .clock_ms = slice->clock_ms,
+                         .dead_letters = slice->dead_letters,
+                         .order = (uint8_t)slice->order,
+                         .last = slice->last,
+                         .n_values = (uint8_t)slice->values.n,
+                         .shed_permille = (uint16_t)slice->shed_permille,
+                         .n_verdicts = (uint32_t)slice->n_verdicts,
+                         .n_moves = (uint16_t)slice->n_moves};
+    for (size_t p = 0; p < n; p++)
+        h->epochs |= slice->epoch[p] >= 0;
+    h->size = (uint32_t)record_size(h);
+    if (h->size > l->buffer_size) {
+        unsigned char *larger = realloc(l->buffer, h->size);
+        if (!larger)
+            return fail(l, -ENOMEM, "%s: slice log: out of memory", l->path);
+        l->buffer = larger;
+        l->buffer_size = h->size;
+    }
+    unsigned char *at = l->buffer;
+    put(&at, h, sizeof *h);
+    put(&at, slice->next, n * sizeof *slice->next);
+    if (h->epochs)
+        put(&at, slice->epoch, n * sizeof *slice->epoch);
+    put(&at, slice->flags, n);
+    for (int i = 0; i < slice->n_verdicts; i++)
+        put(&at,
+            &(struct verdict_bytes){slice->verdicts[i].partition, 0, slice->verdicts[i].offset},
+            sizeof(struct verdict_bytes));
+    for (int i = 0; i < slice->n_moves; i++)
+        put(&at,
+            &(struct move_bytes){slice->moves[i].partition, 0, slice->moves[i].from,
+                                 slice->moves[i].to},
+            sizeof(struct move_bytes));
+    put(&at, slice->values.weight, (size_t)slice->values.n * sizeof *slice->values.weight);
+    assert(at == l->buffer + h->size);
+    h->crc = record_crc(l->buffer, h->size);
+    memcpy(l->buffer + offsetof(struct header, crc), &h->crc, sizeof h->crc);
+    return 0;
 }
 
 int slice_log_append(struct slice_log *l, const struct slice *slice)
 {
+    struct header h;
     assert(slice->n_partitions == l->n_partitions &&
            (l->last == 0 || slice->number == l->last + 1));
     const int lost = atomic_load(&l->lost);
     if (lost < 0)
-        return fail(l, lost, "%s: slice log: an earlier fdatasync failed: %s", l->directory,
+        return fail(l, lost, "%s: slice log: an earlier fsync failed: %s", l->path,
                     strerror(-lost));
-    if (l->fd < 0 || l->last == 0 || l->size >= l->size_max) {
-        const int rc = file_begin(l, slice->number);
-        if (rc < 0)
-            return rc;
-    }
-    const uint32_t n_values = (uint32_t)slice->values.n;
-    const size_t head = record_size(l, 0), size = record_size(l, slice->values.n);
-    struct header h = {.magic = n_values > 0 ? MAGIC_VALUES : MAGIC,
-                       .previous = l->crc,
-                       .n_partitions = (uint32_t)l->n_partitions,
-                       .number = slice->number,
-                       .digest = slice->digest,
-                       .order = slice->order,
-                       .n_events = (uint32_t)slice->n_events,
-                       .watermark_ms = slice->watermark_ms,
-                       .dead_letters = slice->dead_letters};
-    memcpy(l->buffer, &h, sizeof h);
-    memcpy(l->buffer + sizeof h, slice->next, head - sizeof h);
-    if (n_values > 0) {
-        memcpy(l->buffer + head, &n_values, sizeof n_values);
-        memcpy(l->buffer + head + sizeof n_values, slice->values.weight,
-               n_values * sizeof *slice->values.weight);
-    }
-    h.crc = record_crc(l->buffer, size);
-    memcpy(l->buffer + offsetof(struct header, crc), &h.crc, sizeof h.crc);
-    for (size_t done = 0; done < size;) {
-        const ssize_t n = write(l->fd, l->buffer + done, size - done);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return fail(l, -errno, "%s: slice log: %s", l->directory, strerror(errno));
-        done += (size_t)n;
-    }
-    l->size += (int64_t)size;
+    int rc =
+        l->file < 0 || l->last == 0 || l->size >= l->size_max ? file_begin(l, slice->number) : 0;
+    if (rc == 0)
+        rc = record_encode(l, slice, &h);
+    if (rc < 0)
+        return rc;
+    rc = storage_write_all(l->storage, l->file, l->buffer, h.size, (uint64_t)l->size);
+    if (rc < 0)
+        return fail(l, rc, "%s: slice log: %s", l->path, strerror(-rc));
+    l->size += h.size;
     l->crc = h.crc;
     l->last = slice->number;
     return 0;
@@ -381,16 +600,76 @@ int slice_log_append(struct slice_log *l, const struct slice *slice)
 int slice_log_sync(struct slice_log *l, char *error, size_t error_size)
 {
     pthread_mutex_lock(&l->lock);
-    if (atomic_load(&l->lost) == 0 && l->fd >= 0 && fdatasync(l->fd) < 0)
-        atomic_store(&l->lost, -errno);
+    if (atomic_load(&l->lost) == 0 && l->file >= 0)
+        atomic_store(&l->lost, l->storage->ops->sync(l->storage, l->file));
     pthread_mutex_unlock(&l->lock);
     const int rc = atomic_load(&l->lost);
     if (rc < 0)
-        snprintf(error, error_size, "%s: slice log: fdatasync: %s", l->directory, strerror(-rc));
+        snprintf(error, error_size, "%s: slice log: fsync: %s", l->path, strerror(-rc));
     return rc;
 }
 
-int slice_log_trim(struct slice_log *l, uint64_t upto)
+// Where the records up to number `after` end in a file; its crc is that of the last of them.
+static int64_t file_end_of(const struct slice_log *l, const unsigned char *bytes, uint64_t size,
+                           uint64_t after, uint32_t *crc)
 {
-    return files_remove(l, upto, 1);
+    uint64_t at = 0;
+    size_t length;
+    while ((length = record_whole((uint32_t)l->n_partitions, bytes + at, size - at)) > 0) {
+        struct header h;
+        memcpy(&h, bytes + at, sizeof h);
+        if (h.number > after)
+            break;
+        *crc = h.crc;
+        at += length;
+    }
+    return (int64_t)at;
+}
+
+int slice_log_forget(struct slice_log *l, uint64_t after)
+{
+    uint64_t *list;
+    struct storage *s = l->storage;
+    char name[NAME_SIZE] = "";
+    int n = files_list(l, &list), rc = n < 0 ? n : 0;
+    if (l->file >= 0)
+        s->ops->close(s, l->file);
+    l->file = -1;
+    l->last = 0;
+    // The newest first: what a crash leaves is a log that ends earlier.
+    for (; rc == 0 && n > 0 && list[n - 1] > after; n--) {
+        file_name(list[n - 1], name);
+        rc = s->ops->remove(s, l->directory, name, false);
+        if (rc == 0)
+            rc = s->ops->sync(s, l->directory);
+    }
+    if (rc == 0 && n > 0) {
+        unsigned char *bytes = NULL;
+        uint64_t size;
+        file_name(list[n - 1], name);
+        const int handle = s->ops->open(s, l->directory, name, O_RDWR, 0);
+        rc = handle < 0 ? handle : file_load(l, name, handle, &bytes, &size);
+        if (rc == 0) {
+            l->size = file_end_of(l, bytes, size, after, &l->crc);
+            rc = s->ops->truncate(s, handle, (uint64_t)l->size);
+        }
+        if (rc == 0)
+            rc = s->ops->sync(s, handle);
+        if (rc == 0) {
+            l->file = handle;
+            l->last = after;
+        } else if (handle >= 0) {
+            s->ops->close(s, handle);
+        }
+        free(bytes);
+    }
+    free(list);
+    return rc < 0
+               ? fail(l, rc, "%s/%s: slices cannot be forgotten: %s", l->path, name, strerror(-rc))
+               : 0;
+}
+
+int slice_log_trim(struct slice_log *l, uint64_t upto, int64_t keep)
+{
+    return files_remove(l, upto, keep, 1);
 }

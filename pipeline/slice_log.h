@@ -4,11 +4,11 @@
 // apply the same slices. It holds positions, not events; those are read again from the source.
 //
 // Files slices-<first number>.log in the state directory. A record carries the CRC32C of itself and
-// the one before it. Most are of one size; one with new values of the tasks is longer and has a
-// mark of its own, so that logs without any are what they were before there were such records. On
-// opening, a torn tail is cut off; damage before the end is refused
-// (-EBADMSG, with file and offset), because what follows it cannot be trusted, and so is a log of
-// another number of partitions (-EINVAL).
+// of the one before it. It is 88 bytes, 9 for each partition (13 where leader epochs are known),
+// and what else the slice has: verdicts, moves, values of the tasks. On opening, a torn tail is cut
+// off; damage before the end is refused (-EBADMSG, with file and offset), because what follows it
+// cannot be trusted, and so is a log of another number of partitions or of another version
+// (-EINVAL).
 //
 // Appending is for the ingest thread; slice_log_sync may be called by the thread that makes
 // something of the slices visible, before it does. Functions return 0 or -errno, and then the
@@ -17,16 +17,20 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "pipeline/slice.h"
 
+struct storage;
+
 struct slice_log {
-    char directory[3072];
+    struct storage *storage;
+    char path[3072];  // of the directory, for messages
     char error[4096]; // of the ingest thread
     int n_partitions;
-    int fd; // of the newest file
+    int directory, file; // handles; the newest file's, -1: none yet
     // -errno of the first sync that failed. The kernel tells that once and then takes the pages for
     // written, so nothing that is synced later may be believed: the log is at its end.
     _Atomic int lost;
@@ -34,16 +38,24 @@ struct slice_log {
     uint32_t crc;           // of the last record
     uint64_t last;          // its number, 0 when there is none
     int64_t size, size_max; // of the newest file; a new one is begun beyond size_max
-    unsigned char *buffer;
+    unsigned char *buffer;  // a record that is being written
+    size_t buffer_size;
 };
 
-// What is recorded of a slice: n_partitions positions, the other members as in struct slice.
+// What is recorded of a slice, all members as in struct slice; pointers are the reader's own.
 struct slice_record {
     uint64_t number, digest;
     enum slice_order order;
+    bool last;
     int n_events;
-    int64_t watermark_ms, dead_letters;
-    int64_t *next; // n_partitions, the reader's own
+    int64_t watermark_ms, floor_ms, clock_ms, dead_letters;
+    int shed_permille;
+    const int64_t *next;  // n_partitions
+    const int32_t *epoch; // n_partitions
+    const uint8_t *flags; // n_partitions
+    int n_verdicts, n_moves;
+    const struct slice_verdict *verdicts;
+    const struct slice_move *moves;
     struct slice_values values;
 };
 
@@ -51,12 +63,21 @@ typedef int (*slice_log_fn)(void *arg, const struct slice_record *record);
 
 // Opens the log and calls see for every record after number `after`, in order; see may be NULL, and
 // a value below 0 from it ends the reading and is returned. The record after `after` must be there
-// if any later one is.
-int slice_log_open(struct slice_log *l, const char *directory, int n_partitions, int64_t size_max,
-                   uint64_t after, slice_log_fn see, void *arg);
+// if any later one is. storage NULL: the disk.
+int slice_log_open(struct slice_log *l, struct storage *storage, const char *directory,
+                   int n_partitions, int64_t size_max, uint64_t after, slice_log_fn see, void *arg);
 void slice_log_close(struct slice_log *l);
 int slice_log_append(struct slice_log *l, const struct slice *slice);
 // Any thread. After the first failure it and slice_log_append fail for good.
 int slice_log_sync(struct slice_log *l, char *error, size_t error_size);
-// Removes files that hold nothing after number `upto`.
-int slice_log_trim(struct slice_log *l, uint64_t upto);
+// Forgets every slice after number `after`, and what followed them, for good.
+int slice_log_forget(struct slice_log *l, uint64_t after);
+// Removes files that hold nothing after number `upto`, oldest first, as long as more than keep
+// bytes of such are there.
+int slice_log_trim(struct slice_log *l, uint64_t upto, int64_t keep);
+
+// Reads the log of a directory that somebody else owns, perhaps while it grows, and changes
+// nothing: a torn tail is where it ends. *first is the number of its first record, 0: there is
+// none.
+int slice_log_read(const char *directory, int n_partitions, uint64_t after, uint64_t *first,
+                   slice_log_fn see, void *arg, char *error, size_t error_size);

@@ -24,6 +24,7 @@ struct source_partition {
 struct record {
     int64_t offset;
     int64_t broker_ts_ms; // the log's own time stamp, -1 when it has none
+    int32_t leader_epoch; // of the log's leader when the record was written, -1: not known
     const char *key, *value;
     size_t key_size, value_size;
     bool tombstone; // null value

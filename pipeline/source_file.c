@@ -391,6 +391,7 @@ static int source_file_read(struct source *s, int p, int max, struct record *rec
         records[n++] = (struct record){
             .offset = offset,
             .broker_ts_ms = -1,
+            .leader_epoch = -1,
             .value = line,
             .value_size = size,
         };

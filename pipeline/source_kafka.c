@@ -783,6 +783,7 @@ static int kafka_read(struct source *s, int index, int max, struct record *recor
             records[n++] = (struct record){
                 .offset = m->offset,
                 .broker_ts_ms = kind == RD_KAFKA_TIMESTAMP_NOT_AVAILABLE ? -1 : ts,
+                .leader_epoch = -1,
                 .key = m->key,
                 .value = m->payload,
                 .key_size = m->key_len,

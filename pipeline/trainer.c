@@ -319,7 +319,7 @@ int trainer_open(struct trainer *t, const struct trainer_options *options)
         column_grow(&t->features, (size_t)t->chunk);
     for (int p = 0; p < options->partitions; p++)
         *(struct partition_position *)column_edit(&t->position, (size_t)p) =
-            (struct partition_position){.next = -1, .time_max_ms = INT64_MIN};
+            (struct partition_position){.next = -1, .time_max_ms = INT64_MIN, .epoch = -1};
     return 0;
 }
 
@@ -425,6 +425,10 @@ void trainer_apply(struct trainer *t, const struct slice *slice)
         assert(slice->values.n == t->options.model.objectives.tasks);
         two_tower_set_values(t->rows.model, slice->values.weight, slice->number);
     }
+    join_shed(&t->join, slice->shed_permille);
+    for (int i = 0; i < slice->n_moves; i++)
+        if (slice->moves[i].to > slice->moves[i].from)
+            state_edit(t)->skipped += (uint64_t)(slice->moves[i].to - slice->moves[i].from);
     for (int topic = 0; topic < TOPICS; topic++)
         for (int reason = 0; reason < REJECTS; reason++)
             if (slice->rejected[topic][reason])
@@ -447,7 +451,7 @@ void trainer_apply(struct trainer *t, const struct slice *slice)
     state->dead_letters = slice->dead_letters;
     for (int p = 0; p < slice->n_partitions; p++)
         *(struct partition_position *)column_edit(&t->position, (size_t)p) =
-            (struct partition_position){slice->next[p], slice->time_max_ms[p]};
+            (struct partition_position){slice->next[p], slice->time_max_ms[p], slice->epoch[p]};
 }
 
 void trainer_finish(struct trainer *t)

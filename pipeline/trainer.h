@@ -46,6 +46,7 @@ struct trainer_state {
     uint32_t remainder;    // examples waiting for their batch to fill
     uint32_t slates;       // waiting likewise
     int64_t published; // intervals of options.publish_ms, by event time, at the last publication
+    uint64_t skipped;  // records that a person let a partition leave out (struct slice_move)
 };
 
 // Sees examples before they are learned. features (n, model.user_features) or NULL.
@@ -93,6 +94,7 @@ _Static_assert(sizeof(struct remembered) == sizeof(struct example) + 8, "no padd
 
 struct partition_position {
     int64_t next, time_max_ms;
+    int64_t epoch; // the leader's, of the last record; -1: unknown
 };
 
 // 0 or -ENOMEM.

@@ -197,8 +197,14 @@ static int open_root(struct catalog *c)
     return ops->list(c->storage, c->root, remove_leftover, c);
 }
 
-int catalog_open(struct catalog **catalog, struct storage *storage, const char *root, char *error,
-                 size_t error_size)
+static int look_root(struct catalog *c)
+{
+    c->root = c->storage->ops->open(c->storage, STORAGE_CWD, c->path, O_RDONLY | O_DIRECTORY, 0);
+    return c->root < 0 ? fail(c, c->root, "%s", strerror(-c->root)) : 0;
+}
+
+static int catalog_make(struct catalog **catalog, struct storage *storage, const char *root,
+                        int (*begin)(struct catalog *c), char *error, size_t error_size)
 {
     *catalog = NULL;
     struct catalog *c = calloc(1, sizeof *c);
@@ -209,7 +215,7 @@ int catalog_open(struct catalog **catalog, struct storage *storage, const char *
     }
     c->storage = storage ? storage : &storage_disk;
     c->root = c->lock = -1;
-    const int rc = open_root(c);
+    const int rc = begin(c);
     if (rc < 0) {
         snprintf(error, error_size, "%s", c->error);
         catalog_close(c);
@@ -217,6 +223,17 @@ int catalog_open(struct catalog **catalog, struct storage *storage, const char *
     }
     *catalog = c;
     return 0;
+}
+
+int catalog_open(struct catalog **c, struct storage *storage, const char *root, char *error,
+                 size_t error_size)
+{
+    return catalog_make(c, storage, root, open_root, error, error_size);
+}
+
+int catalog_look(struct catalog **c, const char *root, char *error, size_t error_size)
+{
+    return catalog_make(c, NULL, root, look_root, error, error_size);
 }
 
 void catalog_close(struct catalog *c)

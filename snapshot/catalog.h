@@ -22,6 +22,9 @@ struct storage;
 // it) and removes what a crash left: .tmp-* and half-removed generations. storage NULL: the disk.
 int catalog_open(struct catalog **c, struct storage *storage, const char *root, char *error,
                  size_t error_size);
+// The same to look only: takes no lock, removes nothing, and root must be there. What is listed may
+// go at any moment.
+int catalog_look(struct catalog **c, const char *root, char *error, size_t error_size);
 void catalog_close(struct catalog *c);
 const char *catalog_error(const struct catalog *c);
 

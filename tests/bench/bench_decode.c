@@ -113,6 +113,7 @@ int main(int argc, char **argv)
                 const struct record record = {
                     .offset = n,
                     .broker_ts_ms = -1,
+                    .leader_epoch = -1,
                     .value = l->text[i],
                     .value_size = l->size[i],
                 };

@@ -167,7 +167,7 @@ static int stream_learn(bool hook)
     b.trainer.score_slates = hook ? see_slates : NULL;
     for (bool last = false; rc >= 0 && !last;) {
         struct slice *slice;
-        rc = cutter_next(cutter, 0, 1000, &slice);
+        rc = cutter_next(cutter, (struct cutter_clock){0}, 1000, &slice);
         if (rc <= 0)
             continue;
         last = slice->last;

@@ -126,7 +126,7 @@ static void cut_all(struct bench *b, bool joining)
     b->trainer.arg = b;
     for (bool last = false; !last;) {
         struct slice *slice;
-        const int rc = cutter_next(cutter, 0, 100, &slice);
+        const int rc = cutter_next(cutter, (struct cutter_clock){0}, 100, &slice);
         if (rc < 0)
             die(cutter_error(cutter));
         if (rc == 0)

@@ -378,7 +378,7 @@ static void run(struct bench *b, const struct config *c)
     evaluators_open(b, c, t.slates);
     for (bool last = false; !last;) {
         struct slice *slice;
-        const int rc = cutter_next(cutter, 0, 100, &slice);
+        const int rc = cutter_next(cutter, (struct cutter_clock){0}, 100, &slice);
         if (rc < 0)
             die(cutter_error(cutter));
         if (rc == 0)

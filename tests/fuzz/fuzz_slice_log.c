@@ -12,7 +12,7 @@
 #include "tests/fuzz/fuzz.h"
 
 // Of a record as pipeline/slice_log.c writes it.
-enum { CRC_AT = 4, PREVIOUS_AT = 8, HEADER = 56 };
+enum { CRC_AT = 4, PREVIOUS_AT = 8, SIZE_AT = 12, HEADER = 88 };
 
 struct seen {
     uint64_t after, last;
@@ -27,7 +27,15 @@ static int see(void *arg, const struct slice_record *record)
     require(record->number == (s->last ? s->last : s->after) + 1, "slices have no gap");
     require(record->values.n >= 0 && record->values.n <= SLATE_TASKS_MAX, "tasks are few");
     for (int p = 0; p < s->n_partitions; p++)
-        s->sum ^= record->next[p];
+        s->sum ^= record->next[p] ^ record->epoch[p] ^ record->flags[p];
+    for (int i = 0; i < record->n_verdicts; i++) {
+        require(record->verdicts[i].partition < s->n_partitions, "verdicts name partitions");
+        s->sum ^= record->verdicts[i].offset;
+    }
+    for (int i = 0; i < record->n_moves; i++) {
+        require(record->moves[i].partition < s->n_partitions, "moves name partitions");
+        s->sum ^= record->moves[i].to;
+    }
     s->last = record->number;
     return 0;
 }
@@ -40,17 +48,11 @@ static uint32_t get_u32(const uint8_t *bytes)
 }
 
 // Walks the records as the reader would. Returns the checksum of the last.
-static uint32_t records_seal(uint8_t *bytes, size_t size, int n_partitions, uint32_t previous)
+static uint32_t records_seal(uint8_t *bytes, size_t size, uint32_t previous)
 {
-    const size_t head = HEADER + (size_t)n_partitions * sizeof(int64_t);
-    for (size_t at = 0; at + head <= size;) {
-        size_t length = head;
-        if (memcmp(bytes + at, "TLSV", 4) == 0) {
-            if (at + head + 4 > size || get_u32(bytes + at + head) > SLATE_TASKS_MAX)
-                break;
-            length += 4 + get_u32(bytes + at + head) * sizeof(float);
-        }
-        if (at + length > size)
+    for (size_t at = 0; at + HEADER <= size;) {
+        const size_t length = get_u32(bytes + at + SIZE_AT);
+        if (length < HEADER || length > size - at)
             break;
         memcpy(bytes + at + PREVIOUS_AT, &previous, sizeof previous);
         previous = crc32c(0, bytes + at + PREVIOUS_AT, length - PREVIOUS_AT);
@@ -63,6 +65,8 @@ static uint32_t records_seal(uint8_t *bytes, size_t size, int n_partitions, uint
 static void append_and_read_back(struct slice_log *l, const struct seen *before)
 {
     static int64_t next[256];
+    static int32_t epoch[256];
+    static uint8_t flags[256];
     struct slice_log again;
     struct seen seen = {.after = before->after, .n_partitions = l->n_partitions};
     const uint64_t last = l->last ? l->last : before->after;
@@ -70,12 +74,14 @@ static void append_and_read_back(struct slice_log *l, const struct seen *before)
                                 .order = SLICE_LIVE,
                                 .n_partitions = l->n_partitions,
                                 .next = next,
+                                .epoch = epoch,
+                                .flags = flags,
                                 .values = {.n = (int)(last % 3)}};
     char error[256];
     require(slice_log_append(l, &slice) == 0, "an opened log takes a slice");
     require(slice_log_sync(l, error, sizeof error) == 0, "an opened log can be synced");
     const int rc =
-        slice_log_open(&again, l->directory, l->n_partitions, 1 << 20, seen.after, see, &seen);
+        slice_log_open(&again, NULL, l->path, l->n_partitions, 1 << 20, seen.after, see, &seen);
     if (rc < 0)
         fprintf(stderr, "%s\n", again.error);
     require(rc == 0 && seen.last == slice.number, "what was appended is read back");
@@ -101,12 +107,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         require(bytes != NULL, "there is memory");
         memcpy(bytes, entries[i].bytes, entries[i].size);
         if (sealed)
-            crc = records_seal(bytes, entries[i].size, n_partitions, crc);
+            crc = records_seal(bytes, entries[i].size, crc);
         snprintf(path, sizeof path, "%s/%s", scratch(), entries[i].name);
         file_put(path, bytes, entries[i].size);
         free(bytes);
     }
-    const int rc = slice_log_open(&log, scratch(), n_partitions, 1 << 20, seen.after, see, &seen);
+    const int rc =
+        slice_log_open(&log, NULL, scratch(), n_partitions, 1 << 20, seen.after, see, &seen);
     if (rc < 0)
         require(log.error[0] != '\0', "a refusal has a sentence");
     else if (log.last < UINT64_MAX - 1)

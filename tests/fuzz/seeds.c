@@ -35,15 +35,27 @@ static void slice_log_seed(const char *directory)
     struct slice_log l;
     char path[600];
     // Three records a file.
-    require(slice_log_open(&l, scratch(), PARTITIONS, 3 * 72 - 1, 0, NULL, NULL) == 0, l.error);
+    require(slice_log_open(&l, NULL, scratch(), PARTITIONS, 3 * (88 + 9 * PARTITIONS) - 1, 0, NULL,
+                           NULL) == 0,
+            l.error);
     for (uint64_t number = 1; number <= SLICES; number++) {
         int64_t next[PARTITIONS] = {(int64_t)number * 100, (int64_t)number * 10};
+        int32_t epoch[PARTITIONS] = {-1, number == 5 ? 3 : -1};
+        uint8_t flags[PARTITIONS] = {(uint8_t)(number % 4)};
+        struct slice_verdict verdict = {1, 12};
+        struct slice_move move = {0, 100, 400};
         const struct slice slice = {.number = number,
                                     .digest = number * 0x9e3779b97f4a7c15,
                                     .order = number % 2 ? SLICE_LIVE : SLICE_CANONICAL,
                                     .n_events = (int)number,
                                     .n_partitions = PARTITIONS,
                                     .next = next,
+                                    .epoch = epoch,
+                                    .flags = flags,
+                                    .n_verdicts = number == 3,
+                                    .verdicts = &verdict,
+                                    .n_moves = number == 4,
+                                    .moves = &move,
                                     .watermark_ms = 1700000000000,
                                     .dead_letters = (int64_t)number,
                                     .values = {number == 2 ? 2 : 0, {1, 0.5f}}};

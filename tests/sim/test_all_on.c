@@ -409,6 +409,7 @@ static void apply(struct learner *l, struct stream *s)
                           .n_partitions = 1,
                           .next = position,
                           .time_max_ms = time_max_ms,
+                          .epoch = unknown_epoch(),
                           .watermark_ms = INT64_MIN};
     if (number % 1000 == 700)
         slice.values = (struct slice_values){4, {1, (float)draw(s, 3), -(float)draw(s, 3), 0.5f}};

@@ -115,7 +115,7 @@ static void join_stream(const char *directory, const struct join_options *option
     f.join.slate = dump;
     for (bool last = false; !last;) {
         struct slice *slice;
-        const int rc = cutter_next(cutter, 0, 100, &slice);
+        const int rc = cutter_next(cutter, (struct cutter_clock){0}, 100, &slice);
         assert_true(rc >= 0);
         if (rc == 0)
             continue;

@@ -47,7 +47,7 @@ includes=$(grep -noE '^[[:space:]]*#[[:space:]]*include[[:space:]]*(<[^>]*>|"[^"
 directions='
 model     model
 snapshot  snapshot
-pipeline  pipeline model
+pipeline  pipeline model snapshot
 daemon    daemon pipeline snapshot model
 tests     tests daemon pipeline snapshot model
 deploy

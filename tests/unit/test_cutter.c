@@ -15,6 +15,7 @@ struct memory_partition {
     int n, at, visible;
     struct {
         int64_t offset, broker_ts_ms;
+        int32_t epoch;
         bool tombstone;
         char key[16], value[160];
     } list[RECORDS_MAX];
@@ -40,6 +41,7 @@ static int memory_read(struct source *s, int p, int max, struct record *records)
         records[n] = (struct record){
             .offset = part->list[part->at].offset,
             .broker_ts_ms = part->list[part->at].broker_ts_ms,
+            .leader_epoch = part->list[part->at].epoch,
             .key = part->list[part->at].key,
             .key_size = strlen(part->list[part->at].key),
             .value = part->list[part->at].tombstone ? NULL : part->list[part->at].value,
@@ -68,7 +70,20 @@ static int memory_wait(struct source *s, int timeout_ms)
     return 0;
 }
 
+static int memory_start(struct source *s, const int64_t *next, const int64_t *stop)
+{
+    struct memory_source *m = (struct memory_source *)s;
+    (void)stop;
+    for (int p = 0; p < s->n_partitions; p++) {
+        struct memory_partition *part = &m->partitions[p];
+        for (part->at = 0; part->at < part->n && part->list[part->at].offset < next[p]; part->at++)
+            ;
+    }
+    return 0;
+}
+
 static const struct source_ops memory_ops = {.name = "memory",
+                                             .start = memory_start,
                                              .read = memory_read,
                                              .position = memory_position,
                                              .at_end = memory_at_end,
@@ -104,6 +119,7 @@ __attribute__((format(printf, 3, 4))) static void put(struct memory_source *m, i
     vsnprintf(part->list[part->n].value, sizeof part->list[part->n].value, format, args);
     va_end(args);
     part->list[part->n].offset = part->n ? part->list[part->n - 1].offset + 1 : 0;
+    part->list[part->n].epoch = -1;
     part->list[part->n++].broker_ts_ms = -1;
     part->visible = part->n;
 }
@@ -164,8 +180,9 @@ static int setup(void **state)
 static struct cutter *open_cutter(struct memory_source *m)
 {
     struct cutter *c;
-    assert_int_equal(
-        cutter_open(&c, &m->source, &options, &(struct cutter_position){zeroes, never, 0}), 0);
+    assert_int_equal(cutter_open(&c, &m->source, &options,
+                                 &(struct cutter_position){zeroes, never, 0, INT64_MIN, NULL}),
+                     0);
     return c;
 }
 
@@ -201,7 +218,7 @@ static int cut_all(struct memory_source *m, struct line *lines)
         struct slice *slice;
         int rc;
         do
-            rc = cutter_next(c, 0, 0, &slice);
+            rc = cutter_next(c, (struct cutter_clock){0, 0}, 0, &slice);
         while (rc == 0);
         assert_int_equal(rc, 1);
         assert_int_equal(slice->number, number);
@@ -277,7 +294,7 @@ static void events_of_one_time_are_in_the_order_of_topic_user_and_offset(void **
     struct cutter *c = open_cutter(&m);
     struct slice *slice;
     options.slice_events = 3; // much less than the group
-    assert_int_equal(cutter_next(c, 0, 0, &slice), 1);
+    assert_int_equal(cutter_next(c, (struct cutter_clock){0, 0}, 0, &slice), 1);
     assert_int_equal(slice->n_events, 60);
     for (int i = 1; i < 60; i++) {
         const struct event *a = slice->events[i - 1].event, *b = slice->events[i].event;
@@ -351,7 +368,7 @@ static void rejected_records_count_in_the_slice_of_their_place_and_are_kept_once
     for (bool last = false; !last;) {
         struct slice *slice;
         int rc;
-        while ((rc = cutter_next(c, 0, 0, &slice)) == 0)
+        while ((rc = cutter_next(c, (struct cutter_clock){0, 0}, 0, &slice)) == 0)
             ;
         assert_int_equal(rc, 1);
         uint64_t all = 0, kept = 0;
@@ -404,7 +421,7 @@ static void a_record_ahead_of_its_logs_time_is_rejected(void **state)
     m.partitions[1].list[1].broker_ts_ms = TEST_START_MS + 9999;
     struct cutter *c = open_cutter(&m);
     struct slice *slice;
-    assert_int_equal(cutter_next(c, 0, 0, &slice), 1);
+    assert_int_equal(cutter_next(c, (struct cutter_clock){0, 0}, 0, &slice), 1);
     assert_int_equal(slice->n_events, 2); // the third has no stamp to compare with
     assert_int_equal(slice->rejected[TOPIC_IMPRESSIONS][REJECT_BAD_TIME], 1);
     cutter_give(c, slice);
@@ -419,7 +436,7 @@ static void an_empty_source_ends_with_an_empty_slice(void **state)
     memory_open(&m, 2);
     struct cutter *c = open_cutter(&m);
     struct slice *slice;
-    assert_int_equal(cutter_next(c, 0, 0, &slice), 1);
+    assert_int_equal(cutter_next(c, (struct cutter_clock){0, 0}, 0, &slice), 1);
     assert_true(slice->last);
     assert_int_equal(slice->n_events, 0);
     cutter_give(c, slice);
@@ -430,10 +447,26 @@ static void an_empty_source_ends_with_an_empty_slice(void **state)
 // Cuts live with a clock of its own, then again from what was noted.
 
 struct noted {
-    struct slice_record record;
+    struct slice_record record; // without what it points to
     int64_t next[PARTITIONS_MAX], time_max_ms[PARTITIONS_MAX];
+    int32_t epoch[PARTITIONS_MAX];
+    uint8_t flags[PARTITIONS_MAX];
+    struct slice_verdict verdicts[8];
+    struct slice_move moves[2];
     struct line first, last;
 };
+
+// What the slice log would give back.
+static struct slice_record recorded(const struct noted *noted)
+{
+    struct slice_record record = noted->record;
+    record.next = noted->next;
+    record.epoch = noted->epoch;
+    record.flags = noted->flags;
+    record.verdicts = noted->verdicts;
+    record.moves = noted->moves;
+    return record;
+}
 
 static void note(const struct slice *slice, struct noted *noted)
 {
@@ -442,7 +475,20 @@ static void note(const struct slice *slice, struct noted *noted)
                                        .order = slice->order,
                                        .n_events = slice->n_events,
                                        .watermark_ms = slice->watermark_ms,
+                                       .floor_ms = slice->floor_ms,
+                                       .clock_ms = slice->clock_ms,
+                                       .dead_letters = slice->dead_letters,
+                                       .shed_permille = slice->shed_permille,
+                                       .n_verdicts = slice->n_verdicts,
+                                       .n_moves = slice->n_moves,
                                        .values = slice->values}};
+    assert_true(slice->n_verdicts <= 8 && slice->n_moves <= 2);
+    for (int i = 0; i < slice->n_verdicts; i++)
+        noted->verdicts[i] = slice->verdicts[i];
+    for (int i = 0; i < slice->n_moves; i++)
+        noted->moves[i] = slice->moves[i];
+    memcpy(noted->epoch, slice->epoch, (size_t)slice->n_partitions * sizeof(int32_t));
+    memcpy(noted->flags, slice->flags, (size_t)slice->n_partitions);
     memcpy(noted->next, slice->next, (size_t)slice->n_partitions * sizeof(int64_t));
     memcpy(noted->time_max_ms, slice->time_max_ms, (size_t)slice->n_partitions * sizeof(int64_t));
     if (slice->n_events) {
@@ -469,7 +515,7 @@ static int cut_live(struct memory_source *m, struct noted *noted, int max)
             part->visible = part->visible > part->n ? part->n : part->visible;
             more |= part->visible < part->n;
         }
-        const int rc = cutter_next(c, now, 0, &slice);
+        const int rc = cutter_next(c, (struct cutter_clock){now, 0}, 0, &slice);
         assert_true(rc >= 0);
         silent += !more && cutter_counts(c).pending == 0;
         if (rc == 0)
@@ -509,19 +555,19 @@ static void recorded_slices_are_cut_again_the_same(void **state)
         m.chunk = start ? 1 : 7;
         m.empty_every = 3;
         assert_int_equal(cutter_open(&c, &m.source, &options,
-                                     &(struct cutter_position){before ? before->next : zeroes,
-                                                               before ? before->time_max_ms : never,
-                                                               (uint64_t)start}),
+                                     &(struct cutter_position){
+                                         before ? before->next : zeroes,
+                                         before ? before->time_max_ms : never, (uint64_t)start,
+                                         before ? before->record.watermark_ms : INT64_MIN, NULL}),
                          0);
         for (int i = start; i < n; i++) {
             struct slice *slice;
             struct noted again;
-            noted[i].record.next = noted[i].next;
-            const int rc = cutter_recorded(c, &noted[i].record, &slice);
+            const struct slice_record record = recorded(&noted[i]);
+            const int rc = cutter_recorded(c, &record, NULL, &slice);
             if (rc < 0)
                 fail_msg("%s", cutter_error(c));
             note(slice, &again);
-            noted[i].record.next = NULL;
             assert_memory_equal(&again, &noted[i], sizeof again);
             cutter_give(c, slice);
         }
@@ -549,8 +595,8 @@ static void a_source_that_has_other_records_now_is_refused(void **state)
     rewind_to(&m, NULL);
     struct cutter *c = open_cutter(&m);
     struct slice *slice;
-    noted[0].record.next = noted[0].next;
-    assert_int_equal(cutter_recorded(c, &noted[0].record, &slice), -EBADMSG);
+    const struct slice_record record = recorded(&noted[0]);
+    assert_int_equal(cutter_recorded(c, &record, NULL, &slice), -EBADMSG);
     assert_non_null(strstr(cutter_error(c), "slice 1"));
     cutter_close(c);
     memory_close(&m);
@@ -561,7 +607,7 @@ static void a_source_that_has_other_records_now_is_refused(void **state)
 static struct slice *live(struct cutter *c, int64_t now)
 {
     struct slice *slice;
-    const int rc = cutter_next(c, now, 0, &slice);
+    const int rc = cutter_next(c, (struct cutter_clock){now, 0}, 0, &slice);
     assert_true(rc >= 0);
     return rc ? slice : NULL;
 }
@@ -703,7 +749,7 @@ static void after_a_bounded_part_it_goes_on_live(void **state)
     put_impression(&m, 1, 0, 1, 1);
     struct cutter *c = open_cutter(&m);
     struct slice *slice;
-    assert_int_equal(cutter_next(c, 0, 0, &slice), 1);
+    assert_int_equal(cutter_next(c, (struct cutter_clock){0, 0}, 0, &slice), 1);
     assert_true(slice->last);
     cutter_give(c, slice);
     m.bounded = false;
@@ -763,10 +809,9 @@ static void values_asked_for_come_once_with_the_next_slice_and_again_from_the_re
     for (int i = 0; i < 5; i++) {
         struct noted again;
         struct slice *slice;
-        noted[i].record.next = noted[i].next;
-        assert_int_equal(cutter_recorded(c, &noted[i].record, &slice), 1);
+        const struct slice_record record = recorded(&noted[i]);
+        assert_int_equal(cutter_recorded(c, &record, NULL, &slice), 1);
         note(slice, &again);
-        noted[i].record.next = NULL;
         assert_memory_equal(&again, &noted[i], sizeof again);
         cutter_give(c, slice);
     }
@@ -780,22 +825,23 @@ static void values_asked_for_come_once_with_the_next_slice_and_again_from_the_re
     cutter_close(c);
 
     // The digest covers them, and so does the number of tasks.
-    struct slice_record record = noted[2].record;
+    struct slice_record record = recorded(&noted[2]);
     rewind_to(&m, noted[1].next);
     options.values = noted[0].record.values;
     assert_int_equal(cutter_open(&c, &m.source, &options,
-                                 &(struct cutter_position){noted[1].next, noted[1].time_max_ms, 2}),
+                                 &(struct cutter_position){noted[1].next, noted[1].time_max_ms, 2,
+                                                           noted[1].record.watermark_ms, NULL}),
                      0);
-    record.next = noted[2].next;
     record.values.weight[0] = 0.25f;
-    assert_int_equal(cutter_recorded(c, &record, &slice), -EBADMSG);
+    assert_int_equal(cutter_recorded(c, &record, NULL, &slice), -EBADMSG);
     cutter_close(c);
     rewind_to(&m, noted[1].next);
     assert_int_equal(cutter_open(&c, &m.source, &options,
-                                 &(struct cutter_position){noted[1].next, noted[1].time_max_ms, 2}),
+                                 &(struct cutter_position){noted[1].next, noted[1].time_max_ms, 2,
+                                                           noted[1].record.watermark_ms, NULL}),
                      0);
     record.values.n = 3;
-    assert_int_equal(cutter_recorded(c, &record, &slice), -EINVAL);
+    assert_int_equal(cutter_recorded(c, &record, NULL, &slice), -EINVAL);
     assert_non_null(strstr(cutter_error(c), "values 3 tasks, there are 2 now"));
     cutter_close(c);
     memory_close(&m);
@@ -814,7 +860,7 @@ static void values_that_are_in_force_are_not_written_again(void **state)
         options.values = (struct slice_values){known ? 2 : 0, {3, -1}};
         struct cutter *c = open_cutter(&m);
         cutter_want_values(c, (float[]){3, -1});
-        assert_int_equal(cutter_next(c, 0, 0, &slice), 1);
+        assert_int_equal(cutter_next(c, (struct cutter_clock){0, 0}, 0, &slice), 1);
         assert_int_equal(slice->values.n, known ? 0 : 2);
         cutter_give(c, slice);
         cutter_close(c);
@@ -831,7 +877,7 @@ static void without_tasks_slices_carry_no_values(void **state)
     put_impression(&m, 1, 0, 1, 1);
     struct cutter *c = open_cutter(&m);
     assert_false(cutter_want_values(c, (float[]){3}));
-    assert_int_equal(cutter_next(c, 0, 0, &slice), 1);
+    assert_int_equal(cutter_next(c, (struct cutter_clock){0, 0}, 0, &slice), 1);
     assert_int_equal(slice->values.n, 0);
     cutter_give(c, slice);
     cutter_close(c);
@@ -839,6 +885,260 @@ static void without_tasks_slices_carry_no_values(void **state)
 }
 
 #define TEST(name) cmocka_unit_test_setup(name, setup)
+
+// What a clock decides lies in the slice.
+
+static void put_live(struct memory_source *m)
+{
+    memory_open(m, 1);
+    m->bounded = false;
+    options.order = SLICE_LIVE;
+    options.slice_events = 2;
+    options.as_of_ms = TEST_START_MS;
+}
+
+// Cuts at this time by both clocks, and notes it.
+static void cut_at(struct cutter *c, int64_t ms, struct noted *noted)
+{
+    struct slice *slice;
+    const int rc = cutter_next(c, (struct cutter_clock){1 + ms, TEST_START_MS + ms}, 0, &slice);
+    if (rc < 0)
+        fail_msg("%s", cutter_error(c));
+    assert_int_equal(rc, 1);
+    note(slice, noted);
+    cutter_give(c, slice);
+}
+
+static struct cutter *open_recorded(struct memory_source *m, const struct noted *noted, int n,
+                                    struct slice_verdict *verdicts)
+{
+    options.recorded_next = noted[n - 1].next;
+    options.n_verdicts = 0;
+    for (int i = 0; i < n; i++)
+        for (int v = 0; v < noted[i].record.n_verdicts; v++)
+            verdicts[options.n_verdicts++] = noted[i].verdicts[v];
+    options.verdicts = verdicts;
+    rewind_to(m, NULL);
+    return open_cutter(m);
+}
+
+static void again_at(struct cutter *c, const struct noted *noted)
+{
+    struct slice *slice;
+    struct noted again;
+    const struct slice_record record = recorded(noted);
+    const int rc = cutter_recorded(c, &record, NULL, &slice);
+    if (rc < 0)
+        fail_msg("%s", cutter_error(c));
+    note(slice, &again);
+    assert_memory_equal(&again, noted, sizeof again);
+    cutter_give(c, slice);
+}
+
+static void
+what_is_ahead_of_the_clock_is_rejected_and_stays_so_when_the_clock_has_gone_on(void **state)
+{
+    (void)state;
+    struct memory_source m;
+    struct noted noted[2];
+    struct slice_verdict verdicts[8];
+    put_live(&m);
+    put_impression(&m, 1, 0, 1, 1);
+    put_impression(&m, 1, 11001, 1, 2); // max_future_ms and a millisecond ahead of 1000
+    put_impression(&m, 1, 11000, 1, 3);
+    put_impression(&m, 1, 700, 1, 4);
+    struct cutter *c = open_cutter(&m);
+    cut_at(c, 1000, &noted[0]);
+    assert_int_equal(noted[0].record.n_verdicts, 1);
+    assert_int_equal(noted[0].verdicts[0].partition, 1);
+    assert_int_equal(noted[0].verdicts[0].offset, 1);
+    assert_int_equal(noted[0].record.n_events, 1);
+    assert_int_equal(noted[0].record.clock_ms, TEST_START_MS + 1000);
+    assert_int_equal(noted[0].time_max_ms[1], TEST_START_MS); // it moves no time
+    cut_at(c, 2000, &noted[1]);
+    assert_int_equal(noted[1].record.n_verdicts, 0);
+    cutter_close(c);
+
+    options.as_of_ms = TEST_START_MS + 1000000;
+    c = open_recorded(&m, noted, 2, verdicts);
+    again_at(c, &noted[0]);
+    again_at(c, &noted[1]);
+    // What comes behind what is recorded is judged by the clock of now.
+    put_impression(&m, 1, 1010001, 1, 5);
+    put_impression(&m, 1, 1000000, 1, 6);
+    struct noted more;
+    cut_at(c, 1000000, &more);
+    assert_int_equal(more.record.n_verdicts, 1);
+    assert_int_equal(more.verdicts[0].offset, 4);
+    cutter_close(c);
+
+    // Without the verdict the slice would be another one.
+    c = open_recorded(&m, noted, 2, verdicts);
+    options.n_verdicts = 0;
+    struct slice *slice;
+    const struct slice_record record = recorded(&noted[0]);
+    cutter_close(c);
+    rewind_to(&m, NULL);
+    c = open_cutter(&m);
+    assert_int_equal(cutter_recorded(c, &record, NULL, &slice), -EBADMSG);
+    cutter_close(c);
+    memory_close(&m);
+}
+
+static void in_canonical_order_one_clock_judges_all(void **state)
+{
+    (void)state;
+    struct memory_source m;
+    memory_open(&m, 1);
+    options.as_of_ms = TEST_START_MS;
+    put_impression(&m, 1, 10000, 1, 1);
+    put_impression(&m, 1, 10001, 1, 2);
+    struct cutter *c = open_cutter(&m);
+    struct slice *slice;
+    assert_int_equal(cutter_next(c, (struct cutter_clock){0, INT64_MAX / 2}, 0, &slice), 1);
+    assert_int_equal(slice->n_events, 1);
+    assert_int_equal(slice->n_verdicts, 1);
+    assert_int_equal(slice->rejected[TOPIC_IMPRESSIONS][REJECT_BAD_TIME], 1);
+    cutter_give(c, slice);
+    cutter_close(c);
+    memory_close(&m);
+}
+
+static void flags_and_floor_give_the_watermark_again_and_without_them_it_is_refused(void **state)
+{
+    (void)state;
+    struct memory_source m;
+    struct noted noted[3];
+    struct slice_verdict verdicts[8];
+    put_live(&m);
+    for (int p = 0; p < 3; p++)
+        put(&m, p,
+            p == 0 ? "{\"item_id\":\"i1\",\"ts\":%" PRId64 "}"
+                   : "{\"request_id\":\"r\",\"user_id\":\"u\",\"ts\":%" PRId64
+                     ",\"item_id\":\"i\",\"action\":\"a\"}",
+            TEST_START_MS + p * 1000);
+    struct cutter *c = open_cutter(&m);
+    cut_at(c, 1000, &noted[0]); // the slowest holds the watermark
+    assert_int_equal(noted[0].record.watermark_ms, TEST_START_MS - 5000);
+    assert_int_equal(noted[0].flags[0], SLICE_END_SEEN);
+    put_impression(&m, 1, 9000, 1, 7);
+    put_impression(&m, 1, 9001, 1, 8);
+    cut_at(c, 4000, &noted[1]); // two are idle by now
+    assert_int_equal(noted[1].flags[0], SLICE_END_SEEN | SLICE_IDLE);
+    assert_int_equal(noted[1].flags[1], SLICE_END_SEEN);
+    assert_int_equal(noted[1].record.watermark_ms, TEST_START_MS + 4001);
+    assert_int_equal(noted[1].record.floor_ms, INT64_MIN);
+    cut_at(c, 9000, &noted[2]); // all are: the clock goes on, 5 s less the 2 s of idleness
+    assert_int_equal(noted[2].record.floor_ms, TEST_START_MS + 9001 + 3000 - 5000);
+    assert_int_equal(noted[2].record.watermark_ms, noted[2].record.floor_ms);
+    cutter_close(c);
+
+    c = open_recorded(&m, noted, 3, verdicts);
+    for (int i = 0; i < 3; i++)
+        again_at(c, &noted[i]);
+    cutter_close(c);
+    for (int missing = 1; missing < 3; missing++) {
+        struct noted other = noted[missing];
+        struct slice *slice;
+        memset(other.flags, 0, sizeof other.flags);
+        other.record.floor_ms = INT64_MIN;
+        c = open_recorded(&m, noted, 3, verdicts);
+        for (int i = 0; i < missing; i++)
+            again_at(c, &noted[i]);
+        const struct slice_record record = recorded(&other);
+        assert_int_equal(cutter_recorded(c, &record, NULL, &slice), -EBADMSG);
+        assert_non_null(strstr(cutter_error(c), "watermark"));
+        cutter_close(c);
+    }
+    memory_close(&m);
+}
+
+static void a_partition_goes_on_where_a_person_lets_it_and_the_slice_says_so(void **state)
+{
+    (void)state;
+    struct memory_source m;
+    struct noted noted[2];
+    struct slice_verdict verdicts[8];
+    const struct slice_move moves[] = {{1, 2, 5}};
+    put_live(&m);
+    for (unsigned i = 0; i < 8; i++)
+        put_impression(&m, 1, i, 1, i);
+    struct cutter *c = open_cutter(&m);
+    cut_at(c, 1000, &noted[0]);
+    assert_int_equal(noted[0].next[1], 2);
+    assert_int_equal(cutter_move(c, 1, moves, false, NULL), 0);
+    cut_at(c, 2000, &noted[1]);
+    assert_int_equal(noted[1].record.n_moves, 1);
+    assert_memory_equal(noted[1].moves, moves, sizeof moves);
+    assert_int_equal(noted[1].record.n_events, 2);
+    assert_int_equal(noted[1].first.mt_ms, TEST_START_MS + 5);
+    assert_int_equal(noted[1].next[1], 7);
+    cutter_close(c);
+
+    c = open_recorded(&m, noted, 2, verdicts);
+    again_at(c, &noted[0]);
+    again_at(c, &noted[1]);
+    cutter_close(c);
+    noted[1].moves[0].from = 3; // where it never stood
+    c = open_recorded(&m, noted, 2, verdicts);
+    again_at(c, &noted[0]);
+    struct slice *slice;
+    const struct slice_record record = recorded(&noted[1]);
+    assert_int_equal(cutter_recorded(c, &record, NULL, &slice), -EBADMSG);
+    cutter_close(c);
+    memory_close(&m);
+}
+
+static void a_leader_epoch_that_goes_back_is_another_log(void **state)
+{
+    (void)state;
+    struct memory_source m;
+    struct noted noted;
+    const int64_t epoch[] = {-1, 8, -1};
+    put_live(&m);
+    put_impression(&m, 1, 0, 1, 1);
+    put_impression(&m, 1, 1, 1, 2);
+    m.partitions[1].list[0].epoch = 7;
+    struct cutter *c = open_cutter(&m);
+    cut_at(c, 1000, &noted);
+    assert_int_equal(noted.epoch[1], 7); // also of records that do not say
+    assert_int_equal(noted.epoch[0], -1);
+    put_impression(&m, 1, 2, 1, 3);
+    m.partitions[1].list[2].epoch = 6;
+    struct slice *slice;
+    assert_int_equal(cutter_next(c, (struct cutter_clock){2000, 0}, 0, &slice), -EBADMSG);
+    assert_non_null(strstr(cutter_error(c), "offset 2 is of leader epoch 6, after epoch 7"));
+    cutter_close(c);
+    rewind_to(&m, NULL);
+    assert_int_equal(cutter_open(&c, &m.source, &options,
+                                 &(struct cutter_position){zeroes, never, 0, INT64_MIN, epoch}),
+                     0);
+    assert_int_equal(cutter_next(c, (struct cutter_clock){2000, 0}, 0, &slice), -EBADMSG);
+    cutter_close(c);
+    memory_close(&m);
+}
+
+static void a_join_that_gets_full_is_in_the_slices(void **state)
+{
+    (void)state;
+    static const struct {
+        double fill;
+        int shed;
+    } cases[] = {{0, 0}, {0.9, 0}, {0.925, 250}, {0.95, 500}, {1, 1000}, {0.5, 0}};
+    struct memory_source m;
+    struct noted noted;
+    put_live(&m);
+    struct cutter *c = open_cutter(&m);
+    for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
+        put_impression(&m, 1, i, 1, 2 * i);
+        put_impression(&m, 1, i, 1, 2 * i + 1);
+        cutter_told_fill(c, cases[i].fill);
+        cut_at(c, 1000 * (1 + (int64_t)i), &noted);
+        assert_int_equal(noted.record.shed_permille, cases[i].shed);
+    }
+    cutter_close(c);
+    memory_close(&m);
+}
 
 int main(void)
 {
@@ -859,6 +1159,12 @@ int main(void)
         TEST(values_asked_for_come_once_with_the_next_slice_and_again_from_the_record),
         TEST(values_that_are_in_force_are_not_written_again),
         TEST(without_tasks_slices_carry_no_values),
+        TEST(what_is_ahead_of_the_clock_is_rejected_and_stays_so_when_the_clock_has_gone_on),
+        TEST(in_canonical_order_one_clock_judges_all),
+        TEST(flags_and_floor_give_the_watermark_again_and_without_them_it_is_refused),
+        TEST(a_partition_goes_on_where_a_person_lets_it_and_the_slice_says_so),
+        TEST(a_leader_epoch_that_goes_back_is_another_log),
+        TEST(a_join_that_gets_full_is_in_the_slices),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

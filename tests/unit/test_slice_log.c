@@ -6,7 +6,7 @@
 
 #include "tests/unit/test_snapshot.h"
 
-enum { PARTITIONS = 3, RECORD = 56 + 8 * PARTITIONS, SEEN_MAX = 200 };
+enum { PARTITIONS = 3, RECORD = 88 + 9 * PARTITIONS, SEEN_MAX = 200 };
 
 static char directory[64];
 static struct slice_log l;
@@ -32,12 +32,22 @@ struct seen {
     int n;
     struct slice_record record[SEEN_MAX];
     int64_t next[SEEN_MAX][PARTITIONS];
+    int32_t epoch[SEEN_MAX][PARTITIONS];
+    uint8_t flags[SEEN_MAX][PARTITIONS];
+    struct slice_verdict verdicts[SEEN_MAX][4];
+    struct slice_move moves[SEEN_MAX][PARTITIONS];
 };
 
 static int see(void *arg, const struct slice_record *record)
 {
     struct seen *s = arg;
     memcpy(s->next[s->n], record->next, sizeof s->next[0]);
+    memcpy(s->epoch[s->n], record->epoch, sizeof s->epoch[0]);
+    memcpy(s->flags[s->n], record->flags, sizeof s->flags[0]);
+    for (int i = 0; i < record->n_verdicts; i++)
+        s->verdicts[s->n][i] = record->verdicts[i];
+    for (int i = 0; i < record->n_moves; i++)
+        s->moves[s->n][i] = record->moves[i];
     s->record[s->n++] = *record;
     return 0;
 }
@@ -46,6 +56,10 @@ static int64_t next_of(uint64_t number, int p)
 {
     return (int64_t)(number * 100) + p;
 }
+
+// Nothing is known of the partitions.
+static int32_t no_epoch[PARTITIONS] = {-1, -1, -1};
+static uint8_t no_flags[PARTITIONS];
 
 static void append(uint64_t number)
 {
@@ -57,6 +71,8 @@ static void append(uint64_t number)
                                 .n_events = (int)number * 3,
                                 .n_partitions = PARTITIONS,
                                 .next = next,
+                                .epoch = no_epoch,
+                                .flags = no_flags,
                                 .watermark_ms = number == 1 ? INT64_MIN : (int64_t)number * 7,
                                 .dead_letters = (int64_t)number * 11,
                                 .digest = mix(number) + history};
@@ -67,7 +83,7 @@ static int open_log(uint64_t after, struct seen *s)
 {
     if (s)
         s->n = 0;
-    return slice_log_open(&l, directory, PARTITIONS, 5 * RECORD, after, s ? see : NULL, s);
+    return slice_log_open(&l, NULL, directory, PARTITIONS, 5 * RECORD, after, s ? see : NULL, s);
 }
 
 // Fails unless the log gives exactly the numbers from..to.
@@ -108,14 +124,18 @@ static void a_sync_that_failed_is_not_forgotten(void **state)
     (void)state;
     assert_int_equal(open_log(0, NULL), 0);
     append(1);
-    const int file = l.fd;
+    const int file = l.file;
     assert_int_equal(pipe(ends), 0);
-    l.fd = ends[1]; // cannot be synced
+    l.file = ends[1]; // cannot be synced
     assert_int_equal(slice_log_sync(&l, error, sizeof error), -EINVAL);
-    l.fd = file; // the next one would say that all is well
+    l.file = file; // the next one would say that all is well
     assert_int_equal(slice_log_sync(&l, error, sizeof error), -EINVAL);
     assert_non_null(strstr(error, directory));
-    const struct slice slice = {.number = 2, .n_partitions = PARTITIONS, .next = next};
+    const struct slice slice = {.number = 2,
+                                .n_partitions = PARTITIONS,
+                                .next = next,
+                                .epoch = no_epoch,
+                                .flags = no_flags};
     assert_int_equal(slice_log_append(&l, &slice), -EINVAL);
     assert_non_null(strstr(l.error, directory));
     slice_log_close(&l);
@@ -160,11 +180,11 @@ static void trimming_removes_files_that_nobody_needs(void **state)
     (void)state;
     write_log(1, 12);
     assert_int_equal(open_log(0, NULL), 0);
-    assert_int_equal(slice_log_trim(&l, 4), 0);
+    assert_int_equal(slice_log_trim(&l, 4, 0), 0);
     assert_int_equal(count_entries(directory), 3);
-    assert_int_equal(slice_log_trim(&l, 5), 0);
+    assert_int_equal(slice_log_trim(&l, 5, 0), 0);
     assert_int_equal(count_entries(directory), 2);
-    assert_int_equal(slice_log_trim(&l, 1000), 0); // the newest stays
+    assert_int_equal(slice_log_trim(&l, 1000, 0), 0); // the newest stays
     assert_int_equal(count_entries(directory), 1);
     append(13);
     slice_log_close(&l);
@@ -178,7 +198,7 @@ static void a_log_that_begins_behind_the_checkpoint_is_refused(void **state)
     static struct seen s;
     write_log(1, 12);
     assert_int_equal(open_log(0, NULL), 0);
-    assert_int_equal(slice_log_trim(&l, 5), 0);
+    assert_int_equal(slice_log_trim(&l, 5, 0), 0);
     slice_log_close(&l);
     assert_int_equal(open_log(3, &s), -EBADMSG);
     assert_non_null(strstr(l.error, "begins with slice 6, expected 4"));
@@ -328,7 +348,8 @@ static void a_log_of_another_number_of_partitions_is_refused_and_left_alone(void
     struct slice_log other;
     write_log(1, 4);
     s.n = 0;
-    assert_int_equal(slice_log_open(&other, directory, PARTITIONS - 1, 1000, 0, see, &s), -EINVAL);
+    assert_int_equal(slice_log_open(&other, NULL, directory, PARTITIONS - 1, 1000, 0, see, &s),
+                     -EINVAL);
     assert_non_null(strstr(other.error, "written with 3 partitions, there are 2 now"));
     assert_int_equal(s.n, 0);
     slice_log_close(&other);
@@ -346,7 +367,8 @@ static void the_reader_may_end_the_reading(void **state)
 {
     (void)state;
     write_log(1, 4);
-    assert_int_equal(slice_log_open(&l, directory, PARTITIONS, 1000, 0, refuse, NULL), -EINTR);
+    assert_int_equal(slice_log_open(&l, NULL, directory, PARTITIONS, 1000, 0, refuse, NULL),
+                     -EINTR);
     slice_log_close(&l);
 }
 
@@ -364,7 +386,8 @@ static void a_checkpoint_ahead_of_the_log_goes_on_in_a_new_file(void **state)
 static void a_directory_that_is_not_there_is_an_error_that_names_it(void **state)
 {
     (void)state;
-    assert_int_equal(slice_log_open(&l, "/nonexistent/state", 1, 1000, 0, NULL, NULL), -ENOENT);
+    assert_int_equal(slice_log_open(&l, NULL, "/nonexistent/state", 1, 1000, 0, NULL, NULL),
+                     -ENOENT);
     assert_non_null(strstr(l.error, "/nonexistent/state"));
     slice_log_close(&l);
 }
@@ -383,7 +406,7 @@ static struct slice_values values_of(uint64_t number)
 static size_t size_of(uint64_t number)
 {
     const int n = values_of(number).n;
-    return RECORD + (n > 0 ? 4 + 4 * (size_t)n : 0);
+    return RECORD + 4 * (size_t)n;
 }
 
 static void append_valued(uint64_t number)
@@ -392,6 +415,8 @@ static void append_valued(uint64_t number)
     const struct slice slice = {.number = number,
                                 .n_partitions = PARTITIONS,
                                 .next = next,
+                                .epoch = no_epoch,
+                                .flags = no_flags,
                                 .digest = mix(number),
                                 .values = values_of(number)};
     assert_int_equal(slice_log_append(&l, &slice), 0);
@@ -458,41 +483,154 @@ static void a_tail_torn_inside_of_values_is_cut_off_and_damage_before_it_refused
     free(bytes);
 }
 
-// Slices 1 and 2 as they were written before slices had values.
-static void a_log_of_an_earlier_version_is_read_and_gone_on_with(void **state)
+// Slices 1 and 2 as an earlier version wrote them.
+static void a_log_of_another_version_is_refused_and_left_alone(void **state)
 {
     (void)state;
-    static const unsigned char earlier[2 * RECORD] = {
-        0x54, 0x4c, 0x53, 0x31, 0xf0, 0xa5, 0x5d, 0x9e, 0x00, 0x00, 0x00, 0x00, 0x03, 0x00, 0x00,
-        0x00, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x88, 0x77, 0x66, 0x55, 0x44, 0x33,
-        0x22, 0x11, 0x01, 0x00, 0x00, 0x00, 0x07, 0x00, 0x00, 0x00, 0xfb, 0xff, 0xff, 0xff, 0xff,
-        0xff, 0xff, 0xff, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x64, 0x00, 0x00, 0x00,
-        0x00, 0x00, 0x00, 0x00, 0xc8, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x2c, 0x01, 0x00,
-        0x00, 0x00, 0x00, 0x00, 0x00, 0x54, 0x4c, 0x53, 0x31, 0x60, 0x84, 0x4a, 0xd3, 0xf0, 0xa5,
-        0x5d, 0x9e, 0x03, 0x00, 0x00, 0x00, 0x02, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x89,
-        0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 0x01, 0x00, 0x00, 0x00, 0x08, 0x00, 0x00, 0x00,
-        0xfc, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x0b, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
-        0x00, 0x65, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0xc9, 0x00, 0x00, 0x00, 0x00, 0x00,
-        0x00, 0x00, 0x2d, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
-    };
     static struct seen s;
-    cut_file(1, (const char *)earlier, sizeof earlier);
-    if (open_log(0, &s) < 0)
-        fail_msg("%s", l.error);
-    assert_int_equal(s.n, 2);
-    for (int i = 0; i < 2; i++) {
-        assert_int_equal(s.record[i].number, i + 1);
-        assert_int_equal(s.record[i].digest, 0x1122334455667788 + (uint64_t)i);
-        assert_int_equal(s.record[i].n_events, 7 + i);
-        assert_int_equal(s.record[i].values.n, 0);
-        assert_int_equal(s.next[i][2], 300 + i);
-    }
-    append_valued(3);
+    char path[128], earlier[160] = "TLS1";
+    size_t left;
+    cut_file(1, earlier, sizeof earlier);
+    assert_int_equal(open_log(0, &s), -EINVAL);
+    assert_non_null(strstr(l.error, "another version of twotower (TLS1, expected TLS2)"));
+    slice_log_close(&l);
+    path_of(1, path);
+    free(file_read(path, &left));
+    assert_int_equal(left, sizeof earlier);
+}
+
+static void all_that_was_decided_is_given_back(void **state)
+{
+    (void)state;
+    static struct seen s;
+    int64_t next[] = {1, 2, 3};
+    int32_t epoch[] = {-1, 5, 1 << 30};
+    uint8_t flags[] = {SLICE_END_SEEN, 0, SLICE_END_SEEN | SLICE_IDLE};
+    struct slice_verdict verdicts[] = {{2, 17}, {0, INT64_MAX}, {1, 0}};
+    struct slice_move moves[] = {{1, 5, 500}, {2, 900, 0}};
+    const struct slice slice = {.number = 1,
+                                .order = SLICE_LIVE,
+                                .last = true,
+                                .n_events = 9,
+                                .n_partitions = PARTITIONS,
+                                .next = next,
+                                .epoch = epoch,
+                                .flags = flags,
+                                .watermark_ms = 11,
+                                .floor_ms = 12,
+                                .clock_ms = 13,
+                                .dead_letters = 14,
+                                .n_verdicts = 3,
+                                .verdicts = verdicts,
+                                .n_moves = 2,
+                                .moves = moves,
+                                .shed_permille = 999,
+                                .values = {2, {0.5f, -2}},
+                                .digest = 15};
+    assert_int_equal(open_log(0, NULL), 0);
+    assert_int_equal(slice_log_append(&l, &slice), 0);
     slice_log_close(&l);
     assert_int_equal(open_log(0, &s), 0);
-    assert_int_equal(s.n, 3);
-    assert_int_equal(s.record[2].values.n, 1);
+    assert_int_equal(s.n, 1);
+    const struct slice_record *r = &s.record[0];
+    assert_true(r->last && r->order == SLICE_LIVE && r->n_events == 9 && r->digest == 15);
+    assert_true(r->watermark_ms == 11 && r->floor_ms == 12 && r->clock_ms == 13 &&
+                r->dead_letters == 14 && r->shed_permille == 999);
+    assert_memory_equal(s.next[0], next, sizeof next);
+    assert_memory_equal(s.epoch[0], epoch, sizeof epoch);
+    assert_memory_equal(s.flags[0], flags, sizeof flags);
+    assert_int_equal(r->n_verdicts, 3);
+    for (int i = 0; i < 3; i++)
+        assert_true(s.verdicts[0][i].partition == verdicts[i].partition &&
+                    s.verdicts[0][i].offset == verdicts[i].offset);
+    assert_int_equal(r->n_moves, 2);
+    for (int i = 0; i < 2; i++)
+        assert_true(s.moves[0][i].partition == moves[i].partition &&
+                    s.moves[0][i].from == moves[i].from && s.moves[0][i].to == moves[i].to);
+    assert_memory_equal(&r->values, &slice.values, sizeof r->values);
     slice_log_close(&l);
+}
+
+static void a_record_that_names_a_partition_that_is_not_there_is_refused(void **state)
+{
+    (void)state;
+    static struct seen s;
+    int64_t next[PARTITIONS] = {0};
+    struct slice_verdict verdict = {PARTITIONS, 0};
+    const struct slice slice = {.number = 1,
+                                .n_partitions = PARTITIONS,
+                                .next = next,
+                                .epoch = no_epoch,
+                                .flags = no_flags,
+                                .n_verdicts = 1,
+                                .verdicts = &verdict};
+    assert_int_equal(open_log(0, NULL), 0);
+    assert_int_equal(slice_log_append(&l, &slice), 0);
+    slice_log_close(&l);
+    assert_int_equal(open_log(0, &s), -EBADMSG);
+    assert_non_null(strstr(l.error, "slice 1 names no partition of ours"));
+    slice_log_close(&l);
+}
+
+static void old_files_are_kept_as_far_as_there_is_room(void **state)
+{
+    (void)state;
+    write_log(1, 27); // five files of five records and one of two
+    assert_int_equal(open_log(26, NULL), 0);
+    assert_int_equal(slice_log_trim(&l, 25, 10 * RECORD), 0);
+    assert_int_equal(count_entries(directory), 3); // two old ones and the newest
+    assert_int_equal(slice_log_trim(&l, 25, 10 * RECORD - 1), 0);
+    assert_int_equal(count_entries(directory), 2);
+    slice_log_close(&l);
+    assert_gives(20, 21, 27);
+    slice_log_close(&l);
+    assert_gives(25, 26, 27); // without the old one being read
+    slice_log_close(&l);
+}
+
+static void what_is_forgotten_is_written_anew(void **state)
+{
+    (void)state;
+    // In the middle of a file, at the end of one, in the newest, everything, nothing.
+    static const uint64_t after[] = {7, 10, 12, 0, 13};
+    for (unsigned i = 0; i < sizeof after / sizeof *after; i++) {
+        write_log(1, 13);
+        assert_int_equal(open_log(0, NULL), 0);
+        assert_int_equal(slice_log_forget(&l, after[i]), 0);
+        append(after[i] + 1);
+        slice_log_close(&l);
+        assert_gives(0, 1, after[i] + 1);
+        slice_log_close(&l);
+        tree_remove(directory);
+        assert_int_equal(mkdir(directory, 0700), 0);
+    }
+}
+
+static void looking_at_a_log_changes_nothing(void **state)
+{
+    (void)state;
+    static struct seen s;
+    char path[128], error[512];
+    size_t size, left;
+    uint64_t first;
+    write_log(1, 12);
+    path_of(11, path);
+    char *bytes = file_read(path, &size);
+    cut_file(11, bytes, size - 1); // torn, or in the middle of being written
+    s.n = 0;
+    assert_int_equal(slice_log_read(directory, PARTITIONS, 3, &first, see, &s, error, sizeof error),
+                     0);
+    assert_int_equal(first, 1);
+    assert_int_equal(s.n, 8); // 4 to 11
+    assert_int_equal(s.record[7].number, 11);
+    free(bytes);
+    bytes = file_read(path, &left);
+    assert_int_equal(left, size - 1);
+    free(bytes);
+    assert_int_equal(
+        slice_log_read("/nonexistent/state", PARTITIONS, 0, &first, see, &s, error, sizeof error),
+        -ENOENT);
+    assert_non_null(strstr(error, "/nonexistent/state"));
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -518,7 +656,12 @@ int main(void)
         TEST(a_directory_that_is_not_there_is_an_error_that_names_it),
         TEST(values_are_kept_with_the_slices_that_have_them),
         TEST(a_tail_torn_inside_of_values_is_cut_off_and_damage_before_it_refused),
-        TEST(a_log_of_an_earlier_version_is_read_and_gone_on_with),
+        TEST(a_log_of_another_version_is_refused_and_left_alone),
+        TEST(all_that_was_decided_is_given_back),
+        TEST(a_record_that_names_a_partition_that_is_not_there_is_refused),
+        TEST(old_files_are_kept_as_far_as_there_is_room),
+        TEST(what_is_forgotten_is_written_anew),
+        TEST(looking_at_a_log_changes_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

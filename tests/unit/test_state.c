@@ -125,6 +125,7 @@ static void one(struct event *event, uint64_t user)
                                               .n_partitions = 2,
                                               .next = next,
                                               .time_max_ms = time_max_ms,
+                                              .epoch = unknown_epoch(),
                                               .watermark_ms = INT64_MIN});
 }
 

@@ -82,6 +82,7 @@ static void apply_valued(struct trainer *t, int from, int to, uint64_t number, b
                           .n_partitions = 2,
                           .next = next,
                           .time_max_ms = time_max_ms,
+                          .epoch = unknown_epoch(),
                           .watermark_ms = INT64_MIN,
                           .values = values,
                           .last = last};
@@ -254,6 +255,7 @@ static void one(const struct event *event)
                                       .n_partitions = 2,
                                       .next = next,
                                       .time_max_ms = next,
+                                      .epoch = unknown_epoch(),
                                       .watermark_ms = INT64_MIN});
 }
 
@@ -539,6 +541,7 @@ static void a_live_slice_moves_the_watermark_at_its_end(void **state)
                                       .n_partitions = 2,
                                       .next = next,
                                       .time_max_ms = time_max_ms,
+                                      .epoch = unknown_epoch(),
                                       .watermark_ms = AT(500),
                                       .dead_letters = 99});
     assert_int_equal(join_watermark(&t.join), AT(500));
