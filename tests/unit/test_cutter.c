@@ -1061,11 +1061,15 @@ static void a_partition_goes_on_where_a_person_lets_it_and_the_slice_says_so(voi
     struct slice_verdict verdicts[8];
     const struct slice_move moves[] = {{1, 2, 5}};
     put_live(&m);
-    for (unsigned i = 0; i < 8; i++)
+    for (unsigned i = 0; i < 8; i++) {
         put_impression(&m, 1, i, 1, i);
+        m.partitions[1].list[i].epoch = i < 5 ? 3 : 0; // another log may be there
+    }
+    m.partitions[1].visible = 5;
     struct cutter *c = open_cutter(&m);
     cut_at(c, 1000, &noted[0]);
     assert_int_equal(noted[0].next[1], 2);
+    m.partitions[1].visible = 8;
     assert_int_equal(cutter_move(c, 1, moves, false, NULL), 0);
     cut_at(c, 2000, &noted[1]);
     assert_int_equal(noted[1].record.n_moves, 1);
@@ -1075,11 +1079,14 @@ static void a_partition_goes_on_where_a_person_lets_it_and_the_slice_says_so(voi
     assert_int_equal(noted[1].next[1], 7);
     cutter_close(c);
 
+    m.partitions[1].visible = 5;
     c = open_recorded(&m, noted, 2, verdicts);
     again_at(c, &noted[0]);
+    m.partitions[1].visible = 8;
     again_at(c, &noted[1]);
     cutter_close(c);
     noted[1].moves[0].from = 3; // where it never stood
+    m.partitions[1].visible = 5;
     c = open_recorded(&m, noted, 2, verdicts);
     again_at(c, &noted[0]);
     struct slice *slice;
@@ -1115,6 +1122,55 @@ static void a_leader_epoch_that_goes_back_is_another_log(void **state)
                      0);
     assert_int_equal(cutter_next(c, (struct cutter_clock){2000, 0}, 0, &slice), -EBADMSG);
     cutter_close(c);
+    memory_close(&m);
+}
+
+static void behind_the_seam_the_watermark_is_found_again_from_either_side(void **state)
+{
+    (void)state;
+    enum { MAX = 8 };
+    struct memory_source m;
+    struct noted noted[MAX];
+    struct slice_verdict verdicts[8];
+    memory_open(&m, 1);
+    options.slice_events = 2;
+    for (unsigned i = 0; i < 6; i++)
+        put_impression(&m, 1, i * 1000, 1, i);
+    struct cutter *c = open_cutter(&m);
+    int n = 0;
+    for (struct slice *slice; n == 0 || m.bounded; cutter_give(c, slice)) {
+        assert_true(n < MAX - 1);
+        assert_int_equal(cutter_next(c, (struct cutter_clock){1, 0}, 0, &slice), 1);
+        note(slice, &noted[n++]);
+        if (slice->last) {
+            m.bounded = false;
+            cutter_go_live(c);
+        }
+    }
+    assert_true(n > 1);
+    // Later than the watermark that canonical order left, less lateness.
+    put_impression(&m, 1, 6000, 1, 6);
+    put_impression(&m, 1, 6001, 1, 7);
+    options.order = SLICE_LIVE;
+    cut_at(c, 1000, &noted[n]);
+    assert_int_equal(noted[n].record.watermark_ms, TEST_START_MS + 5000);
+    cutter_close(c);
+    for (int from = 0; from <= n; from++) {
+        const struct noted *before = from ? &noted[from - 1] : NULL;
+        c = open_recorded(&m, noted, n + 1, verdicts);
+        cutter_close(c);
+        rewind_to(&m, before ? before->next : NULL);
+        // As the trainer's, by the last event it has applied.
+        const int64_t watermark_ms = before ? before->last.mt_ms : INT64_MIN;
+        assert_int_equal(cutter_open(&c, &m.source, &options,
+                                     &(struct cutter_position){before ? before->next : zeroes,
+                                                               before ? before->time_max_ms : never,
+                                                               (uint64_t)from, watermark_ms, NULL}),
+                         0);
+        for (int i = from; i <= n; i++)
+            again_at(c, &noted[i]);
+        cutter_close(c);
+    }
     memory_close(&m);
 }
 
@@ -1164,6 +1220,7 @@ int main(void)
         TEST(flags_and_floor_give_the_watermark_again_and_without_them_it_is_refused),
         TEST(a_partition_goes_on_where_a_person_lets_it_and_the_slice_says_so),
         TEST(a_leader_epoch_that_goes_back_is_another_log),
+        TEST(behind_the_seam_the_watermark_is_found_again_from_either_side),
         TEST(a_join_that_gets_full_is_in_the_slices),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
