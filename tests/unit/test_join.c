@@ -433,6 +433,50 @@ static void more_than_32_actions_or_too_long_a_name_are_refused(void **state)
     assert_int_equal(join_counts(&w.join)->refused[TOPIC_ENGAGEMENTS][REFUSED_ACTIONS_FULL], 3);
 }
 
+static void a_join_that_sheds_refuses_a_share_of_new_requests_with_all_their_records(void **state)
+{
+    (void)state;
+    enum { REQUESTS = 400 };
+    show(0, 1000, 1, 1, 5);
+    join_shed(&w.join, 300);
+    for (uint64_t r = 0; r < REQUESTS; r++) {
+        show(1, r, 1 + r % 50, 1, 5);
+        engage(2, (int64_t)r, 1 + r % 50, 5, "click");
+        push(core_score(&e, AT(3), r, 1 + r % 50));
+    }
+    const struct join_counts *c = join_counts(&w.join);
+    const uint64_t shed = c->refused[TOPIC_IMPRESSIONS][REFUSED_SHED];
+    assert_in_range(shed, REQUESTS * 3 / 10 - 40, REQUESTS * 3 / 10 + 40);
+    assert_int_equal(c->refused[TOPIC_ENGAGEMENTS][REFUSED_SHED], shed);
+    assert_int_equal(c->refused[TOPIC_SCORES][REFUSED_SHED], shed);
+    assert_out(TOPIC_ENGAGEMENTS, JOINED, REQUESTS - shed);
+    join_shed(&w.join, 1000); // none is new any more, but what is open goes on
+    engage(4, 1000, 1, 5, "click");
+    assert_out(TOPIC_ENGAGEMENTS, JOINED, REQUESTS - shed + 1);
+    show(5, 2000, 1, 1, 5);
+    assert_int_equal(c->refused[TOPIC_IMPRESSIONS][REFUSED_SHED], shed + 1);
+    join_shed(&w.join, 0);
+    show(6, 2000, 1, 1, 5);
+    assert_int_equal(c->refused[TOPIC_IMPRESSIONS][REFUSED_SHED], shed + 1);
+}
+
+static void how_full_the_join_is_follows_what_is_open(void **state)
+{
+    (void)state;
+    options.bytes_max = 64 << 10; // 268 requests, 2,048 granules and some
+    reopen();
+    assert_true(join_fill(&w.join) == 0);
+    for (uint64_t r = 0; r < 134; r++)
+        show(0, r, 1, 1, 5);
+    assert_true(join_fill(&w.join) > 0.49 && join_fill(&w.join) < 0.51); // by requests
+    const double before = join_fill(&w.join);
+    for (uint64_t r = 134; r < 200; r++)
+        show(0, r, 1, 16, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16);
+    assert_true(join_fill(&w.join) > before + 0.2);
+    advance(2 * WINDOW_MS + 2 * BUCKET_MS);
+    assert_true(join_fill(&w.join) == 0);
+}
+
 static void a_full_join_refuses_new_requests_and_goes_on_when_some_have_left(void **state)
 {
     (void)state;
@@ -1375,6 +1419,8 @@ int main(void)
         TEST(a_request_takes_a_thousand_impressions),
         TEST(a_request_keeps_256_waiting_records),
         TEST(more_than_32_actions_or_too_long_a_name_are_refused),
+        TEST(a_join_that_sheds_refuses_a_share_of_new_requests_with_all_their_records),
+        TEST(how_full_the_join_is_follows_what_is_open),
         TEST(a_full_join_refuses_new_requests_and_goes_on_when_some_have_left),
         TEST(users_and_items_that_are_not_admitted_are_refused),
         TEST(what_expired_while_it_waited_is_counted_and_dropped),
