@@ -251,6 +251,9 @@ static void the_slices_of_another_run_give_its_state(void **state)
     assert_int_equal(state_sum(&b), sum[7]);
     assert_false(b.journal.recorded_ends);
     life_end(&b);
+    open_ok(&b, "r", NULL, 0); // they are in its own log now
+    assert_int_equal(b.journal.recorded_last, 7);
+    life_end(&b);
     open_ok(&b, "r", other, UINT64_MAX); // without a checkpoint of its own: by its own log
     for (uint64_t n = 1; n <= 12; n++)
         slice(&b, n, n == 12);
