@@ -1008,19 +1008,19 @@ int cutter_recorded(struct cutter *c, const struct slice_record *record, const i
     else
         canonical_watermark(c, &s->slice);
     struct slice *again = slice_finish(c, s, record->order, &record->values);
-    if (again->watermark_ms != record->watermark_ms) {
-        fail(c, -EBADMSG,
-             "slice %" PRIu64 ": the watermark would be %" PRId64 ", recorded is %" PRId64
-             ": the slice log contradicts itself, or join.lateness is another one",
-             record->number, again->watermark_ms, record->watermark_ms);
-        slice_release(c, s);
-        return -EBADMSG;
-    }
     if (again->digest != record->digest || again->n_events != record->n_events) {
         fail(c, -EBADMSG,
              "slice %" PRIu64 ": the source has other records now (%d events, then %d): "
              "it was recreated or rewritten",
              record->number, again->n_events, record->n_events);
+        slice_release(c, s);
+        return -EBADMSG;
+    }
+    if (again->watermark_ms != record->watermark_ms) {
+        fail(c, -EBADMSG,
+             "slice %" PRIu64 ": the watermark would be %" PRId64 ", recorded is %" PRId64
+             ": the slice log contradicts itself, or join.lateness is another one",
+             record->number, again->watermark_ms, record->watermark_ms);
         slice_release(c, s);
         return -EBADMSG;
     }
