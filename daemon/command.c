@@ -194,6 +194,7 @@ int command_status(int rc)
     case EINVAL:
         return EX_CONFIG;
     case EBADMSG:
+    case EDOM: // a snapshot was refused
     case ERANGE:
         return EX_DATAERR;
     case ENOENT:
