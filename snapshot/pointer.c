@@ -57,6 +57,7 @@ static int line_read(struct storage *s, int root, const char *name, struct point
 int pointer_read(struct storage *s, int root, struct pointer *p)
 {
     bool there;
+    *p = (struct pointer){0};
     const int rc = line_read(s, root, latest_name, &p->latest, &there);
     return rc < 0 ? rc : line_read(s, root, pinned_name, &p->pinned, &p->is_pinned);
 }
