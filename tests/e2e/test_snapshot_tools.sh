@@ -472,6 +472,49 @@ cp "$work/honest" "$held/$good/manifest.json"
 lie "manifest['items'] = 601"
 refused "half of the items are not published" "300 items where the last good snapshot has 601"
 cp "$work/honest" "$held/$good/manifest.json"
+# Endless: nothing is published any more, and it goes on learning. Diverged towers do not come back.
+"$TWOTOWER" run -o source.type=builtin -o source.users=500 -o source.catalogue=300 -o model.rate=3 \
+    -o snapshot.interval=100ms -o "state.dir=$work/bad/state" -o "snapshot.dir=$held" \
+    -o http.listen=127.0.0.1:19481 2>"$work/bad.log" &
+daemon=$!
+why=$(python3 - "$work/bad.log" 2>&1 <<'CHECK'
+import json, re, sys, time, urllib.request
+
+
+def get(path):
+    with urllib.request.urlopen("http://127.0.0.1:19481" + path, timeout=5) as r:
+        return r.read().decode()
+
+
+def counted(name):
+    return sum(float(v) for v in re.findall(rf"^twotower_{name} (\S+)$", get("/metrics"), re.M))
+
+
+deadline = time.monotonic() + 60
+while open(sys.argv[1]).read().count("snapshot refused") < 5:
+    assert time.monotonic() < deadline, "it was not refused five times"
+    time.sleep(0.05)
+examples = counted(r'examples_total\{label="positive"\}')
+assert counted(r'snapshot_refused_total\{reason="norm_jump"\}') >= 5, get("/metrics")
+assert counted("snapshot_failures_total") == 0
+time.sleep(0.5)
+answer = json.loads(get("/readyz"))
+check = next(c for c in answer["checks"] if c["name"] == "snapshot")
+assert answer["ready"] and not check["ok"] and check["advisory"], answer
+assert "refused since" in check["message"] and "norm_jump" in check["message"], answer
+assert counted("ready") == 1
+while counted(r'examples_total\{label="positive"\}') <= examples:
+    assert time.monotonic() < deadline, "it does not learn any more"
+    time.sleep(0.05)
+CHECK
+) || true
+kill -TERM "$daemon"
+status=0
+wait "$daemon" || status=$?
+[ -n "$why" ] || [ "$status" -eq 0 ] || why="it stopped with status $status"
+[ "$(names "$held")" = "$good" ] || why="${why:-LATEST moved}"
+verdict "a daemon whose snapshots are refused learns, counts, tells and stops as ever" "$(tail -n 1 <<<"$why")"
+rm -rf "$work/bad"
 lie "del manifest['norms']"
 learns better -o "snapshot.dir=$held" -o model.rate=3
 says 0 err "snapshot published" "an older snapshot without norms is nothing to compare with"
@@ -509,6 +552,16 @@ served_last() # what the follower said last: "serving 17.., 300 items"
 {
     tail -n 1 "$work/followed" | sed -n 's/^serving \([0-9]*\),.*/\1/p'
 }
+served() # PATTERN: waits until the last that is served is so
+{
+    local i
+    for ((i = 0; i < 400; i++)); do
+        # shellcheck disable=SC2053 # a pattern is meant
+        [[ $(served_last) != $1 ]] || return 0
+        sleep 0.05
+    done
+    return 1
+}
 follower=
 trap 'kill -KILL $daemon $follower 2>/dev/null' EXIT
 touch "$work/live.log"
@@ -516,6 +569,7 @@ daemon_start
 publishes 3 || verdict "the daemon publishes" "$(tail -n 1 "$work/live.log")"
 python3 deploy/examples/follow_snapshot.py "$held" 0.02 >"$work/followed" 2>"$work/followed.err" &
 follower=$!
+served '[1-9]*' || verdict "the Python example serves" "$(head -n 1 "$work/followed.err")"
 publishes 2
 asks "$TWOTOWER" snapshot rollback "$held"
 says 0 out "twotower snapshot unpin $held" "rollback goes back while the daemon publishes, and says how to go on"
@@ -523,7 +577,8 @@ old=$(names "$held")
 asks grep -xE "LATEST went back from [0-9]+ to $old, and is pinned there\." "$work/out"
 verdict "rollback says from where to where" "$([ "$status" -eq 0 ] || cat "$work/out")"
 why=
-publishes 5 || why="the daemon has stopped publishing"
+served "$old" || why="the follower serves $(served_last)"
+publishes 5 || why="${why:-the daemon has stopped publishing}"
 [ "$(names "$held")" = "$old" ] || why="${why:-LATEST moved to $(names "$held")}"
 asks "$TWOTOWER" verify "$held/$old"
 [ "$status" -eq 0 ] || why="${why:-$(cat "$work/err")}"
@@ -561,8 +616,7 @@ asks "$TWOTOWER" snapshot pin "$(find "$held" -mindepth 1 -maxdepth 1 -name '[0-
 [ "$status" -eq 0 ] || why="${why:-$(cat "$work/err")}"
 pinned=$(names "$held")
 publishes 2
-sleep 0.2 # ten looks of the follower
-[ "$(served_last)" = "$pinned" ] || why="${why:-pinned $pinned: $(tail -n 1 "$work/followed")}"
+served "$pinned" || why="${why:-pinned $pinned: $(tail -n 1 "$work/followed")}"
 asks "$TWOTOWER" snapshot unpin "$held"
 [ "$status" -eq 0 ] || why="${why:-$(cat "$work/err")}"
 grep -q 'moves again with each publication' "$work/out" || why="${why:-$(cat "$work/out")}"
@@ -573,11 +627,10 @@ kill -TERM "$daemon"
 status=0
 wait "$daemon" || status=$?
 verdict "the daemon stops as ever" "$([ "$status" -eq 0 ] || echo "status $status")"
-sleep 0.2
+why=
+served "$(names "$held")" || why="it ends with $(tail -n 1 "$work/followed")"
 kill "$follower"
 wait "$follower" 2>/dev/null
-why=
-[ "$(served_last)" = "$(names "$held")" ] || why="it ends with $(tail -n 1 "$work/followed")"
 grep -q "serving $old," "$work/followed" || why="${why:-it never served $old}"
 awk '$2 + 0 < last { back = 1 } { last = $2 + 0 } END { exit !back }' "$work/followed" || why="${why:-it never went back}"
 [ ! -s "$work/followed.err" ] || why="${why:-$(head -n 1 "$work/followed.err")}"
@@ -653,15 +706,6 @@ else
     why=$(head -n 1 "$work/err")
     env LD_LIBRARY_PATH="$libdir" "$work/follow_snapshot" "$held" 0.02 >"$work/followed" 2>&1 &
     follower=$!
-    served() # GENERATION: waits until it is the last that is served
-    {
-        local i
-        for ((i = 0; i < 200; i++)); do
-            [ "$(served_last)" != "$1" ] || return 0
-            sleep 0.05
-        done
-        return 1
-    }
     served "$newest" || why="${why:-it serves: $(tail -n 1 "$work/followed")}"
     "$TWOTOWER" snapshot rollback "$held" "${all[0]}" >/dev/null
     served "${all[0]}" || why="${why:-it serves: $(tail -n 1 "$work/followed")}"
