@@ -30,6 +30,7 @@
 
 enum { TICK_MS = 200, STATUS_EVERY = 5, PROGRESS_EVERY = 25, STUCK_TICKS = 50 };
 enum { STALE_CHECKPOINTS = 10 }; // intervals without one
+enum { STALE_SNAPSHOTS = 3 };    // intervals in which all were refused
 // What a checkpoint may take to read: 100 GB at the rate at which one is verified, and more.
 enum { SECOND_US = 1000000, RESTORE_US = 600 * SECOND_US };
 
@@ -48,7 +49,9 @@ struct watching {
     uint64_t checkpoint;
 };
 
-// What readiness means: restored and reading, checkpoints not stale.
+// What readiness means: restored and reading, checkpoints not stale. A model that is refused goes
+// on learning, and the fleets have the last good snapshot: a person is to know, nothing is to
+// restart.
 static int ready_checks(void *arg, struct http_check *checks)
 {
     const struct watching *w = arg;
@@ -65,7 +68,17 @@ static int ready_checks(void *arg, struct http_check *checks)
     snprintf(checks[2].message, sizeof checks[2].message,
              "%" PRIu64 " failed, %" PRIu64 " checkpoints and %" PRIu64 " snapshots written",
              s.failures, s.checkpoints, s.snapshots);
-    return 3;
+    const int64_t patience = STALE_SNAPSHOTS * w->config->snapshot_interval_ms;
+    const int64_t refused_ms = s.refused > 0 ? clock_ms(CLOCK_MONOTONIC) - s.refused_ms : 0;
+    checks[3] = (struct http_check){
+        .name = "snapshot", .ok = s.refused == 0 || refused_ms < patience, .advisory = true};
+    if (s.refused > 0)
+        snprintf(checks[3].message, sizeof checks[3].message,
+                 "%" PRIu64 " refused since %.1f s, the last for its %s", s.refused,
+                 (double)refused_ms / 1000, s.refusal);
+    else
+        snprintf(checks[3].message, sizeof checks[3].message, "none refused");
+    return 4;
 }
 
 static bool ready_now(struct watching *w)
@@ -73,7 +86,7 @@ static bool ready_now(struct watching *w)
     struct http_check checks[HTTP_CHECKS_MAX];
     bool ready = true;
     for (int i = ready_checks(w, checks); i-- > 0;)
-        ready &= checks[i].ok;
+        ready &= checks[i].ok || checks[i].advisory;
     return ready;
 }
 

@@ -121,6 +121,25 @@ static const struct command commands[] = {
      "SNAPSHOT is one of them or the directory of all, then the newest is meant; checkpoints too.",
      {{"digest", NULL, "only the SHA-256 over tensors and ids: same learning, same digest", NULL},
       JSON_OPTION}},
+    {"snapshot",
+     cmd_snapshot,
+     0,
+     2,
+     3,
+     "list|pin|rollback|unpin DIR",
+     "which snapshot the fleets take: list, pin, roll back",
+     "twotower snapshot rollback data/snapshots",
+     "    snapshot list DIR                   all in DIR, and which one LATEST names\n"
+     "    snapshot pin GENERATION|newest DIR  LATEST names it and stays there\n"
+     "    snapshot rollback DIR [GENERATION]  LATEST goes back to the one before, or this, and "
+     "stays\n"
+     "    snapshot unpin DIR                  LATEST names the newest again, and moves with each\n"
+     "\n"
+     "All work while the daemon publishes: it goes on beside a pinned one, which is never "
+     "removed.\n"
+     "What LATEST is to name is read whole first: the status is 65 when it is damaged, 66 when it\n"
+     "is missing, and LATEST stays as it was.",
+     {{"json", NULL, "list: one JSON object on stdout", NULL}}},
     {"topk",
      cmd_topk,
      0,
@@ -206,6 +225,7 @@ int command_status(int rc)
     case EINVAL:
         return EX_CONFIG;
     case EBADMSG:
+    case EDOM: // a snapshot was refused
     case ERANGE:
         return EX_DATAERR;
     case ENOENT:

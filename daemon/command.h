@@ -69,6 +69,7 @@ int cmd_eval(const struct config *c, const struct command_line *line);
 int cmd_check(const struct config *c, const struct command_line *line);
 int cmd_verify(const struct config *c, const struct command_line *line);
 int cmd_inspect(const struct config *c, const struct command_line *line);
+int cmd_snapshot(const struct config *c, const struct command_line *line);
 int cmd_topk(const struct config *c, const struct command_line *line);
 int cmd_help(const struct config *c, const struct command_line *line);
 int cmd_version(const struct config *c, const struct command_line *line);

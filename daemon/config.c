@@ -370,6 +370,21 @@ static const struct config_row rows[] = {
      "Also write item vectors in half precision."},
     {"snapshot.io", CONFIG_ENUM, AT(snapshot_io), "auto", "auto|io_uring|pwrite", "", PLAIN,
      "How files are written; auto takes io_uring and falls back to pwrite where it is denied."},
+    {"snapshot.guard_recall", CONFIG_FLOAT, AT(snapshot_guard_recall), "0.98", "0", "1", PLAIN,
+     "Refuse a snapshot whose recall@100 is below this share of the last good one's, more than "
+     "popularity's own fall and chance explain; 0: off."},
+    {"snapshot.guard_events", CONFIG_LONG, AT(snapshot_guard_events), "1000", "0", "1000000", PLAIN,
+     "Recall is compared when both windows have so many scored examples; they hold at most 7213."},
+    {"snapshot.guard_errors", CONFIG_FLOAT, AT(snapshot_guard_errors), "3", "0", "100", PLAIN,
+     "Standard errors that the fall of recall must be beyond."},
+    {"snapshot.guard_norm_max", CONFIG_FLOAT, AT(snapshot_guard_norm_max), "1000", "0", "1e18",
+     PLAIN, "Refuse a snapshot with a longer row of numbers in it; 0: off."},
+    {"snapshot.guard_norm_jump", CONFIG_FLOAT, AT(snapshot_guard_norm_jump), "4", "0", "1e18",
+     PLAIN,
+     "Refuse a snapshot whose rows are so many times as long, or in all as short, as those of the "
+     "last good one; 0: off."},
+    {"snapshot.guard_rows", CONFIG_FLOAT, AT(snapshot_guard_rows), "0.5", "0", "1", PLAIN,
+     "Refuse a snapshot with less than this share of the last good one's items or users; 0: off."},
 
     {"dead_letter.path", CONFIG_TEXT, AT(dead_letter_path), "", "", "", PLAIN,
      "File of rejected records; empty: dead-letters.jsonl in state.dir."},

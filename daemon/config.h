@@ -233,6 +233,9 @@ struct config {
     int snapshot_keep;
     bool snapshot_f16;
     enum config_io snapshot_io;
+    double snapshot_guard_recall, snapshot_guard_errors; // 0 of any is off
+    int64_t snapshot_guard_events;
+    double snapshot_guard_norm_max, snapshot_guard_norm_jump, snapshot_guard_rows;
 
     const char *dead_letter_path; // "" is state_dir/dead-letters.jsonl
     int64_t dead_letter_max_bytes;

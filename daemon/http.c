@@ -56,9 +56,11 @@ static struct answer readyz_answer(struct http *h)
     cJSON *body = cJSON_CreateObject(), *list = cJSON_CreateArray();
     for (int i = 0; i < n; i++) {
         cJSON *check = cJSON_CreateObject();
-        ready &= checks[i].ok;
+        ready &= checks[i].ok || checks[i].advisory;
         cJSON_AddStringToObject(check, "name", checks[i].name);
         cJSON_AddBoolToObject(check, "ok", checks[i].ok);
+        if (checks[i].advisory)
+            cJSON_AddTrueToObject(check, "advisory");
         if (*checks[i].message)
             cJSON_AddStringToObject(check, "message", checks[i].message);
         cJSON_AddItemToArray(list, check);

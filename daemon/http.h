@@ -6,6 +6,7 @@
 //     /healthz   200 while the process answers at all
 //     /readyz    200 when every check passes, else 503; the body is JSON and lists each check:
 //                {"ready":false,"checks":[{"name":"lag","ok":false,"message":"41 s behind"}]}
+//                One that is "advisory":true tells a person something and does not count.
 //
 // GET and HEAD only. There is no TLS and no authentication here: keep it on loopback, the default,
 // or behind a proxy.
@@ -20,7 +21,7 @@ enum { HTTP_CHECKS_MAX = 16 };
 
 struct http_check {
     const char *name; // "lag"; static
-    bool ok;
+    bool ok, advisory;
     char message[160]; // "41 s behind, the limit is 30 s"
 };
 

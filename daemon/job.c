@@ -1000,11 +1000,23 @@ static void *train_main(void *arg)
 
 // The writer thread.
 
+static void snapshot_refused(struct job *j, enum guard_reason reason, const char *sentence)
+{
+    metrics_add_of(METRIC_SNAPSHOT_REFUSED, (int)reason, 1);
+    pthread_mutex_lock(&j->lock);
+    if (j->status.refused++ == 0)
+        j->status.refused_ms = clock_ms(CLOCK_MONOTONIC);
+    snprintf(j->status.refusal, sizeof j->status.refusal, "%s", guard_reason_names[reason]);
+    pthread_mutex_unlock(&j->lock);
+    log_error("snapshot refused", "cause=%s reason=%s", guard_reason_names[reason], sentence);
+}
+
 static int snapshot_write(struct job *j, const char *checkpoint, char *error, size_t error_size)
 {
     const double begun = clock_s(CLOCK_MONOTONIC);
     struct published published;
-    uint64_t generation, previous = 0;
+    uint64_t generation, previous = 0, good = 0;
+    struct pointer pointer = {0};
     char path[4096];
     int rc = catalog_next(j->snapshots, (uint64_t)clock_ms(CLOCK_REALTIME), &generation);
     if (rc < 0) {
@@ -1013,6 +1025,8 @@ static int snapshot_write(struct job *j, const char *checkpoint, char *error, si
     }
     if (catalog_newest(j->snapshots, &previous) < 0)
         previous = 0;
+    if (catalog_good(j->snapshots, &good) < 0)
+        good = 0;
     pthread_mutex_lock(&j->lock);
     const struct evaluation quality = j->status.window;
     pthread_mutex_unlock(&j->lock);
@@ -1020,27 +1034,34 @@ static int snapshot_write(struct job *j, const char *checkpoint, char *error, si
                                                     .root = j->config->snapshot_dir,
                                                     .generation = generation,
                                                     .previous = previous,
+                                                    .good = good,
                                                     .engine = j->engine,
                                                     .config = j->config,
                                                     .quality = quality},
                           &published, error, error_size);
+    if (published.refused != GUARD_REASONS)
+        snapshot_refused(j, published.refused, error);
     if (rc < 0)
         return rc;
+    if (catalog_pointer(j->snapshots, &pointer) < 0)
+        log_warning("pointer not read", "reason=%s", catalog_error(j->snapshots));
     if (catalog_retain(j->snapshots, j->config->snapshot_keep) < 0)
         log_warning("old snapshots not removed", "reason=%s", catalog_error(j->snapshots));
     metrics_add(METRIC_SNAPSHOTS, 1);
     metrics_set(METRIC_SNAPSHOT_GENERATION, (double)generation);
     metrics_set(METRIC_SNAPSHOT_TIME, (double)clock_ms(CLOCK_REALTIME) / 1000);
+    metrics_set(METRIC_SNAPSHOT_PINNED, pointer.is_pinned);
     metrics_set(METRIC_SNAPSHOT_BYTES, (double)published.bytes);
     metrics_observe(METRIC_SNAPSHOT_DURATION, clock_s(CLOCK_MONOTONIC) - begun);
     log_info("snapshot published",
              "generation=%" PRIu64 " items=%" PRIu64 " users=%" PRIu64 " bytes=%" PRIu64
-             " seconds=%.3f",
+             " seconds=%.3f%s",
              generation, published.items, published.users, published.bytes,
-             clock_s(CLOCK_MONOTONIC) - begun);
+             clock_s(CLOCK_MONOTONIC) - begun, pointer.is_pinned ? " pinned=elsewhere" : "");
     pthread_mutex_lock(&j->lock);
     j->status.snapshot = generation;
     j->status.snapshots++;
+    j->status.refused = 0;
     pthread_mutex_unlock(&j->lock);
     catalog_path(j->snapshots, generation, path, sizeof path);
     if (j->options.published)
@@ -1078,7 +1099,7 @@ static int work_do(struct job *j, enum work work, char *error, size_t error_size
     if (work == WORK_CHECKPOINT)
         return 0;
     rc = snapshot_write(j, path, error, error_size);
-    if (rc < 0)
+    if (rc < 0 && rc != -EDOM)
         metrics_add(METRIC_SNAPSHOT_FAILURES, 1);
     return rc;
 }
@@ -1109,19 +1130,20 @@ static void *write_main(void *arg)
             return NULL;
         const int rc = work_do(j, work, error, sizeof error);
         busy_tell(BY_STAGE_WRITE, clock_s(CLOCK_THREAD_CPUTIME_ID));
-        if (rc < 0) {
+        const bool refused = rc == -EDOM; // said already, and no failure of the writer
+        if (rc < 0 && !refused)
             log_error(work == WORK_CHECKPOINT ? "checkpoint failed" : "snapshot failed",
                       "reason=%s", error);
-            // Training goes on with the last good ones; at the end there is no later, and who has
-            // lost the directory to another process must not write once more.
-            if (work == WORK_FINAL || atomic_load(&j->ended) || atomic_load(&j->stop) ||
-                atomic_load(&j->followed) || rc == -EBUSY)
-                fail(j, rc, "%s", error);
-            else if (checkpoint_overdue(j))
-                fail(j, rc, "no checkpoint for longer than checkpoint.max_age: %s", error);
-        }
+        // Training goes on with the last good ones; at the end there is no later, and who has lost
+        // the directory to another process must not write once more.
+        const bool last = work == WORK_FINAL || atomic_load(&j->followed) ||
+                          (!refused && (atomic_load(&j->ended) || atomic_load(&j->stop)));
+        if (rc < 0 && (last || rc == -EBUSY))
+            fail(j, rc, "%s", error);
+        else if (rc < 0 && checkpoint_overdue(j))
+            fail(j, rc, "no checkpoint for longer than checkpoint.max_age: %s", error);
         pthread_mutex_lock(&j->lock);
-        j->status.failures += rc < 0;
+        j->status.failures += rc < 0 && !refused;
         j->work = WORK_NONE;
         pthread_cond_broadcast(&j->changed);
         pthread_mutex_unlock(&j->lock);

@@ -87,6 +87,9 @@ struct job_status {
     uint64_t checkpoint, snapshot; // newest generations, 0: none
     int64_t checkpoint_age_ms;     // since the last durable one, or the start
     uint64_t snapshots, checkpoints, failures;
+    uint64_t refused;   // snapshots since the last one published; they are no failures
+    int64_t refused_ms; // monotonic, when the first of them was
+    char refusal[32];   // why the last one was: a name of daemon/publish_guard.h
     double wait_max_ms; // longest that the trainer stood still for a cut
     double progress;    // of a bounded run: share of records read
     const char *io_backend, *io_reason;

@@ -271,7 +271,7 @@ static int recorded_restore(struct journal *j, struct trainer *trainer, uint64_t
     char path[PATH_SIZE];
     snprintf(path, sizeof path, "%s/checkpoints", j->options.recorded);
     // Not locked: the run may be alive. It removes its oldest checkpoint now and then.
-    int rc = catalog_look(&other, path, error, error_size);
+    int rc = catalog_look(&other, NULL, path, error, error_size);
     if (rc < 0)
         return rc;
     const int n = catalog_list(other, &list);

@@ -76,6 +76,7 @@ static const struct label label_sets[][2] = {
     [LABELS_ACTIVITY] = {BY_ESTIMATOR, {"engagements", BY_ACTIVITY, evaluation_activity_names}},
     [LABELS_BACKEND] = {{NULL, 0, NULL}},
     [LABELS_RELOAD] = {{"result", BY_RELOADS, reload_values}},
+    [LABELS_GUARD_REASON] = {{"reason", GUARD_REASONS, guard_reason_names}},
     [LABELS_TASK] = {{NULL, 0, NULL}},
 };
 

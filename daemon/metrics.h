@@ -24,6 +24,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "daemon/publish_guard.h"
 #include "model/objectives.h"
 #include "model/slate.h"
 #include "pipeline/decode.h"
@@ -77,6 +78,7 @@ enum { METRIC_PARTITIONS_MAX = 1024, METRIC_RANKERS_MAX = RANKERS_MAX + 1 };
     X(BUILD, 1)                                                                                    \
     X(BACKEND, 1)                                                                                  \
     X(RELOAD, BY_RELOADS)                                                                          \
+    X(GUARD_REASON, GUARD_REASONS)                                                                 \
     X(TASK, SLATE_TASKS_MAX)
 
 // Symbol, name without "twotower_", type, labels, what it means.
@@ -199,6 +201,10 @@ enum { METRIC_PARTITIONS_MAX = 1024, METRIC_RANKERS_MAX = RANKERS_MAX + 1 };
     X(SNAPSHOTS, "snapshots_total", COUNTER, NONE, "Snapshots published.")                         \
     X(SNAPSHOT_FAILURES, "snapshot_failures_total", COUNTER, NONE,                                 \
       "Snapshots that could not be published.")                                                    \
+    X(SNAPSHOT_REFUSED, "snapshot_refused_total", COUNTER, GUARD_REASON,                           \
+      "Snapshots that the guard did not let out, by reason.")                                      \
+    X(SNAPSHOT_PINNED, "snapshot_pinned", GAUGE, NONE,                                             \
+      "1 when an operator has pinned LATEST, as of the last publication, else 0.")                 \
     X(SNAPSHOT_GENERATION, "snapshot_generation", GAUGE, NONE, "The last published generation.")   \
     X(SNAPSHOT_TIME, "snapshot_timestamp_seconds", GAUGE, NONE,                                    \
       "Unix time of the last publication.")                                                        \

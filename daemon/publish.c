@@ -66,6 +66,8 @@ struct publishing {
     uint32_t *histories; // (BLOCK, history)
     float *extra;        // (n_items): the last elements, made in the first pass, used in the second
     uint8_t *newest;     // (n_users)
+    struct guard_sums sums[GUARD_ARRAYS];
+    enum guard_reason refused;
 };
 
 static bool has_ranker(const struct image *m)
@@ -93,6 +95,7 @@ static int image_open(struct image *m, const struct publish_options *o, char *er
         {"item.table", sizeof(struct id_table_state), &m->rows.items.state},
         {"item.id_text", HEAP_GRANULE, &m->rows.items.text.granule},
         {"user.id", sizeof(struct id_row), &m->rows.users.row},
+        {"user.table", sizeof(struct id_table_state), &m->rows.users.state},
         {"user.id_text", HEAP_GRANULE, &m->rows.users.text.granule},
         {"user.history", sizeof(struct history_head), &m->rows.history.head},
         {"user.history_entry", HEAP_GRANULE, &m->rows.history.entry.granule},
@@ -174,6 +177,78 @@ static int user_history(const struct image *m, uint32_t user, struct history_wal
     return history_recent(&m->rows.history, user, m->trainer.event_time_ms, m->item_owner,
                           m->history, walk);
 }
+
+static double mean(double sum, double n)
+{
+    return n > 0 ? sum / n : 0;
+}
+
+// ---- The guard
+
+static int refuse(struct publishing *p, enum guard_reason reason, const char *sentence)
+{
+    p->refused = reason;
+    return writer_fail(p->w, -EDOM, sentence);
+}
+
+// Measures n rows of `width` floats. What is not finite ends it at once: the readers would refuse
+// it, and there is no need to write the rest.
+static int guard_rows(struct publishing *p, enum guard_array array, const char *name, uint64_t n,
+                      size_t width, size_t stride, const float *rows)
+{
+    char sentence[128];
+    for (uint64_t i = 0; i < n; i++) {
+        const float *row = rows + i * stride;
+        if (guard_row(&p->sums[array], kernels->dot(width, row, row)))
+            continue;
+        snprintf(sentence, sizeof sentence, "a row of %s is infinite, NaN or beyond 1e19", name);
+        return refuse(p, GUARD_NOT_FINITE, sentence);
+    }
+    return 0;
+}
+
+// Everything is written but the manifest's end: what was measured goes there, and is judged.
+static int guard_all(struct publishing *p, const struct publish_options *o)
+{
+    const struct image *m = &p->image;
+    const struct config *c = o->config;
+    const struct evaluation *q = &o->quality;
+    const struct guard_options options = {.recall = c->snapshot_guard_recall,
+                                          .events = (double)c->snapshot_guard_events,
+                                          .errors = c->snapshot_guard_errors,
+                                          .norm_max = c->snapshot_guard_norm_max,
+                                          .norm_jump = c->snapshot_guard_norm_jump,
+                                          .rows_share = c->snapshot_guard_rows};
+    struct guard_figures now = {.items = m->n_items,
+                                .users = m->n_users,
+                                .events = q->n,
+                                .recall_100 = mean(q->recall_100, q->n),
+                                .popularity_recall_100 = mean(q->popularity_recall_100, q->n)};
+    struct guard_figures last;
+    bool compared = false;
+    char path[4096], sentence[512];
+    struct tt_reader *r;
+    for (int a = 0; a < GUARD_ARRAYS; a++)
+        guard_norms_of(&p->sums[a], &now.norms[a]);
+    char *norms = guard_norms_text(now.norms);
+    if (!norms)
+        return -ENOMEM;
+    const int rc = writer_manifest_json(p->w, "norms", norms);
+    cJSON_free(norms);
+    snprintf(path, sizeof path, "%s/%" PRIu64, o->root, o->good);
+    if (rc == 0 && o->good > 0 && tt_open(&r, path, sentence, sizeof sentence) == 0) {
+        compared = guard_figures_read(&last, tt_manifest_json(r));
+        tt_close(r);
+    }
+    if (rc < 0)
+        return rc;
+    const enum guard_reason reason = guard_decide(
+        &options, &now, id_table_state(&m->rows.items)->live, id_table_state(&m->rows.users)->live,
+        compared ? &last : NULL, sentence, sizeof sentence);
+    return reason == GUARD_REASONS ? 0 : refuse(p, reason, sentence);
+}
+
+// ---- Items and users
 
 // Users with a history, evenly spaced over all.
 static void golden_choose(struct publishing *p)
@@ -269,12 +344,14 @@ static int item_vectors(struct publishing *p, bool half)
             }
             kernels->to_half((size_t)n * w, p->V, p->half);
             rc = writer_append(p->w, p->half, (size_t)n * w * sizeof *p->half);
-        } else if (!isfinite(kernels->dot((size_t)n * w, p->V, p->V))) {
-            // The readers would refuse it. The last good snapshot stays.
-            rc = writer_fail(p->w, -EDOM, "an item vector is infinite, NaN or beyond 1e19");
         } else {
-            golden_see(p, first, n);
-            rc = writer_append(p->w, p->V, (size_t)n * w * sizeof *p->V);
+            rc = guard_rows(p, GUARD_ITEM, "item_emb", (uint64_t)n, w - 1, w, p->V);
+            if (rc == 0)
+                rc = guard_rows(p, GUARD_ITEM_LAST, "item_emb", (uint64_t)n, 1, w, p->V + (w - 1));
+            if (rc == 0) {
+                golden_see(p, first, n);
+                rc = writer_append(p->w, p->V, (size_t)n * w * sizeof *p->V);
+            }
         }
     }
     return rc == 0 ? writer_end(p->w) : rc;
@@ -282,19 +359,22 @@ static int item_vectors(struct publishing *p, bool half)
 
 // The rows of one column of d floats, as they are.
 static int row_vectors(struct publishing *p, const char *file, const char *role,
-                       const struct column *c, uint64_t n, const uint32_t *rows)
+                       enum guard_array array, const struct column *c, uint64_t n,
+                       const uint32_t *rows)
 {
-    int rc = writer_array_begin(p->w,
-                                &(struct writer_array){.file = file,
-                                                       .tensor = "emb",
-                                                       .role = role,
-                                                       .dtype = "F32",
-                                                       .n_dims = 2,
-                                                       .shape = {n, (uint64_t)p->image.model.dim}});
+    const size_t d = (size_t)p->image.model.dim;
+    int rc = writer_array_begin(p->w, &(struct writer_array){.file = file,
+                                                             .tensor = "emb",
+                                                             .role = role,
+                                                             .dtype = "F32",
+                                                             .n_dims = 2,
+                                                             .shape = {n, d}});
     for (uint64_t i = 0, run; i < n && rc == 0; i += run) {
         for (run = 1; i + run < n && rows[i + run] == rows[i] + run; run++)
             ;
-        rc = writer_append(p->w, column_at(c, rows[i]), run * c->unit);
+        rc = guard_rows(p, array, role, run, d, d, column_at(c, rows[i]));
+        if (rc == 0)
+            rc = writer_append(p->w, column_at(c, rows[i]), run * c->unit);
     }
     return rc == 0 ? writer_end(p->w) : rc;
 }
@@ -404,6 +484,10 @@ static int dense_matrix(struct publishing *p, const struct dense_parameter *d, c
     char file[128], role[96];
     snprintf(file, sizeof file, "dense_%s.safetensors", d->name);
     snprintf(role, sizeof role, "dense_%s", d->name);
+    const int rc = guard_rows(p, GUARD_DENSE, role, (uint64_t)d->rows, (size_t)d->columns,
+                              (size_t)d->columns, data);
+    if (rc < 0)
+        return rc;
     return writer_array(p->w,
                         &(struct writer_array){.file = file,
                                                .tensor = d->name,
@@ -450,12 +534,8 @@ static int ranker_matrices(struct publishing *p)
     int rc = 0;
     for (int i = 0; rc == 0 && objectives_parameter(&m->model.objectives, m->model.dim, i, &d);
          i++) {
-        const size_t n = (size_t)d.rows * (size_t)d.columns;
-        if (!serving_reads(d.name))
-            continue;
-        rc = isfinite(kernels->dot(n, heads + d.offset, heads + d.offset))
-                 ? dense_matrix(p, &d, heads + d.offset)
-                 : writer_fail(p->w, -EDOM, "a weight of the light ranker is infinite or NaN");
+        if (serving_reads(d.name))
+            rc = dense_matrix(p, &d, heads + d.offset);
     }
     return rc;
 }
@@ -508,6 +588,18 @@ static void id_json(cJSON *object, const char *key, const struct id_table *t, ui
     }
 }
 
+// Rows that are finite may still make a query that is not.
+static int golden_check(struct publishing *p)
+{
+    const size_t w = (size_t)p->image.model.dim + 1;
+    for (int g = 0; g < p->n_golden; g++) {
+        const float *query = p->queries + (size_t)g * w;
+        if (!isfinite(kernels->dot(w, query, query)))
+            return refuse(p, GUARD_NOT_FINITE, "a user's query is infinite, NaN or beyond 1e19");
+    }
+    return 0;
+}
+
 static int golden_write(struct publishing *p)
 {
     const struct image *m = &p->image;
@@ -551,11 +643,6 @@ static int golden_write(struct publishing *p)
     const int rc = writer_blob(p->w, "golden.json", "golden", text, strlen(text));
     cJSON_free(text);
     return rc;
-}
-
-static double mean(double sum, double n)
-{
-    return n > 0 ? sum / n : 0;
 }
 
 static int manifest_write(struct publishing *p, const struct publish_options *o)
@@ -610,15 +697,15 @@ static int files_write(struct publishing *p, const struct publish_options *o)
     if (rc == 0)
         rc = strings_write(p->w, "item_titles", m->n_items, item_title, m);
     if (rc == 0)
-        rc = row_vectors(p, "user_emb.f32.safetensors", "user_embedding", &m->tables.user_vector,
-                         m->n_users, m->users);
+        rc = row_vectors(p, "user_emb.f32.safetensors", "user_embedding", GUARD_USER,
+                         &m->tables.user_vector, m->n_users, m->users);
     if (rc == 0 && m->model.kind == MODEL_RECIPE)
-        rc = row_vectors(p, "item_context.f32.safetensors", "item_context", &m->tables.item_context,
-                         m->n_items, m->items);
+        rc = row_vectors(p, "item_context.f32.safetensors", "item_context", GUARD_ITEM_CONTEXT,
+                         &m->tables.item_context, m->n_items, m->items);
     // The history encoder reads the rows, from which the item tower makes the vectors.
     if (rc == 0 && m->model.kind == MODEL_TWO_TOWER && m->model.attention)
-        rc = row_vectors(p, "item_row.f32.safetensors", "item_row", &m->tables.item_vector,
-                         m->n_items, m->items);
+        rc = row_vectors(p, "item_row.f32.safetensors", "item_row", GUARD_ITEM_ROW,
+                         &m->tables.item_vector, m->n_items, m->items);
     if (rc == 0)
         rc = ids_write(p->w, "user", m->n_users, user_id, m);
     if (rc == 0)
@@ -638,16 +725,21 @@ static int files_write(struct publishing *p, const struct publish_options *o)
     if (rc == 0 && has_ranker(m))
         rc = ranker_manifest(p);
     if (rc == 0)
+        rc = golden_check(p);
+    if (rc == 0)
         rc = golden_write(p);
     if (rc == 0)
         rc = manifest_write(p, o);
+    if (rc == 0)
+        rc = guard_all(p, o);
     return rc == 0 ? writer_publish(p->w) : rc;
 }
 
 int publish_snapshot(const struct publish_options *o, struct published *published, char *error,
                      size_t error_size)
 {
-    struct publishing p = {0};
+    struct publishing p = {.refused = GUARD_REASONS};
+    *published = (struct published){.refused = GUARD_REASONS};
     char space[CONFIG_DIGEST_SIZE];
     int rc = image_open(&p.image, o, error, error_size);
     const size_t w = (size_t)p.image.model.dim + 1;
@@ -680,12 +772,13 @@ int publish_snapshot(const struct publish_options *o, struct published *publishe
     if (rc == 0) {
         rc = files_write(&p, o);
         if (rc == 0)
-            *published =
-                (struct published){o->generation, writer_bytes(p.w), m->n_items, m->n_users};
+            *published = (struct published){o->generation, writer_bytes(p.w), m->n_items,
+                                            m->n_users, GUARD_REASONS};
         else
             snprintf(error, error_size, "%s",
                      *writer_error(p.w) ? writer_error(p.w) : strerror(-rc));
     }
+    published->refused = p.refused;
     writer_close(p.w);
     free(p.queries);
     free(p.V);

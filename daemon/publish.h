@@ -30,12 +30,16 @@
 // others: a head belongs to the vectors of its own snapshot and to no others.
 //
 // Row numbers inside a snapshot are dense and its own.
+//
+// Not every checkpoint makes a snapshot: daemon/publish_guard.h says what is refused. The lengths
+// of rows that it goes by are the manifest's member "norms".
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 
 #include "daemon/config.h"
+#include "daemon/publish_guard.h"
 #include "pipeline/evaluate.h"
 #include "snapshot/engine.h"
 
@@ -43,6 +47,7 @@ struct publish_options {
     const char *checkpoint; // path of its directory
     const char *root;
     uint64_t generation, previous; // previous: 0 when there is none
+    uint64_t good;                 // the last good generation in root, to compare with; 0: none
     struct engine *engine;
     const struct config *config;
     struct evaluation quality; // as of the checkpoint, or a little later
@@ -50,8 +55,10 @@ struct publish_options {
 
 struct published {
     uint64_t generation, bytes, items, users;
+    enum guard_reason refused; // GUARD_REASONS: it was not, whatever else failed
 };
 
-// 0 or -errno with a sentence.
+// 0 or -errno with a sentence; -EDOM: refused, and nothing of it is left. A good one whose figures
+// cannot be read, because it is older than they are, counts as none.
 int publish_snapshot(const struct publish_options *options, struct published *published,
                      char *error, size_t error_size);

@@ -172,6 +172,12 @@ static int sync_parent(struct catalog *c, bool made)
     return rc < 0 ? fail(c, rc, "cannot sync the directory above: %s", strerror(-rc)) : 0;
 }
 
+static int lock_pointer(struct catalog *c)
+{
+    const int lock = pointer_lock(c->storage, c->root);
+    return lock < 0 ? fail(c, lock, "cannot lock .pointer: %s", strerror(-lock)) : lock;
+}
+
 static int open_root(struct catalog *c)
 {
     const struct storage_ops *ops = c->storage->ops;
@@ -194,17 +200,32 @@ static int open_root(struct catalog *c)
         return fail(c, -EBUSY, "another process writes here (it holds .lock)");
     if (rc < 0)
         return fail(c, rc, "cannot lock .lock: %s", strerror(-rc));
-    return ops->list(c->storage, c->root, remove_leftover, c);
+    // An operator may be in the middle of moving the pointer: that is no leftover.
+    const int pointer = lock_pointer(c);
+    if (pointer < 0)
+        return pointer;
+    rc = ops->list(c->storage, c->root, remove_leftover, c);
+    if (rc == 0) {
+        rc = pointer_settle(c->storage, c->root);
+        if (rc < 0)
+            fail(c, rc, "cannot complete LATEST: %s", strerror(-rc));
+    }
+    pointer_unlock(c->storage, pointer);
+    return rc;
 }
 
 static int look_root(struct catalog *c)
 {
-    c->root = c->storage->ops->open(c->storage, STORAGE_CWD, c->path, O_RDONLY | O_DIRECTORY, 0);
-    return c->root < 0 ? fail(c, c->root, "%s", strerror(-c->root)) : 0;
+    const int rc =
+        c->storage->ops->open(c->storage, STORAGE_CWD, c->path, O_RDONLY | O_DIRECTORY, 0);
+    if (rc < 0)
+        return fail(c, rc, "cannot open the directory: %s", strerror(-rc));
+    c->root = rc;
+    return 0;
 }
 
-static int catalog_make(struct catalog **catalog, struct storage *storage, const char *root,
-                        int (*begin)(struct catalog *c), char *error, size_t error_size)
+static int open_as(struct catalog **catalog, struct storage *storage, const char *root,
+                   int (*open_it)(struct catalog *), char *error, size_t error_size)
 {
     *catalog = NULL;
     struct catalog *c = calloc(1, sizeof *c);
@@ -215,7 +236,7 @@ static int catalog_make(struct catalog **catalog, struct storage *storage, const
     }
     c->storage = storage ? storage : &storage_disk;
     c->root = c->lock = -1;
-    const int rc = begin(c);
+    const int rc = open_it(c);
     if (rc < 0) {
         snprintf(error, error_size, "%s", c->error);
         catalog_close(c);
@@ -225,15 +246,16 @@ static int catalog_make(struct catalog **catalog, struct storage *storage, const
     return 0;
 }
 
-int catalog_open(struct catalog **c, struct storage *storage, const char *root, char *error,
+int catalog_open(struct catalog **catalog, struct storage *storage, const char *root, char *error,
                  size_t error_size)
 {
-    return catalog_make(c, storage, root, open_root, error, error_size);
+    return open_as(catalog, storage, root, open_root, error, error_size);
 }
 
-int catalog_look(struct catalog **c, const char *root, char *error, size_t error_size)
+int catalog_look(struct catalog **catalog, struct storage *storage, const char *root, char *error,
+                 size_t error_size)
 {
-    return catalog_make(c, NULL, root, look_root, error, error_size);
+    return open_as(catalog, storage, root, look_root, error, error_size);
 }
 
 void catalog_close(struct catalog *c)
@@ -268,7 +290,8 @@ static int check_files(struct catalog *c, int directory, const char *name, const
     return 0;
 }
 
-int catalog_check(struct catalog *c, uint64_t generation)
+// crc: that of the manifest, when the generation is whole.
+static int check(struct catalog *c, uint64_t generation, uint32_t *crc)
 {
     const struct storage_ops *ops = c->storage->ops;
     char name[32], sentence[512];
@@ -293,6 +316,7 @@ int catalog_check(struct catalog *c, uint64_t generation)
         rc = check_files(c, directory, name, &m);
     else
         rc = fail(c, -EBADMSG, "%s: the manifest is that of %" PRIu64, name, m.generation);
+    *crc = m.crc32c;
     manifest_free(&m);
 close:
     free(text);
@@ -300,20 +324,88 @@ close:
     return rc;
 }
 
-int catalog_newest(struct catalog *c, uint64_t *generation)
+int catalog_check(struct catalog *c, uint64_t generation)
+{
+    uint32_t crc;
+    return check(c, generation, &crc);
+}
+
+static int newest(struct catalog *c, struct pointer_target *found)
 {
     const uint64_t *generations;
     const int n = catalog_list(c, &generations);
     if (n < 0)
         return n;
     for (int i = n; i-- > 0;) {
-        if (catalog_check(c, generations[i]) == 0) {
-            *generation = generations[i];
+        if (check(c, generations[i], &found->crc) == 0) {
+            found->generation = generations[i];
             return 0;
         }
     }
     // With directories there, the sentence is about the last that was refused.
     return n > 0 ? -ENOENT : fail(c, -ENOENT, "no generation is here");
+}
+
+int catalog_newest(struct catalog *c, uint64_t *generation)
+{
+    struct pointer_target found;
+    const int rc = newest(c, &found);
+    if (rc == 0)
+        *generation = found.generation;
+    return rc;
+}
+
+int catalog_pointer(struct catalog *c, struct pointer *pointer)
+{
+    const int rc = pointer_read(c->storage, c->root, pointer);
+    return rc < 0 ? fail(c, rc, "cannot read LATEST or PINNED: %s", strerror(-rc)) : 0;
+}
+
+int catalog_good(struct catalog *c, uint64_t *generation)
+{
+    struct pointer p;
+    const int rc = catalog_pointer(c, &p);
+    if (rc < 0)
+        return rc;
+    const uint64_t named = p.pinned.generation ? p.pinned.generation : p.latest.generation;
+    if (p.is_pinned && named > 0 && catalog_check(c, named) == 0) {
+        *generation = named;
+        return 0;
+    }
+    return catalog_newest(c, generation);
+}
+
+int catalog_pin(struct catalog *c, uint64_t generation)
+{
+    struct pointer_target to = {.generation = generation};
+    const int lock = lock_pointer(c);
+    if (lock < 0)
+        return lock;
+    int rc = check(c, generation, &to.crc);
+    if (rc == 0) {
+        rc = pointer_pin(c->storage, c->root, &to);
+        if (rc < 0)
+            fail(c, rc, "cannot replace LATEST and PINNED: %s", strerror(-rc));
+    }
+    pointer_unlock(c->storage, lock);
+    return rc;
+}
+
+int catalog_unpin(struct catalog *c, uint64_t *generation)
+{
+    struct pointer_target to;
+    const int lock = lock_pointer(c);
+    if (lock < 0)
+        return lock;
+    int rc = newest(c, &to);
+    if (rc == 0) {
+        *generation = to.generation;
+        rc = pointer_unpin(c->storage, c->root, &to);
+        if (rc < 0)
+            fail(c, rc, "cannot remove PINNED and replace LATEST: %s", strerror(-rc));
+    }
+    pointer_unlock(c->storage, lock);
+    return rc;
 }
 
 int catalog_next(struct catalog *c, uint64_t now_ms, uint64_t *generation)
@@ -331,18 +423,20 @@ int catalog_next(struct catalog *c, uint64_t now_ms, uint64_t *generation)
     return 0;
 }
 
-static uint64_t latest(struct catalog *c)
+// Whoever pins a generation holds the same lock: it is pinned before it can go, or gone before.
+static int remove_unless_named(struct catalog *c, uint64_t generation)
 {
-    char *text;
-    size_t n;
-    uint64_t generation = 0;
-    uint32_t crc;
-    if (storage_get(c->storage, c->root, "LATEST", LATEST_SIZE_MAX, &text, &n) < 0)
-        return 0;
-    if (!latest_parse(text, n, &generation, &crc))
-        generation = 0;
-    free(text);
-    return generation;
+    struct pointer p;
+    const int lock = lock_pointer(c);
+    if (lock < 0)
+        return lock;
+    int rc = catalog_pointer(c, &p);
+    if (rc == 0)
+        rc = generation == p.latest.generation || generation == p.pinned.generation
+                 ? -EBUSY
+                 : remove_generation(c, generation);
+    pointer_unlock(c->storage, lock);
+    return rc;
 }
 
 int catalog_retain(struct catalog *c, int keep)
@@ -352,7 +446,6 @@ int catalog_retain(struct catalog *c, int keep)
     const int n = catalog_list(c, &generations);
     if (n < 0)
         return n;
-    const uint64_t named = latest(c);
     int i = n;
     // What is damaged is not counted, and stays beside newer whole ones until it is older than all
     // that are kept: somebody may want to see it.
@@ -361,9 +454,7 @@ int catalog_retain(struct catalog *c, int keep)
     c->error[0] = '\0';
     int removed = 0, failed = 0;
     while (i-- > 0) {
-        if (generations[i] == named)
-            continue;
-        const int rc = remove_generation(c, generations[i]);
+        const int rc = remove_unless_named(c, generations[i]);
         if (rc == 0)
             removed++;
         else if (rc != -EBUSY)

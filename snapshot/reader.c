@@ -188,20 +188,29 @@ close:
     return rc;
 }
 
+static int latest_read(int root, uint64_t *generation, uint32_t *crc)
+{
+    char *text;
+    size_t n;
+    const int rc = storage_get(&storage_disk, root, "LATEST", LATEST_SIZE_MAX, &text, &n);
+    if (rc < 0)
+        return rc;
+    const bool parsed = latest_parse(text, n, generation, crc);
+    free(text);
+    return parsed ? 0 : -EBADMSG;
+}
+
 static int open_latest(struct tt_reader **r, int root, const char *path,
                        const struct sentence *error)
 {
-    char *text, name[32];
-    size_t n;
+    char name[32];
     uint64_t generation;
     uint32_t crc;
-    int rc = storage_get(&storage_disk, root, "LATEST", LATEST_SIZE_MAX, &text, &n);
+    const int rc = latest_read(root, &generation, &crc);
+    if (rc == -EBADMSG)
+        return say(error, rc, "%s/LATEST: not \"<number> <crc32c>\"", path);
     if (rc < 0)
         return say(error, rc, "%s/LATEST: cannot read: %s", path, strerror(-rc));
-    const bool parsed = latest_parse(text, n, &generation, &crc);
-    free(text);
-    if (!parsed)
-        return say(error, -EBADMSG, "%s/LATEST: not \"<number> <crc32c>\"", path);
     snprintf(name, sizeof name, "%" PRIu64, generation);
     return open_generation(r, root, path, name, &crc, error);
 }
@@ -263,6 +272,18 @@ int tt_open(struct tt_reader **r, const char *path, char *error, size_t error_si
         rc = open_newest(r, root, path, &sentence);
     close(root);
     return rc;
+}
+
+int tt_moved(const struct tt_reader *r, const char *path)
+{
+    uint64_t generation;
+    uint32_t crc;
+    const int root = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (root < 0)
+        return -errno;
+    const int rc = latest_read(root, &generation, &crc);
+    close(root);
+    return rc < 0 ? rc : generation != r->manifest.generation || crc != r->manifest.crc32c;
 }
 
 void tt_close(struct tt_reader *r)

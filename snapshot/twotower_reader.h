@@ -16,8 +16,10 @@
 // tt_close. It keeps a shared lock on the snapshot's manifest, and the publisher does not remove a
 // snapshot so locked; on a copy elsewhere that costs nothing.
 //
-// To follow new snapshots, look at <root>/LATEST (its inode changes), open a second reader,
-// tt_verify it, swap the pointer, and close the first when its last query is done.
+// To follow LATEST, ask tt_moved every second or so; when it says 1, open a second reader,
+// tt_verify it, swap the pointer, and close the first when its last query is done. The number may
+// be smaller than before: an operator went back to an older snapshot.
+// deploy/examples/follow_snapshot.c.
 //
 // A damaged or hostile snapshot is refused with -EBADMSG; it cannot make a function read outside a
 // file. (A file that somebody truncates while it is mapped can: SIGBUS. The publisher never does.)
@@ -57,6 +59,11 @@ struct tt_array {
 // file; the data only in tt_verify. -ENOENT: no snapshot there.
 TT_API int tt_open(struct tt_reader **r, const char *path, char *error, size_t error_size);
 TT_API void tt_close(struct tt_reader *r);
+
+// Whether LATEST in root, the directory of all, names another snapshot than this one: 1 or 0. By
+// what it says, not by its number being larger nor by its inode, which a later file may get again.
+// -errno when it cannot be read, -EBADMSG when it is not legible: then this one is as good as any.
+TT_API int tt_moved(const struct tt_reader *r, const char *root);
 
 // Reads everything: the checksums of all data, the headers of the files against the manifest, the
 // headers of the indexes, and that no floating-point value is infinite or NaN. About 2 s per 10 GB

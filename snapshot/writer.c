@@ -17,9 +17,10 @@
 #include "snapshot/crc32c.h"
 #include "snapshot/engine.h"
 #include "snapshot/manifest.h"
+#include "snapshot/pointer.h"
 #include "snapshot/storage.h"
 
-enum { DATA_OFFSET = 4096, NAME_MAX_SIZE = 128, LATEST_NAME_SIZE = 32 };
+enum { DATA_OFFSET = 4096, NAME_MAX_SIZE = 128 };
 
 _Static_assert((int)ENGINE_BLOCK == (int)MANIFEST_CHUNK, "each block has its checksum");
 _Static_assert((int)WRITER_DIMS_MAX == (int)MANIFEST_DIMS_MAX, "what is written can be read");
@@ -533,18 +534,12 @@ static char *manifest_text(struct writer *w, size_t *n)
 
 static int point_latest(struct writer *w)
 {
-    static const char name[] = "LATEST", fresh[] = ".tmp-LATEST";
-    const struct storage_ops *ops = w->storage->ops;
-    char text[LATEST_SIZE_MAX];
-    const int n =
-        snprintf(text, sizeof text, "%" PRIu64 " %08" PRIx32 "\n", w->generation, w->manifest_crc);
-    int rc = ops->remove(w->storage, w->root, fresh, false);
-    if (rc == 0 || rc == -ENOENT)
-        rc = storage_put(w->storage, w->root, fresh, text, (size_t)n);
-    if (rc == 0)
-        rc = ops->rename(w->storage, w->root, fresh, name);
-    if (rc == 0)
-        rc = ops->sync(w->storage, w->root);
+    const int lock = pointer_lock(w->storage, w->root);
+    if (lock < 0)
+        return fail(w, lock, "cannot lock .pointer: %s", strerror(-lock));
+    const int rc = pointer_publish(w->storage, w->root,
+                                   &(struct pointer_target){w->generation, w->manifest_crc});
+    pointer_unlock(w->storage, lock);
     return rc < 0 ? fail(w, rc, "cannot replace LATEST: %s", strerror(-rc)) : 0;
 }
 

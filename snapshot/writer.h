@@ -8,6 +8,8 @@
 //     <root>/<generation>/<name>                       a blob: bytes without a header
 //     <root>/LATEST                                    "<generation> <crc32c of manifest.json>\n"
 //
+// LATEST follows unless it is pinned (snapshot/pointer.h).
+//
 // It is built as <root>/.tmp-<generation>-<pid>, each file synced when it ends, the manifest last;
 // one rename makes it visible, and writer_publish returns 0 only when it would survive a crash.
 // Nothing is ever changed afterwards. A failed sync is not repeated: the directory is discarded.

@@ -71,7 +71,7 @@ for file in *.toml; do
     expects "$here/broken/$name.expected" "check names every mistake of $file" "$why" err
 done
 
-for command in "" run replay demo eval check verify inspect topk help version; do
+for command in "" run replay demo eval check verify inspect snapshot topk help version; do
     # shellcheck disable=SC2086 # no word for the overview
     twotower help $command
     why=

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# What is done with snapshots once they are published: verify, inspect, topk, and the two example
-# programs for readers, the C one against the installed library. The stream is the built-in one, so
+# What is done with snapshots once they are published: verify, inspect, topk, pin, roll back, and the
+# example programs for readers, those in C against the installed library; and that none is published
+# that is not good. The stream is the built-in one, so
 # nothing recorded is needed. Environment and output as tests/e2e/run.sh says.
 set -uo pipefail
 
@@ -428,7 +429,263 @@ asks python3 "$work/hostile.py" "$strict" "$snapshot" "$work/hurt"
 verdict "no hostile light ranker stops verify, inspect or topk" "$([ "$status" -eq 0 ] || tail -n 1 "$work/out" "$work/err")"
 root=$work/one/snapshots
 
-# ---- The example for readers in C, against the library as it is installed
+# ---- What is not good does not leave
+
+names() # ROOT: the generation that LATEST names
+{
+    cut -d ' ' -f 1 "$1/LATEST"
+}
+generations() # ROOT: how many are there
+{
+    find "$1" -mindepth 2 -maxdepth 2 -name manifest.json | wc -l
+}
+learns good -o eval.sampling=1 || says 0 err finished "a stream is learned to compare others with"
+held=$work/good/snapshots
+good=$(names "$held")
+# refused SENTENCE TEXT OPTION...: the stream again, beside the snapshots of the good run.
+refused()
+{
+    local sentence=$1 text=$2 why=
+    shift 2
+    learns bad -o eval.sampling=1 -o "snapshot.dir=$held" "$@"
+    [ "$status" -eq 65 ] || why="status $status"
+    grep -q "snapshot refused .*$text" "$work/err" || why="${why:-not in the log: $(tail -n 2 "$work/err")}"
+    tail -n 1 "$work/err" | grep -qF "$text" || why="${why:-it ends with: $(tail -n 1 "$work/err")}"
+    [ "$(names "$held") $(generations "$held")" = "$good 1" ] || why="${why:-a directory or LATEST has changed}"
+    [ "$(generations "$work/bad/state/checkpoints")" -gt 0 ] || why="${why:-no checkpoint is left}"
+    rm -rf "$work/bad"
+    verdict "$sentence" "$why"
+}
+refused "towers that diverge are not published, and the status is 65" "the mean length of a row of" \
+    -o model.rate=3
+lie() # CHANGE: the good snapshot's manifest is another from here on
+{
+    python3 "$work/forge.py" "$held/$good" "$work/hurt" manifest.json "$1"
+    cp "$work/hurt/manifest.json" "$held/$good/manifest.json"
+}
+cp "$held/$good/manifest.json" "$work/honest"
+lie "manifest['metrics']['recall@100'] = 0.99"
+refused "recall far below the last good snapshot's is not published" "recall@100 is"
+asks "$TWOTOWER" snapshot list "$held"
+says 0 out "0.9900" "the list shows what it was compared with"
+cp "$work/honest" "$held/$good/manifest.json"
+lie "manifest['items'] = 601"
+refused "half of the items are not published" "300 items where the last good snapshot has 601"
+cp "$work/honest" "$held/$good/manifest.json"
+# Endless: nothing is published any more, and it goes on learning. Diverged towers do not come back.
+"$TWOTOWER" run -o source.type=builtin -o source.users=500 -o source.catalogue=300 -o model.rate=3 \
+    -o snapshot.interval=100ms -o "state.dir=$work/bad/state" -o "snapshot.dir=$held" \
+    -o http.listen=127.0.0.1:19481 2>"$work/bad.log" &
+daemon=$!
+why=$(python3 - "$work/bad.log" 2>&1 <<'CHECK'
+import json, re, sys, time, urllib.request
+
+
+def get(path):
+    with urllib.request.urlopen("http://127.0.0.1:19481" + path, timeout=5) as r:
+        return r.read().decode()
+
+
+def counted(name):
+    return sum(float(v) for v in re.findall(rf"^twotower_{name} (\S+)$", get("/metrics"), re.M))
+
+
+deadline = time.monotonic() + 60
+while open(sys.argv[1]).read().count("snapshot refused") < 5:
+    assert time.monotonic() < deadline, "it was not refused five times"
+    time.sleep(0.05)
+examples = counted(r'examples_total\{label="positive"\}')
+assert counted(r'snapshot_refused_total\{reason="norm_jump"\}') >= 5, get("/metrics")
+assert counted("snapshot_failures_total") == 0
+time.sleep(0.5)
+answer = json.loads(get("/readyz"))
+check = next(c for c in answer["checks"] if c["name"] == "snapshot")
+assert answer["ready"] and not check["ok"] and check["advisory"], answer
+assert "refused since" in check["message"] and "norm_jump" in check["message"], answer
+assert counted("ready") == 1
+while counted(r'examples_total\{label="positive"\}') <= examples:
+    assert time.monotonic() < deadline, "it does not learn any more"
+    time.sleep(0.05)
+CHECK
+) || true
+kill -TERM "$daemon"
+status=0
+wait "$daemon" || status=$?
+[ -n "$why" ] || [ "$status" -eq 0 ] || why="it stopped with status $status"
+[ "$(names "$held")" = "$good" ] || why="${why:-LATEST moved}"
+verdict "a daemon whose snapshots are refused learns, counts, tells and stops as ever" "$(tail -n 1 <<<"$why")"
+rm -rf "$work/bad"
+lie "del manifest['norms']"
+learns better -o "snapshot.dir=$held" -o model.rate=3
+says 0 err "snapshot published" "an older snapshot without norms is nothing to compare with"
+
+# ---- Which one the fleets take, while the daemon publishes
+
+held=$work/live/snapshots
+daemon=
+daemon_start()
+{
+    "$TWOTOWER" run -o source.type=builtin -o source.users=500 -o source.catalogue=300 -o http.listen= \
+        -o slice.interval=20ms -o "state.dir=$work/live/state" -o "snapshot.dir=$held" \
+        -o snapshot.interval=150ms -o checkpoint.interval=150ms -o snapshot.keep=3 2>>"$work/live.log" &
+    daemon=$!
+}
+published() # how many publications the daemon has told of
+{
+    grep -c 'snapshot published' "$work/live.log" 2>/dev/null
+}
+publishes() # N: waits for so many more
+{
+    local until=$(($(published) + $1)) i
+    for ((i = 0; i < 600; i++)); do
+        [ "$(published)" -lt "$until" ] || return 0
+        sleep 0.05
+    done
+    return 1
+}
+daemon_killed()
+{
+    kill -KILL "$daemon" 2>/dev/null
+    wait "$daemon" 2>/dev/null
+}
+served_last() # what the follower said last: "serving 17.., 300 items"
+{
+    tail -n 1 "$work/followed" | sed -n 's/^serving \([0-9]*\),.*/\1/p'
+}
+served() # PATTERN: waits until the last that is served is so
+{
+    local i
+    for ((i = 0; i < 400; i++)); do
+        # shellcheck disable=SC2053 # a pattern is meant
+        [[ $(served_last) != $1 ]] || return 0
+        sleep 0.05
+    done
+    return 1
+}
+follower=
+trap 'kill -KILL $daemon $follower 2>/dev/null' EXIT
+touch "$work/live.log"
+daemon_start
+publishes 3 || verdict "the daemon publishes" "$(tail -n 1 "$work/live.log")"
+python3 deploy/examples/follow_snapshot.py "$held" 0.02 >"$work/followed" 2>"$work/followed.err" &
+follower=$!
+served '[1-9]*' || verdict "the Python example serves" "$(head -n 1 "$work/followed.err")"
+publishes 2
+asks "$TWOTOWER" snapshot rollback "$held"
+says 0 out "twotower snapshot unpin $held" "rollback goes back while the daemon publishes, and says how to go on"
+old=$(names "$held")
+asks grep -xE "LATEST went back from [0-9]+ to $old, and is pinned there\." "$work/out"
+verdict "rollback says from where to where" "$([ "$status" -eq 0 ] || cat "$work/out")"
+why=
+served "$old" || why="the follower serves $(served_last)"
+publishes 5 || why="${why:-the daemon has stopped publishing}"
+[ "$(names "$held")" = "$old" ] || why="${why:-LATEST moved to $(names "$held")}"
+asks "$TWOTOWER" verify "$held/$old"
+[ "$status" -eq 0 ] || why="${why:-$(cat "$work/err")}"
+asks "$TWOTOWER" snapshot list "$held"
+grep -qE "^ *$old .* LATEST  pinned$" "$work/out" || why="${why:-$(cat "$work/out")}"
+[ "$(grep -c . "$work/out")" -le 6 ] || why="${why:-$(cat "$work/out")}" # one may be due to go
+grep -q 'snapshot published.* pinned=elsewhere' "$work/live.log" || why="${why:-the log does not say it}"
+verdict "five publications and retention leave the pinned snapshot and LATEST alone" "$why"
+daemon_killed
+daemon_start
+why=
+publishes 3 || why="the daemon does not publish again: $(tail -n 1 "$work/live.log")"
+[ "$(names "$held")" = "$old" ] || why="${why:-LATEST moved to $(names "$held")}"
+verdict "a daemon that was killed finds the pin when it is back" "$why"
+
+# An operator's command that dies at any moment leaves a pointer to a whole snapshot, and no lock.
+why=
+for ((i = 0; i < 30; i++)); do
+    if ((i % 2)); then act=(unpin "$held"); else act=(pin newest "$held"); fi
+    "$TWOTOWER" snapshot "${act[@]}" >/dev/null 2>&1 &
+    killed=$!
+    sleep "0.00$((i % 10))"
+    kill -KILL "$killed" 2>/dev/null
+    wait "$killed" 2>/dev/null
+    [ "$(published)" -gt 0 ] && "$TWOTOWER" verify "$held" >"$work/out" 2>"$work/err" ||
+        why="${why:-after $i: $(head -n 1 "$work/err")}"
+done
+publishes 2 || why="${why:-the daemon does not publish any more}"
+daemon_killed
+verdict "killed in the middle, thirty times, pin and unpin leave LATEST whole and the daemon publishing" "$why"
+daemon_start
+why=
+publishes 1 || why="the daemon does not publish again"
+asks "$TWOTOWER" snapshot pin "$(find "$held" -mindepth 1 -maxdepth 1 -name '[0-9]*' -printf '%f\n' | sort -n | tail -n 2 | head -n 1)" "$held"
+[ "$status" -eq 0 ] || why="${why:-$(cat "$work/err")}"
+pinned=$(names "$held")
+publishes 2
+served "$pinned" || why="${why:-pinned $pinned: $(tail -n 1 "$work/followed")}"
+asks "$TWOTOWER" snapshot unpin "$held"
+[ "$status" -eq 0 ] || why="${why:-$(cat "$work/err")}"
+grep -q 'moves again with each publication' "$work/out" || why="${why:-$(cat "$work/out")}"
+publishes 2
+[ "$(names "$held")" -gt "$pinned" ] || why="${why:-LATEST stays at $pinned}"
+verdict "pin by number and unpin: LATEST stays, then moves again" "$why"
+kill -TERM "$daemon"
+status=0
+wait "$daemon" || status=$?
+verdict "the daemon stops as ever" "$([ "$status" -eq 0 ] || echo "status $status")"
+why=
+served "$(names "$held")" || why="it ends with $(tail -n 1 "$work/followed")"
+kill "$follower"
+wait "$follower" 2>/dev/null
+grep -q "serving $old," "$work/followed" || why="${why:-it never served $old}"
+awk '$2 + 0 < last { back = 1 } { last = $2 + 0 } END { exit !back }' "$work/followed" || why="${why:-it never went back}"
+[ ! -s "$work/followed.err" ] || why="${why:-$(head -n 1 "$work/followed.err")}"
+verdict "the Python example follows LATEST, back as well" "$why"
+
+# Without a daemon: mistakes, and what cannot be pointed at.
+newest=$(names "$held")
+asks "$TWOTOWER" snapshot pin 123 "$held"
+says 66 err "123: cannot open" "a generation that is not there is status 66"
+asks "$TWOTOWER" snapshot pin yesterday "$held"
+says 64 err "not the number of a generation" "a word that is no generation is status 64"
+asks "$TWOTOWER" snapshot rollback "$held" "$newest"
+says 64 err "is not before it" "rollback does not go forward"
+asks "$TWOTOWER" snapshot unpin "$held/$newest"
+says 64 err "the directory of all is meant" "a snapshot is not the directory of all"
+asks "$TWOTOWER" snapshot list "$work/empty"
+says 66 err "no snapshot here" "an empty directory is status 66"
+asks "$TWOTOWER" snapshot pin newest "$work/live/state/checkpoints"
+says 65 err "not for the fleets" "a checkpoint is not for the fleets"
+asks "$TWOTOWER" snapshot frobnicate "$held"
+says 64 err "none of list, pin, rollback, unpin" "an unknown action is status 64"
+asks "$TWOTOWER" snapshot pin "$held"
+says 64 err "pin GENERATION|newest DIR" "a missing operand shows the form"
+mapfile -t all < <(find "$held" -mindepth 1 -maxdepth 1 -name '[0-9]*' -printf '%f\n' | sort -n)
+before=${all[-2]}
+printf x | dd of="$held/$before/user_emb.f32.safetensors" bs=1 seek=5000 conv=notrunc 2>/dev/null
+asks "$TWOTOWER" snapshot pin "$before" "$held"
+says 65 err "user_emb.f32.safetensors: bytes" "a damaged snapshot is not pinned"
+asks "$TWOTOWER" snapshot rollback "$held" "$before"
+says 65 err "user_emb.f32.safetensors: bytes" "nor rolled back to"
+why=
+[ "$(names "$held")" = "$newest" ] && [ ! -e "$held/PINNED" ] || why="LATEST or PINNED has changed"
+verdict "what is refused leaves the pointer as it was" "$why"
+asks "$TWOTOWER" snapshot rollback "$held"
+why=
+[ "$status" -eq 0 ] || why="status $status: $(cat "$work/err")"
+grep -q 'passed over' "$work/err" || why="${why:-$(cat "$work/err")}"
+[ "$(names "$held")" = "${all[-3]}" ] || why="${why:-LATEST names $(names "$held")}"
+verdict "rollback without a number passes over what is damaged" "$why"
+asks "$TWOTOWER" snapshot list --json "$held"
+why=$(python3 - "$work/out" "${all[-3]}" 2>&1 <<'CHECK'
+import json, sys
+answer = json.load(open(sys.argv[1]))
+named = [s["generation"] for s in answer["snapshots"] if s["latest"] and s["pinned"]]
+assert answer["pinned"] is True and named == [int(sys.argv[2])], answer
+assert all(s["whole"] and s["items"] > 200 for s in answer["snapshots"]), answer
+CHECK
+) || true
+verdict "list --json is JSON" "$(tail -n 1 <<<"$why")"
+while [ "$status" -eq 0 ]; do asks "$TWOTOWER" snapshot rollback "$held"; done
+says 66 err "no whole snapshot before" "before the first one there is none"
+asks "$TWOTOWER" snapshot unpin "$held"
+verdict "unpin goes to the newest" "$([ "$status" -eq 0 ] && [ "$(names "$held")" = "$newest" ] || cat "$work/err")"
+
+# ---- The examples for readers in C, against the library as it is installed
 
 build=$(dirname "$TWOTOWER")
 if [ ! -f "$build/cmake_install.cmake" ]; then
@@ -444,6 +701,18 @@ else
     asks gcc -Wall -Wextra -Werror deploy/examples/read_snapshot.c -o "$work/read_snapshot" $flags
     [ "$status" -ne 0 ] || asks env LD_LIBRARY_PATH="$libdir" "$work/read_snapshot" "$root" i1
     says 0 out "snapshot $generation, best for i1" "the C example reads a snapshot with the installed library"
+    # shellcheck disable=SC2086 # flags are words
+    asks gcc -Wall -Wextra -Werror deploy/examples/follow_snapshot.c -o "$work/follow_snapshot" $flags
+    why=$(head -n 1 "$work/err")
+    env LD_LIBRARY_PATH="$libdir" "$work/follow_snapshot" "$held" 0.02 >"$work/followed" 2>&1 &
+    follower=$!
+    served "$newest" || why="${why:-it serves: $(tail -n 1 "$work/followed")}"
+    "$TWOTOWER" snapshot rollback "$held" "${all[0]}" >/dev/null
+    served "${all[0]}" || why="${why:-it serves: $(tail -n 1 "$work/followed")}"
+    "$TWOTOWER" snapshot unpin "$held" >/dev/null
+    served "$newest" || why="${why:-it serves: $(tail -n 1 "$work/followed")}"
+    kill "$follower"
+    verdict "the second C example follows LATEST back and forth" "$why"
 fi
 
 exit "$failed"

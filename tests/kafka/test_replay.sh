@@ -43,6 +43,22 @@ follow()
     digest "$name"
 }
 
+# count DIR: how many events its files are; an impression is one item shown.
+count()
+{
+    local topic n=0
+    for topic in items ranker_scores engagements; do n=$((n + $(lines "$1" "$topic" | wc -l))); done
+    echo $((n + $(lines "$1" impressions | grep -o '"item_id"' | wc -l)))
+}
+
+# stopped NAME EVENTS: when so many were applied.
+stopped()
+{
+    check "$1: $2 events are read" "${got:-none}" reaches "$1" "$2" 60
+    kill -TERM "$pid"
+    wait_for "$pid"
+}
+
 generations() { find "$dir/$1/snapshots" -maxdepth 1 -name '[0-9]*' -printf '%f\n' | sort -n; }
 
 topics_make live 3
@@ -59,10 +75,7 @@ for ((at = 0; at < 12; at++)); do
         twotower_start live run "${live[@]}"
     fi
 done
-said live ready 20
-sleep 1
-kill -TERM "$pid"
-wait_for "$pid"
+stopped live "$(count "$dir/made")"
 mapfile -t list < <(generations live)
 echo "# live: ${#list[@]} snapshots, $(grep -cE 'restored' "$dir/live/log") restarts"
 followed=0 tried=0
@@ -88,10 +101,8 @@ for topic in "${topics[@]}"; do lines "$dir/made" "$topic" | produce "$topic" "g
 from gap
 gap=("${kafka[@]}" -o checkpoint.interval=200ms -o snapshot.interval=300ms -o snapshot.keep=100)
 twotower_start gap run "${gap[@]}"
-said gap ready 20
-sleep 1.5
-kill -TERM "$pid"
-wait_for "$pid"
+all=$(count "$dir/made")
+stopped gap "$all"
 head -n 60 "$dir/rest/engagements.jsonl" | produce engagements gap-engagements
 "$KAFKA_BROKER" trim gap-engagements 0 $((at + 30))
 status=0
@@ -101,15 +112,10 @@ check "and says how to go on" "$(tail -n 1 "$dir/gap/log")" grep -qE "offset $at
 twotower_start gap run --allow-gap "${gap[@]}"
 check "allowed: it is told" "$(tail -n 1 "$dir/gap/log")" \
     said gap "partition moved topic=gap-engagements partition=0 from=$at to=$((at + 30))" 20
-check "allowed: it goes on" "not ready" said gap ready 20
-sleep 1.5
-kill -TERM "$pid"
-wait_for "$pid"
+stopped gap $((all + 30))
 before=$(grep -c 'partition moved' "$dir/gap/log")
 twotower_start gap run "${gap[@]}"
-sleep 1.5
-kill -TERM "$pid"
-wait_for "$pid"
+stopped gap $((all + 30))
 same "once: the next start needs no permission" "$before" "$(grep -c 'partition moved' "$dir/gap/log")"
 newest=$(generations gap | tail -n 1)
 status=0
@@ -123,10 +129,7 @@ for topic in "${topics[@]}"; do lines "$dir/made" "$topic" | produce "$topic" "s
 from skip
 skip=("${kafka[@]}" -o checkpoint.interval=200ms -o snapshot.interval=300ms -o snapshot.keep=100)
 twotower_start skip run "${skip[@]}"
-said skip ready 20
-sleep 1.5
-kill -TERM "$pid"
-wait_for "$pid"
+stopped skip "$all"
 for topic in impressions engagements; do head -n 60 "$dir/rest/$topic.jsonl" | produce "$topic" "skip-$topic"; done
 status=0
 twotower skip run --skip "skip-engagements:0:$((at - 1))" "${skip[@]}" || status=$?
@@ -139,19 +142,15 @@ twotower skip run --skip "skip-engagements:0:$((at + 61))" "${skip[@]}" || statu
 check "it says where the partition stands" "$(tail -n 1 "$dir/skip/log")" \
     grep -q "stands at offset $at of a log up to $((at + 60))" <<<"$(tail -n 1 "$dir/skip/log")"
 twotower_start skip run --skip "skip-engagements:0:$((at + 40))" "${skip[@]}"
-said skip ready 20
-sleep 1.5
+all=$((all + 20 + $(head -n 60 "$dir/rest/impressions.jsonl" | grep -o '"item_id"' | wc -l)))
+check "skip: what it left out is not learned" "$got of $all" reaches skip "$all" 60
 kill -KILL "$pid"
 wait_for "$pid"
 twotower_start skip run "${skip[@]}"
-said skip ready 20
-sleep 1.5
-kill -TERM "$pid"
-wait_for "$pid"
+stopped skip "$all"
 newest=$(generations skip | tail -n 1)
 same "a skip replays from its slices" "$("$TWOTOWER" inspect --digest "$dir/skip/snapshots/$newest")" \
     "$(follow skipagain skip "$newest" "${kafka[@]}")"
-engagements=$(grep -oE 'stopped +events=[0-9]+' "$dir/skip/log" | tail -n 1 | grep -oE '[0-9]+$')
 
 # A topic that was made anew, and is shorter.
 
@@ -166,13 +165,8 @@ twotower skip run "${skip[@]}" || status=$?
 same "a topic that is shorter than it was read: status 65" 65 "$status"
 check "and it says how to go on" "$(tail -n 1 "$dir/skip/log")" grep -q -- '--accept-new-topic' <<<"$(tail -n 1 "$dir/skip/log")"
 twotower_start skip run --accept-new-topic "${skip[@]}"
-check "accepted: it begins at the begin" "$(tail -n 1 "$dir/skip/log")" \
+check "accepted: it begins at the begin, and learns what it has" "$(tail -n 1 "$dir/skip/log")" \
     said skip "partition moved topic=skip-engagements partition=0 from=$((at + 60)) to=0" 20
-said skip ready 20
-sleep 1.5
-kill -TERM "$pid"
-wait_for "$pid"
-more=$(grep -oE 'stopped +events=[0-9]+' "$dir/skip/log" | tail -n 1 | grep -oE '[0-9]+$')
-same "accepted: what it has is learned once" "$((engagements + 20))" "$more"
+stopped skip $((all + 20))
 
 [ ! -e "$failures" ]

@@ -5,8 +5,11 @@
 // real file system: syncing a file does not even keep its name). After every call that the writer
 // and the catalogue make, the states that a crash could leave are built on a real directory, and
 // the loaders must find a generation at least as new as the last acknowledged one, byte by byte.
+// While an operator has pinned one, the fleet must find that one and no other; a crash in the
+// middle of a move leaves what it found before or what it is to find after.
 //
-// That the test can fail is a test as well: writers with one sync left out must be caught.
+// That the test can fail is a test as well: writers with one sync left out must be caught, and one
+// that takes the pointer away before it brings the next.
 #include <sys/file.h>
 
 #include "snapshot/catalog.h"
@@ -15,7 +18,9 @@
 #include "tests/unit/test_snapshot.h"
 
 enum {
-    GENERATIONS = 5,
+    GENERATIONS = 6,
+    ROLLED_BACK_AFTER = 3, // to the one before, and from there to this one after the next
+    UNPINNED_AFTER = 5,
     INODES = 96,
     ENTRIES = 24,
     FILE_MAX = 12288,
@@ -57,8 +62,26 @@ struct entry_log {
     int target; // of CHANGE_ENTER and CHANGE_RENAME
 };
 
-// Which sync a writer leaves out.
-enum mutant { NONE, NO_DATA, NO_MANIFEST, NO_DIRECTORY, NO_ROOT, NO_PARENT, NO_LATEST };
+// Which sync a writer leaves out; the last one removes a pointer before it renames the next there.
+enum mutant {
+    NONE,
+    NO_DATA,
+    NO_MANIFEST,
+    NO_DIRECTORY,
+    NO_ROOT,
+    NO_PARENT,
+    NO_LATEST,
+    NO_PINNED,
+    NO_POINTER,
+    GAP
+};
+
+// What a fleet must find: the pinned generation, or without one any from the acknowledged on. While
+// the pointer moves, what it moves to will do as well.
+struct promise {
+    int acknowledged, pinned, next; // 0: none
+    bool moving;
+};
 
 struct sim {
     struct storage storage;
@@ -71,8 +94,7 @@ struct sim {
         char name[NAME];
     } handles[HANDLES];
     enum mutant mutant;
-    int acked[LOG_MAX]; // by time: the last acknowledged generation
-    int acknowledged;
+    struct promise promise, promised[LOG_MAX]; // now, and by time
     // The n-th call from now fails with this, once; 0: none.
     int fail_in, fail_with, calls;
     bool short_writes;
@@ -164,7 +186,7 @@ static void tick(void)
     sim.time++;
     if (sim.time == LOG_MAX)
         abort();
-    sim.acked[sim.time] = sim.acknowledged;
+    sim.promised[sim.time] = sim.promise;
 }
 
 static int refusal(void)
@@ -307,6 +329,20 @@ static int sim_size(struct storage *s, int handle, uint64_t *size)
     return refusal();
 }
 
+static bool is_pointer(const char *name)
+{
+    return strcmp(name, "LATEST") == 0 || strcmp(name, "PINNED") == 0;
+}
+
+// Whether the last change to a directory was to a pointer in it.
+static bool pointer_changed(int directory)
+{
+    for (int i = sim.n_log; i-- > 0;)
+        if (sim.log[i].inode == directory)
+            return is_pointer(sim.log[i].change == CHANGE_RENAME ? sim.log[i].to : sim.log[i].name);
+    return false;
+}
+
 static bool left_out(int handle)
 {
     const char *name = sim.handles[handle].name;
@@ -327,6 +363,12 @@ static bool left_out(int handle)
         return parent;
     case NO_LATEST:
         return !directory && strstr(name, "LATEST");
+    case NO_PINNED:
+        return !directory && strstr(name, "PINNED");
+    case NO_POINTER:
+        return root && pointer_changed(sim.handles[handle].inode);
+    case GAP:
+        return false;
     }
     return false;
 }
@@ -369,6 +411,12 @@ static int sim_rename(struct storage *s, int directory, const char *from, const 
     const int at = inode_find(&sim.live.inodes[parent], from);
     if (at < 0)
         return -ENOENT;
+    if (sim.mutant == GAP && is_pointer(to) && inode_find(&sim.live.inodes[parent], to) >= 0) {
+        tick();
+        struct entry_log *gap = change(CHANGE_REMOVE, parent);
+        snprintf(gap->name, NAME, "%s", to);
+        tree_apply(&sim.live, gap);
+    }
     tick();
     struct entry_log *e = change(CHANGE_RENAME, parent);
     snprintf(e->name, NAME, "%s", from);
@@ -501,7 +549,29 @@ static struct engine *sim_engine(void)
     return engine;
 }
 
-// A life of the daemon: starts, publishes, tidies.
+// An operator, of another process, moves the pointer; to 0: unpins it.
+static int point(int to)
+{
+    char error[512];
+    uint64_t newest;
+    struct catalog *c;
+    int rc = catalog_look(&c, &sim.storage, "snapshots", error, sizeof error);
+    if (rc < 0)
+        return rc;
+    sim.promise.moving = true;
+    sim.promise.next = to;
+    tick();
+    rc = to > 0 ? catalog_pin(c, (uint64_t)to) : catalog_unpin(c, &newest);
+    if (rc == 0) {
+        sim.promise.moving = false;
+        sim.promise.pinned = to;
+    }
+    tick();
+    catalog_close(c);
+    return rc;
+}
+
+// A life of the daemon: starts, publishes, tidies. An operator goes back and forth meanwhile.
 static void live(int generations)
 {
     char error[512];
@@ -511,9 +581,13 @@ static void live(int generations)
     for (int g = 1; g <= generations; g++) {
         if (publish(engine, (uint64_t)g, error, sizeof error) < 0)
             fail_msg("%s", error);
-        sim.acknowledged = g;
+        sim.promise.acknowledged = g;
         tick();
         assert_true(catalog_retain(c, 2) >= 0);
+        if (g == ROLLED_BACK_AFTER || g == ROLLED_BACK_AFTER + 1)
+            assert_int_equal(point(g - 1), 0);
+        if (g == UNPINNED_AFTER)
+            assert_int_equal(point(0), 0);
     }
     catalog_close(c);
     engine_close(engine);
@@ -593,14 +667,28 @@ struct verdict {
     char first[640]; // the first bad one
 };
 
-static void judge_tree(const struct tree *t, int acked, struct verdict *v, const char *how)
+static bool keeps(int pinned, int acknowledged, int generation)
+{
+    return pinned > 0 ? generation == pinned : generation >= acknowledged;
+}
+
+static const char *load_fleet(const struct promise *p, int *generation)
+{
+    const char *wrong = load(root, generation);
+    if (!wrong && !keeps(p->pinned, p->acknowledged, *generation) &&
+        !(p->moving && keeps(p->next, p->acknowledged, *generation)))
+        wrong = p->pinned || p->moving ? "a reader finds another generation than the pinned one"
+                                       : "a reader finds an older generation or none";
+    return wrong;
+}
+
+static void judge_tree(const struct tree *t, const struct promise *p, struct verdict *v,
+                       const char *how)
 {
     v->states++;
     write_tree(t, 0, disk);
     int generation;
-    const char *wrong = load(root, &generation); // a fleet
-    if (!wrong && generation < acked)
-        wrong = "a reader finds an older generation or none";
+    const char *wrong = load_fleet(p, &generation);
     if (!wrong) { // ourselves, starting again
         char error[512], path[160];
         struct catalog *c;
@@ -609,16 +697,24 @@ static void judge_tree(const struct tree *t, int acked, struct verdict *v, const
             fail_msg("%s", error);
         const int rc = catalog_newest(c, &newest);
         catalog_path(c, newest, path, sizeof path);
+        struct pointer pointer;
+        assert_int_equal(catalog_pointer(c, &pointer), 0);
+        if (!p->moving && pointer.is_pinned != (p->pinned > 0))
+            wrong = p->pinned ? "the next publication moves a pinned pointer"
+                              : "the next publication leaves an unpinned pointer";
         catalog_close(c);
-        if (rc == 0)
+        if (!wrong && rc == 0)
             wrong = load(path, &generation);
-        if (!wrong && (int)newest < acked)
+        if (!wrong && (int)newest < p->acknowledged)
             wrong = "the catalogue finds an older generation or none";
         if (!wrong && rc == 0 && generation != (int)newest)
             wrong = "the catalogue's newest does not load";
     }
+    if (!wrong) // what a start completes is within the promise, too
+        wrong = load_fleet(p, &generation);
     if (wrong && v->bad++ == 0)
-        snprintf(v->first, sizeof v->first, "acknowledged %d, %s: %s", acked, how, wrong);
+        snprintf(v->first, sizeof v->first, "acknowledged %d, pinned %d, %s: %s", p->acknowledged,
+                 p->pinned, how, wrong);
     tree_remove(disk);
 }
 
@@ -649,12 +745,14 @@ static void judge(int time, const bool *keep, struct verdict *v, const char *how
     for (int i = 0; i < sim.n_log && sim.log[i].time <= time; i++)
         if (sim.log[i].kept <= time || keep[pending++])
             tree_apply(&scratch, &sim.log[i]);
-    const uint64_t hash = mix(tree_hash(&scratch, 0) ^ (uint64_t)sim.acked[time]) | 1;
+    const struct promise *p = &sim.promised[time];
+    const int numbers[] = {p->acknowledged, p->pinned, p->next, p->moving};
+    const uint64_t hash = mix(tree_hash(&scratch, 0) ^ table_crc32c(numbers, sizeof numbers)) | 1;
     if (seen_before(hash))
         return;
     char text[64];
     snprintf(text, sizeof text, "crash at %d of %d, %s", time, sim.time, how);
-    judge_tree(&scratch, sim.acked[time], v, text);
+    judge_tree(&scratch, p, v, text);
 }
 
 static struct verdict crash_everywhere(enum mutant mutant)
@@ -714,20 +812,24 @@ static void a_writer_that_leaves_a_sync_out_is_caught(void **state)
         const char *name;
         bool caught;
     } mutants[] = {
-        {NO_DATA, "the data", true},
-        {NO_MANIFEST, "the manifest", true},
-        {NO_DIRECTORY, "the generation's directory", true},
-        {NO_ROOT, "the root directory", true},
-        {NO_PARENT, "the directory that the root is in", true},
-        // A torn LATEST is found out by its readers: it is a hint.
-        {NO_LATEST, "LATEST", false},
+        {NO_DATA, "syncing the data", true},
+        {NO_MANIFEST, "syncing the manifest", true},
+        {NO_DIRECTORY, "syncing the generation's directory", true},
+        {NO_ROOT, "syncing the root directory", true},
+        {NO_PARENT, "syncing the directory that the root is in", true},
+        // A torn LATEST is found out by its readers, who take the newest instead: not the pinned.
+        {NO_LATEST, "syncing LATEST", true},
+        // What is not legible still holds LATEST where it is, and LATEST says where.
+        {NO_PINNED, "syncing PINNED", false},
+        {NO_POINTER, "syncing the root directory after a pointer moved", true},
+        {GAP, "a pointer for a moment", true},
     };
     for (size_t i = 0; i < sizeof mutants / sizeof mutants[0]; i++) {
         const struct verdict v = crash_everywhere(mutants[i].mutant);
-        print_message("without syncing %s: %d bad in %d states; %s\n", mutants[i].name, v.bad,
-                      v.states, v.first);
+        print_message("without %s: %d bad in %d states; %s\n", mutants[i].name, v.bad, v.states,
+                      v.first);
         if (mutants[i].caught != (v.bad > 0))
-            fail_msg("without syncing %s: %d bad states", mutants[i].name, v.bad);
+            fail_msg("without %s: %d bad states", mutants[i].name, v.bad);
     }
 }
 
@@ -795,6 +897,42 @@ static void whichever_call_fails_the_generation_before_loads_and_the_next_one_wo
     }
 }
 
+static void
+whichever_call_fails_the_pointer_is_the_old_or_the_new_one_and_moves_when_asked_again(void **state)
+{
+    (void)state;
+    disk_name();
+    for (int unpin = 0; unpin < 2; unpin++) {
+        for (int call = 1;; call++) {
+            sim_start(NONE);
+            live(2);
+            if (unpin)
+                assert_int_equal(point(1), 0);
+            const int from = unpin ? 1 : 2, to = unpin ? 2 : 1;
+            sim.fail_in = call;
+            sim.fail_with = -EIO;
+            const int rc = point(unpin ? 0 : 1);
+            const bool all_done = sim.fail_in > 0;
+            sim.fail_in = 0;
+            for (int h = 0; h < HANDLES; h++)
+                assert_false(sim.handles[h].open);
+            int generation;
+            write_tree(&sim.live, 0, disk);
+            const char *wrong = load(root, &generation);
+            tree_remove(disk);
+            // To unpin with a newest that cannot be read points to an older one: no failure.
+            if (wrong || (generation != to && (generation != from || (rc == 0 && !unpin))))
+                fail_msg("call %d, %d: %s, generation %d", call, rc, wrong ? wrong : "loads",
+                         generation);
+            assert_int_equal(point(unpin ? 0 : 1), 0);
+            expect_loadable(to, "asked again", call);
+            if (all_done)
+                break;
+            assert_true(call < 200);
+        }
+    }
+}
+
 static void short_writes_are_gone_on_with(void **state)
 {
     (void)state;
@@ -811,6 +949,8 @@ int main(void)
         cmocka_unit_test(whatever_a_crash_leaves_the_last_acknowledged_generation_loads),
         cmocka_unit_test(a_writer_that_leaves_a_sync_out_is_caught),
         cmocka_unit_test(whichever_call_fails_the_generation_before_loads_and_the_next_one_works),
+        cmocka_unit_test(
+            whichever_call_fails_the_pointer_is_the_old_or_the_new_one_and_moves_when_asked_again),
         cmocka_unit_test(short_writes_are_gone_on_with),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -17,7 +17,7 @@
 
 struct fixture {
     struct http h;
-    _Atomic bool behind;
+    _Atomic bool behind, advised;
     char answer[65536];
 };
 
@@ -25,7 +25,7 @@ static int checks(void *arg, struct http_check *list)
 {
     const struct fixture *f = arg;
     list[0] = (struct http_check){.name = "lag", .ok = !f->behind};
-    list[1] = (struct http_check){.name = "restored", .ok = true};
+    list[1] = (struct http_check){.name = "restored", .ok = !f->advised, .advisory = f->advised};
     if (f->behind)
         snprintf(list[0].message, sizeof list[0].message, "41 s \"behind\"");
     return 2;
@@ -34,7 +34,7 @@ static int checks(void *arg, struct http_check *list)
 static int setup(void **state)
 {
     static struct fixture f;
-    f.behind = false;
+    f.behind = f.advised = false;
     assert_int_equal(http_open(&f.h, "127.0.0.1:0", checks, &f), 0);
     assert_true(f.h.port > 0);
     *state = &f;
@@ -110,6 +110,12 @@ static void ready_is_every_check_and_the_body_says_which_failed(void **state)
     assert_contains(answer,
                     "{\"ready\":false,\"checks\":[{\"name\":\"lag\",\"ok\":false,"
                     "\"message\":\"41 s \\\"behind\\\"\"},{\"name\":\"restored\",\"ok\":true}]}");
+    f->behind = false;
+    f->advised = true;
+    answer = get(f, "GET", "/readyz");
+    assert_contains(answer, "HTTP/1.1 200 ");
+    assert_contains(answer, "{\"ready\":true,\"checks\":[{\"name\":\"lag\",\"ok\":true},"
+                            "{\"name\":\"restored\",\"ok\":false,\"advisory\":true}]}");
 }
 
 static void head_has_the_length_and_no_body(void **state)

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "snapshot/catalog.h"
 #include "snapshot/twotower_reader.h"
 
 #include <cjson/cJSON.h>
@@ -166,6 +167,55 @@ static void a_root_opens_at_latest_or_else_at_the_newest_whole_one(void **state)
     file_write(path, text, strlen(text));
     r = open_reader(f->root.path);
     assert_int_equal(tt_snapshot(r), 6);
+    tt_close(r);
+}
+
+// As a fleet does: follows LATEST when it has moved.
+static void expect_follows(struct tt_reader **r, const char *root, bool moved, uint64_t to)
+{
+    assert_int_equal(tt_moved(*r, root), moved);
+    if (moved) {
+        tt_close(*r);
+        *r = open_reader(root);
+    }
+    assert_int_equal(tt_snapshot(*r), to);
+    assert_int_equal(tt_moved(*r, root), 0);
+}
+
+static void a_reader_follows_the_pointer_forward_and_back(void **state)
+{
+    struct fixture *f = *state;
+    char error[512], path[160];
+    const char *root = f->root.path;
+    uint64_t newest = 0;
+    struct catalog *c;
+    for (uint64_t g = 5; g <= 7; g++)
+        publish(f, g, "r");
+    struct tt_reader *r = open_reader(root);
+    assert_int_equal(catalog_look(&c, NULL, root, error, sizeof error), 0);
+    expect_follows(&r, root, false, 7);
+    assert_int_equal(catalog_pin(c, 6), 0);
+    expect_follows(&r, root, true, 6);
+    publish(f, 8, "r"); // beside the pinned one
+    expect_follows(&r, root, false, 6);
+    assert_int_equal(catalog_pin(c, 5), 0);
+    expect_follows(&r, root, true, 5);
+    assert_int_equal(catalog_pin(c, 6), 0);
+    assert_int_equal(catalog_pin(c, 5), 0); // there and back between two looks
+    expect_follows(&r, root, false, 5);
+    assert_int_equal(catalog_unpin(c, &newest), 0);
+    expect_follows(&r, root, true, 8);
+    publish(f, 9, "r");
+    expect_follows(&r, root, true, 9);
+    catalog_close(c);
+    // Another snapshot under the same number, as after a copy from elsewhere.
+    snprintf(path, sizeof path, "%s/LATEST", root);
+    file_write(path, "9 00000000\n", 11);
+    assert_int_equal(tt_moved(r, root), 1);
+    file_write(path, "9", 1);
+    assert_int_equal(tt_moved(r, root), -EBADMSG);
+    remove(path);
+    assert_int_equal(tt_moved(r, root), -ENOENT);
     tt_close(r);
 }
 
@@ -633,6 +683,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(arrays_are_found_by_file_name_and_by_role),
         TEST(a_root_opens_at_latest_or_else_at_the_newest_whole_one),
+        TEST(a_reader_follows_the_pointer_forward_and_back),
         TEST(every_id_finds_its_row_and_every_row_its_id),
         TEST(strings_are_read_back_with_empty_ones_among_them),
         TEST(a_file_that_is_changed_anywhere_is_refused),

@@ -119,7 +119,7 @@ static void what_a_crash_left_is_removed_at_the_start(void **state)
 
     struct catalog *c = root_catalog(&r);
     expect_list(c, 1, (uint64_t[]){2});
-    assert_int_equal(count_entries(r.path), 4); // 2, LATEST, .lock, notes.txt
+    assert_int_equal(count_entries(r.path), 5); // 2, LATEST, .lock, .pointer, notes.txt
     catalog_close(c);
     root_remove(&r);
 }
@@ -176,6 +176,189 @@ static void retention_leaves_what_latest_names(void **state)
     root_remove(&r);
 }
 
+static void expect_pointer(struct catalog *c, uint64_t latest, bool is_pinned, uint64_t pinned)
+{
+    struct pointer p;
+    assert_int_equal(catalog_pointer(c, &p), 0);
+    assert_int_equal(p.latest.generation, latest);
+    assert_int_equal(p.is_pinned, is_pinned);
+    assert_int_equal(p.pinned.generation, pinned);
+}
+
+// Another process's view of the root.
+static struct catalog *root_look(struct test_root *r)
+{
+    struct catalog *c;
+    char error[512];
+    if (catalog_look(&c, NULL, r->path, error, sizeof error) < 0)
+        fail_msg("%s", error);
+    return c;
+}
+
+static void a_pinned_pointer_stays_while_the_writer_publishes(void **state)
+{
+    (void)state;
+    struct test_root r;
+    uint64_t generation = 0;
+    root_make(&r, "/tmp", ENGINE_PWRITE, NULL);
+    struct catalog *c = root_catalog(&r), *other = root_look(&r);
+    for (uint64_t g = 1; g <= 3; g++)
+        root_generation(&r, g);
+    expect_pointer(other, 3, false, 0);
+    assert_int_equal(catalog_pin(other, 2), 0);
+    expect_pointer(c, 2, true, 2);
+    root_generation(&r, 4);
+    expect_pointer(c, 2, true, 2);
+    assert_int_equal(catalog_pin(other, 1), 0); // from one to another
+    root_generation(&r, 5);
+    expect_pointer(c, 1, true, 1);
+    assert_int_equal(catalog_unpin(other, &generation), 0);
+    assert_int_equal(generation, 5);
+    expect_pointer(c, 5, false, 0);
+    assert_int_equal(catalog_unpin(other, &generation), 0); // again: nothing to undo
+    root_generation(&r, 6);
+    expect_pointer(c, 6, false, 0);
+    catalog_close(other);
+    catalog_close(c);
+    root_remove(&r);
+}
+
+static void what_is_not_whole_is_not_pointed_at(void **state)
+{
+    (void)state;
+    struct test_root r;
+    char path[160];
+    uint64_t generation = 0;
+    root_make(&r, "/tmp", ENGINE_PWRITE, NULL);
+    for (uint64_t g = 1; g <= 3; g++)
+        root_generation(&r, g);
+    struct catalog *c = root_look(&r);
+    entry(path, &r, "2/x.safetensors");
+    assert_int_equal(truncate(path, 1), 0);
+    assert_int_equal(catalog_pin(c, 2), -EBADMSG);
+    assert_non_null(strstr(catalog_error(c), "2/x.safetensors: 1 bytes"));
+    assert_int_equal(catalog_pin(c, 9), -ENOENT);
+    expect_pointer(c, 3, false, 0);
+    entry(path, &r, "3/x.safetensors");
+    assert_int_equal(truncate(path, 1), 0);
+    assert_int_equal(catalog_unpin(c, &generation), 0);
+    assert_int_equal(generation, 1);
+    expect_pointer(c, 1, false, 0);
+    catalog_close(c);
+    root_remove(&r);
+}
+
+static void a_pin_that_was_interrupted_is_completed(void **state)
+{
+    (void)state;
+    struct test_root r;
+    char path[160], other[160];
+    size_t n;
+    root_make(&r, "/tmp", ENGINE_PWRITE, NULL);
+    root_generation(&r, 1);
+    entry(path, &r, "LATEST");
+    char *line = file_read(path, &n);
+    root_generation(&r, 2);
+    entry(other, &r, "PINNED");
+    file_write(other, line, n);
+    free(line);
+    struct catalog *c = root_look(&r);
+    expect_pointer(c, 2, true, 1); // who looks changes nothing
+    root_generation(&r, 3);        // a publication does
+    expect_pointer(c, 1, true, 1);
+    catalog_close(c);
+
+    // So does a start; and what is not legible holds LATEST where it is.
+    remove(other);
+    root_generation(&r, 4);
+    line = file_read(path, &n);
+    file_write(other, line, n);
+    free(line);
+    remove(path);
+    c = root_catalog(&r);
+    expect_pointer(c, 4, true, 4);
+    file_write(other, "", 0);
+    root_generation(&r, 5);
+    expect_pointer(c, 4, true, 0);
+    catalog_close(c);
+    root_remove(&r);
+}
+
+static void the_good_one_is_the_pinned_one_or_else_the_newest_whole_one(void **state)
+{
+    (void)state;
+    struct test_root r;
+    char path[160];
+    uint64_t good = 0;
+    root_make(&r, "/tmp", ENGINE_PWRITE, NULL);
+    struct catalog *c = root_catalog(&r);
+    assert_int_equal(catalog_good(c, &good), -ENOENT);
+    for (uint64_t g = 1; g <= 3; g++)
+        root_generation(&r, g);
+    assert_int_equal(catalog_good(c, &good), 0);
+    assert_int_equal(good, 3);
+    entry(path, &r, "LATEST"); // without a pin it is a hint
+    file_write(path, "1 00000000\n", 11);
+    assert_int_equal(catalog_good(c, &good), 0);
+    assert_int_equal(good, 3);
+    assert_int_equal(catalog_pin(c, 2), 0);
+    assert_int_equal(catalog_good(c, &good), 0);
+    assert_int_equal(good, 2);
+    entry(path, &r, "2/x.safetensors");
+    remove(path);
+    assert_int_equal(catalog_good(c, &good), 0);
+    assert_int_equal(good, 3);
+    catalog_close(c);
+    root_remove(&r);
+}
+
+static void retention_leaves_what_is_pinned(void **state)
+{
+    (void)state;
+    struct test_root r;
+    char path[160];
+    root_make(&r, "/tmp", ENGINE_PWRITE, NULL);
+    struct catalog *c = root_catalog(&r);
+    for (uint64_t g = 1; g <= 4; g++)
+        root_generation(&r, g);
+    assert_int_equal(catalog_pin(c, 2), 0);
+    assert_int_equal(catalog_retain(c, 1), 2);
+    expect_list(c, 2, (uint64_t[]){2, 4});
+    // In the middle of a pin the two files differ: both stay.
+    root_generation(&r, 5);
+    root_generation(&r, 6);
+    entry(path, &r, "LATEST");
+    file_write(path, "4 00000000\n", 11);
+    assert_int_equal(catalog_retain(c, 1), 1);
+    expect_list(c, 3, (uint64_t[]){2, 4, 6});
+    catalog_close(c);
+    root_remove(&r);
+}
+
+static void who_only_looks_makes_and_removes_nothing(void **state)
+{
+    (void)state;
+    struct test_root r;
+    struct catalog *c;
+    char path[160], error[512];
+    root_make(&r, "/tmp", ENGINE_PWRITE, NULL);
+    root_generation(&r, 1);
+    entry(path, &r, ".tmp-2-77"); // the writer is at work
+    mkdir(path, 0777);
+    const int before = count_entries(r.path);
+    struct catalog *writer = root_catalog(&r);
+    mkdir(path, 0777);
+    c = root_look(&r);
+    expect_list(c, 1, (uint64_t[]){1});
+    catalog_close(c);
+    assert_int_equal(count_entries(r.path), before + 1); // .lock
+    catalog_close(writer);
+    entry(path, &r, "nowhere");
+    assert_int_equal(catalog_look(&c, NULL, path, error, sizeof error), -ENOENT);
+    assert_int_equal(access(path, F_OK), -1);
+    root_remove(&r);
+}
+
 static void retention_leaves_what_a_reader_holds(void **state)
 {
     (void)state;
@@ -227,6 +410,12 @@ int main(void)
         cmocka_unit_test(two_writers_do_not_share_a_root),
         cmocka_unit_test(retention_keeps_the_newest_whole_ones),
         cmocka_unit_test(retention_leaves_what_latest_names),
+        cmocka_unit_test(a_pinned_pointer_stays_while_the_writer_publishes),
+        cmocka_unit_test(what_is_not_whole_is_not_pointed_at),
+        cmocka_unit_test(a_pin_that_was_interrupted_is_completed),
+        cmocka_unit_test(the_good_one_is_the_pinned_one_or_else_the_newest_whole_one),
+        cmocka_unit_test(retention_leaves_what_is_pinned),
+        cmocka_unit_test(who_only_looks_makes_and_removes_nothing),
         cmocka_unit_test(retention_leaves_what_a_reader_holds),
         cmocka_unit_test(the_next_number_is_larger_than_every_other),
     };

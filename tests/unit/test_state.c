@@ -761,7 +761,8 @@ static void a_head_that_is_not_finite_is_not_published(void **state)
                                             .engine = f.snapshots.engine,
                                             .config = &f.config};
     assert_int_equal(publish_snapshot(&options, &published, f.error, sizeof f.error), -EDOM);
-    assert_non_null(strstr(f.error, "light ranker"));
+    assert_int_equal(published.refused, GUARD_NOT_FINITE);
+    assert_non_null(strstr(f.error, "a row of dense_ranker_heads is infinite"));
     assert_int_equal(count_entries(f.snapshots.path), 0);
 }
 
@@ -783,23 +784,102 @@ static void what_is_not_a_checkpoint_of_this_model_is_not_published(void **state
     assert_int_equal(count_entries(f.snapshots.path), 0);
 }
 
-static void vectors_that_are_not_finite_are_not_published(void **state)
+// What the trainer has now, beside the snapshot `good`, is refused for this reason and leaves
+// nothing; or it is published.
+static void expect_verdict(uint64_t good, double recall, enum guard_reason reason, const char *why)
+{
+    static uint64_t generation = 100000;
+    const int before = count_entries(f.snapshots.path);
+    columns_cut(&f.trainer.columns);
+    write_state(++generation);
+    struct published published;
+    const struct publish_options options = {.checkpoint = f.path,
+                                            .root = f.snapshots.path,
+                                            .generation = generation,
+                                            .good = good,
+                                            .engine = f.snapshots.engine,
+                                            .config = &f.config,
+                                            .quality = {.n = 4, .recall_100 = 4 * recall}};
+    const int rc = publish_snapshot(&options, &published, f.error, sizeof f.error);
+    if (rc != (reason == GUARD_REASONS ? 0 : -EDOM) || published.refused != reason)
+        fail_msg("%d, %d instead of %d: %s", rc, published.refused, reason, f.error);
+    if (reason == GUARD_REASONS)
+        return;
+    if (!strstr(f.error, why))
+        fail_msg("'%s' is not in '%s'", why, f.error);
+    assert_int_equal(count_entries(f.snapshots.path), before);
+}
+
+static void whatever_is_not_finite_is_not_published(void **state)
 {
     (void)state;
     learn(1, 50);
     const struct tables *t = two_tower_tables(f.trainer.rows.model);
-    ((float *)(void *)t->item_vector.base)[3] = NAN;
-    columns_cut(&f.trainer.columns);
-    write_state(1);
-    struct published published;
-    const struct publish_options options = {.checkpoint = f.path,
-                                            .root = f.snapshots.path,
-                                            .generation = 2,
-                                            .engine = f.snapshots.engine,
-                                            .config = &f.config};
-    assert_int_equal(publish_snapshot(&options, &published, f.error, sizeof f.error), -EDOM);
-    assert_non_null(strstr(f.error, "NaN"));
-    assert_int_equal(count_entries(f.snapshots.path), 0);
+    const struct {
+        const struct column *column;
+        const char *name;
+    } arrays[] = {{&t->item_vector, "item_emb"},
+                  {&t->item_context, "item_context"},
+                  {&t->user_vector, "user_embedding"},
+                  {&t->dense, "dense_"}};
+    static const float bad[] = {NAN, INFINITY, -INFINITY, 1e20f};
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
+        float *x = &((float *)(void *)arrays[i].column->base)[3];
+        const float good = *x;
+        for (size_t b = 0; b < sizeof bad / sizeof *bad; b++) {
+            *x = bad[b];
+            expect_verdict(0, 0, GUARD_NOT_FINITE, arrays[i].name);
+        }
+        *x = good;
+    }
+    struct item_state *item = (struct item_state *)(void *)t->item_state.base;
+    const float bias = item->bias;
+    item->bias = NAN;
+    expect_verdict(0, 0, GUARD_NOT_FINITE, "item_emb");
+    item->bias = bias;
+    expect_verdict(0, 0, GUARD_REASONS, NULL);
+}
+
+static void a_checkpoint_whose_tables_say_other_rows_is_not_published(void **state)
+{
+    (void)state;
+    learn(1, 50);
+    struct id_table *tables[] = {&f.trainer.rows.items, &f.trainer.rows.users};
+    for (int i = 0; i < 2; i++) {
+        struct id_table_state *s = (struct id_table_state *)(void *)tables[i]->state.base;
+        s->live++;
+        expect_verdict(0, 0, GUARD_ROWS, i ? " users where the table has " : " items where");
+        s->live--;
+    }
+    expect_verdict(0, 0, GUARD_REASONS, NULL);
+}
+
+static void a_snapshot_is_compared_with_the_last_good_one(void **state)
+{
+    (void)state;
+    learn(1, 100);
+    tt_close(publish(5000)); // recall 0.5 of 4 events
+    const struct column *c = &two_tower_tables(f.trainer.rows.model)->user_vector;
+    float *x = (float *)(void *)c->base;
+    const size_t n = c->n * c->unit / sizeof *x;
+    expect_verdict(5001, 0.5, GUARD_REASONS, NULL);
+    for (size_t i = 0; i < n; i++)
+        x[i] *= 100;
+    expect_verdict(5001, 0.5, GUARD_NORM_JUMP, "the mean length of a row of user is");
+    set("snapshot.guard_norm_max=10");
+    expect_verdict(5001, 0.5, GUARD_NORM, "a row of user is");
+    set("snapshot.guard_norm_max=0");
+    set("snapshot.guard_norm_jump=0");
+    expect_verdict(5001, 0.5, GUARD_REASONS, NULL);
+    // Four events prove nothing, unless one asks for so few.
+    expect_verdict(5001, 0, GUARD_REASONS, NULL);
+    set("snapshot.guard_events=4");
+    set("snapshot.guard_errors=1");
+    expect_verdict(5001, 0, GUARD_RECALL, "recall@100 is 0.0000 where");
+    expect_verdict(0, 0, GUARD_REASONS, NULL);    // without one
+    expect_verdict(4711, 0, GUARD_REASONS, NULL); // that is gone
+    set("snapshot.guard_recall=0");
+    expect_verdict(5001, 0, GUARD_REASONS, NULL);
 }
 
 #define TEST(name)        cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -813,7 +893,9 @@ int main(void)
         TEST(other_options_of_the_model_are_refused_by_name),
         TEST(other_partitions_are_refused),
         TEST(a_damaged_column_is_refused),
-        TEST(vectors_that_are_not_finite_are_not_published),
+        TEST(whatever_is_not_finite_is_not_published),
+        TEST(a_checkpoint_whose_tables_say_other_rows_is_not_published),
+        TEST(a_snapshot_is_compared_with_the_last_good_one),
         TEST(a_snapshot_says_what_the_trainer_says),
         TEST(ids_may_be_integers),
         TEST(a_snapshot_is_a_function_of_its_checkpoint),
