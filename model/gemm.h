@@ -6,9 +6,10 @@
 //
 // The same operands give the same bits wherever the same build of OpenBLAS runs the same core: how
 // a product is cut into blocks, and with it the order of its sums, is fixed for each core at
-// compile time, whatever the caches' sizes, the operands' alignment and OpenBLAS's environment
-// variables (0.3.21; tests/e2e/test_numerics.sh). Another core gives other bits. GEMM_CORE_PORTABLE
-// is the fastest one that every x86-64-v3 CPU runs, those with AVX-512 and AMD's among them.
+// compile time (from Nehalem on), whatever the caches' sizes, the operands' alignment and
+// OpenBLAS's environment variables (0.3.21; tests/e2e/test_numerics.sh). Another core gives other
+// bits. GEMM_CORE_PORTABLE is the fastest one that every x86-64-v3 CPU runs, those with AVX-512 and
+// AMD's among them.
 //
 // Debian 12's OpenBLAS falls back to its SSE3 kernels (core "Prescott") on CPUs it does not know,
 // 4 to 6 times slower (OpenMathLib/OpenBLAS issue 4267). gemm_core names what it picked,

@@ -129,6 +129,9 @@ same "it goes on when that is accepted" 0 "$(status_of moved -- "${portable[@]}"
 check "and the log says so" "$(tail -n 5 "$dir/moved/log")" says moved "other arithmetic than the checkpoint's"
 same "the checkpoint tells of both cores" "Nehalem Haswell" "$(numerics_of "$dir/moved/state/checkpoints")"
 same "the snapshot tells of both cores" "Nehalem Haswell" "$(numerics_of "$dir/moved/snapshots")"
+check "and twotower inspect from which slice on" "$("$TWOTOWER" inspect "$dir/moved/snapshots" 2>&1 | head -n 20)" \
+    grep -qE 'learned with .* core Nehalem and glibc .* from slice 1; .* core Haswell and glibc .* from slice [0-9]+' \
+    <("$TWOTOWER" inspect "$dir/moved/snapshots")
 same "then it restarts as ever" 0 "$(status_of moved -- "${portable[@]}")"
 
 # exp, log and pow without FMA.
