@@ -170,6 +170,29 @@ static void print_head(const struct tt_reader *r, const cJSON *manifest)
     }
 }
 
+// With which arithmetic it was learned, when that was not always the same (daemon/numerics.h).
+static void print_numerics(const cJSON *manifest)
+{
+    const cJSON *entry, *list = member(manifest, "numerics");
+    const char *between = "";
+    if (cJSON_GetArraySize(list) < 2)
+        return;
+    printf("    %-12s ", "learned with");
+    cJSON_ArrayForEach(entry, list)
+    {
+        fputs(between, stdout);
+        between = "; ";
+        print_member(member(entry, "blas"));
+        fputs(" core ", stdout);
+        print_member(member(entry, "blas_core"));
+        fputs(" and ", stdout);
+        print_member(member(entry, "libm"));
+        fputs(" from slice ", stdout);
+        print_member(member(entry, "from_slice"));
+    }
+    putchar('\n');
+}
+
 // The light ranker, when the snapshot has one: its heads, and its value by task.
 static void print_ranker(const cJSON *manifest)
 {
@@ -312,6 +335,7 @@ static int inspect(const struct command_line *line, const char *path, char *erro
         rc = print_json(r, manifest, &norms);
     } else if (rc == 0) {
         print_head(r, manifest);
+        print_numerics(manifest);
         print_ranker(manifest);
         print_quality(manifest);
         print_norms(&norms);

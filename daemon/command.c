@@ -7,12 +7,15 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
 #include <sysexits.h>
 #include <unistd.h>
 
 #include "daemon/blas_core.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
+#include "daemon/numerics.h"
 #include "daemon/suggest.h"
 #include "model/arena.h"
 #include "model/gemm.h"
@@ -192,6 +195,7 @@ struct override {
 // Everything read from the line before the configuration is.
 struct invocation {
     struct command_line line;
+    char **argv; // of main, to start anew with
     bool help;
     int n_overrides;
     struct override overrides[OVERRIDES_MAX];
@@ -496,20 +500,66 @@ static void override_apply(struct config *c, const struct override *o,
     }
 }
 
-// Which arithmetic this run uses, in the log and in the metrics: without it no figure means much.
-static int arithmetic_init(const struct command_line *line, const struct config *c)
+// The core can only be chosen before the library is loaded, and only the configuration tells which:
+// so the process may start anew here, and then reads its configuration once more.
+static int core_choose(struct invocation *v, const struct config *c)
 {
+    const struct command_line *line = &v->line;
+    struct stat file;
+    if (c->kernels_blas_core != CONFIG_BLAS_CORE_PORTABLE ||
+        strcasecmp(gemm_core(), GEMM_CORE_PORTABLE) == 0)
+        return EX_OK;
+    if (line->config_path && (stat(line->config_path, &file) < 0 || !S_ISREG(file.st_mode)))
+        return command_fail(
+            line, EX_CONFIG,
+            "kernels.blas_core = \"portable\" means to start anew here, and %s cannot "
+            "be read twice; give a file, or OPENBLAS_CORETYPE=" GEMM_CORE_PORTABLE
+            " in the environment",
+            line->config_path);
+    const int rc = blas_core_portable(v->argv);
+    if (rc == -ENOTSUP)
+        return command_fail(
+            line, EX_CONFIG,
+            "this CPU does not run kernels.blas_core = \"portable\", which needs AVX2 "
+            "and FMA");
+    if (rc == -ENOEXEC)
+        return command_fail(line, EX_CONFIG,
+                            "%s has no core " GEMM_CORE_PORTABLE
+                            " for kernels.blas_core = \"portable\"",
+                            gemm_library());
+    if (rc < 0)
+        return command_fail(line, EX_OSERR,
+                            "cannot start anew for kernels.blas_core = \"portable\": %s",
+                            strerror(-rc));
+    return EX_OK;
+}
+
+// Which arithmetic this run uses, in the log and in the metrics: without it no figure means much.
+static int arithmetic_init(struct invocation *v, const struct config *c)
+{
+    const struct command_line *line = &v->line;
     const char *set = config_word("kernels.set", (int)c->kernels_set);
+    const int status = core_choose(v, c);
+    if (status != EX_OK)
+        return status;
     if (kernels_init(c->kernels_set == CONFIG_KERNELS_AUTO ? NULL : set) < 0)
         return command_fail(line, EX_CONFIG, "this CPU does not run kernels.set = \"%s\"", set);
-    const char *before = blas_core_before();
+    const struct numerics *n = numerics_now(); // first here, before threads
+    const char *before = blas_core_before(), *chosen = blas_core_chosen();
+    const char *overruled = blas_core_overruled();
+    const bool portable = c->kernels_blas_core == CONFIG_BLAS_CORE_PORTABLE;
     if (before)
-        log_info("BLAS core corrected", "blas=%s core=%s detected=%s kernels=%s", gemm_library(),
-                 gemm_core(), before, kernels->name);
+        log_info(portable ? "BLAS core is the portable one" : "BLAS core corrected",
+                 "blas=%s core=%s detected=%s kernels=%s libm=%s", n->blas, n->core, before,
+                 kernels->name, n->libm);
     else
-        log_info("BLAS core", "blas=%s core=%s kernels=%s", gemm_library(), gemm_core(),
-                 kernels->name);
-    if (gemm_core_wanted())
+        log_info(chosen ? "BLAS core of OPENBLAS_CORETYPE" : "BLAS core",
+                 "blas=%s core=%s kernels=%s libm=%s", n->blas, n->core, kernels->name, n->libm);
+    if (overruled)
+        log_warning("OPENBLAS_CORETYPE overruled", "given=%s core=%s reason=%s", overruled, n->core,
+                    portable ? "kernels.blas_core is portable"
+                             : "this library or this CPU has no such core");
+    if (!portable && gemm_core_wanted())
         log_warning("BLAS runs on kernels for an older CPU; unset OPENBLAS_CORETYPE",
                     "core=%s wanted=%s", gemm_core(), gemm_core_wanted());
     metrics_build_info(TWOTOWER_VERSION, gemm_library(), gemm_core(), kernels->name);
@@ -550,7 +600,7 @@ static int command_call(struct invocation *v)
     log_init((enum log_level)config.log_level, (enum log_format)config.log_format, STDERR_FILENO);
     int status = EX_OK;
     if (command->flags & COMMAND_COMPUTES)
-        status = arithmetic_init(&v->line, &config);
+        status = arithmetic_init(v, &config);
     if (status == EX_OK)
         status = command->run(&config, &v->line);
     log_flush();
@@ -568,7 +618,7 @@ int command_main(int argc, char **argv)
         name = "help";
     if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0)
         name = "version";
-    v = (struct invocation){.line.command = command_find(name)};
+    v = (struct invocation){.line.command = command_find(name), .argv = argv};
     if (!v.line.command)
         return command_unknown(name);
     // getopt_long skips what it takes for the program's name: here, the command's.

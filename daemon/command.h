@@ -82,7 +82,8 @@ int command_number(const struct command_line *line, const char *name, long long 
                    long long fallback, long long *number);
 
 // What `main` does, apart from correcting the BLAS core: finds the command, reads its options and
-// the configuration, calls it. Returns the exit status.
+// the configuration, calls it. Returns the exit status. When the configuration of a command that
+// computes asks for another BLAS core, the process starts anew first (daemon/blas_core.h).
 int command_main(int argc, char **argv);
 
 // Defaults, then the file of -c, then the overrides in their order, as when the command was called:

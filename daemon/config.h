@@ -108,6 +108,8 @@ enum config_kernels {
     CONFIG_KERNELS_AVX2,
     CONFIG_KERNELS_AVX512
 };
+enum config_blas_core { CONFIG_BLAS_CORE_AUTO, CONFIG_BLAS_CORE_PORTABLE };
+enum config_on_change { CONFIG_ON_CHANGE_REFUSE, CONFIG_ON_CHANGE_ACCEPT };
 
 // Who gave a value: "default", a file with line and column, or "-o:1" without.
 struct config_origin {
@@ -244,6 +246,8 @@ struct config {
     enum config_log_level log_level;
     enum config_log_format log_format;
     enum config_kernels kernels_set;
+    enum config_blas_core kernels_blas_core;
+    enum config_on_change kernels_on_change;
 
     struct arena *memory;
     struct config_origin origin[CONFIG_ROWS_MAX];

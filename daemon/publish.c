@@ -645,6 +645,19 @@ static int golden_write(struct publishing *p)
     return rc;
 }
 
+// With which arithmetic the state was learned, as the checkpoint tells it (daemon/numerics.h);
+// those from before it was told say nothing.
+static int numerics_manifest(struct publishing *p)
+{
+    cJSON *m = cJSON_Parse(tt_manifest_json(p->image.reader));
+    const cJSON *list = cJSON_GetObjectItemCaseSensitive(m, "numerics");
+    char *text = list ? cJSON_PrintUnformatted(list) : NULL;
+    const int rc = text ? writer_manifest_json(p->w, "numerics", text) : 0;
+    cJSON_free(text);
+    cJSON_Delete(m);
+    return rc;
+}
+
 static int manifest_write(struct publishing *p, const struct publish_options *o)
 {
     const struct image *m = &p->image;
@@ -667,6 +680,7 @@ static int manifest_write(struct publishing *p, const struct publish_options *o)
     writer_manifest_integer(w, "repeat", m->model.repeat);
     writer_manifest_text(w, "kernels", kernels->name);
     writer_manifest_text(w, "blas_core", gemm_core());
+    numerics_manifest(p);
     snprintf(text, sizeof text,
              "{\"checkpoint\":%" PRIu64 ",\"previous\":%" PRIu64 ",\"slice\":%" PRIu64
              ",\"steps\":%" PRIu64 ",\"examples\":%" PRIu64 ",\"event_time_max_ms\":%" PRId64

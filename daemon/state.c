@@ -8,10 +8,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/gemm.h"
+#include "daemon/log.h"
+#include "daemon/numerics.h"
 #include "model/kernels.h"
 #include "model/tables.h"
 #include "snapshot/writer.h"
+
+// With which arithmetic the state was learned that this process has restored: JSON, or NULL. BLAS
+// and its core are the process's, and so is this.
+static char *lineage_restored;
 
 static void file_name(const char *column, char *name, size_t size)
 {
@@ -73,7 +78,7 @@ int state_write(struct trainer *t, const struct state_write_options *o, struct s
     struct writer *w = NULL;
     struct trainer_state state = {0};
     uint64_t bytes = 0;
-    char *partitions = NULL, *model = malloc(CONFIG_MODEL_TEXT_SIZE);
+    char *partitions = NULL, *lineage = NULL, *model = malloc(CONFIG_MODEL_TEXT_SIZE);
     for (int i = 0; i < t->columns.n; i++)
         bytes += t->columns.list[i]->n_cut * t->columns.list[i]->unit + 8192;
     int rc = model ? writer_open(&w,
@@ -109,14 +114,19 @@ int state_write(struct trainer *t, const struct state_write_options *o, struct s
     if (rc == 0) {
         config_model_text(o->config, model, CONFIG_MODEL_TEXT_SIZE);
         partitions = partitions_json(o);
+        lineage = lineage_restored ? NULL : numerics_lineage(NULL, 0);
+        const char *list = lineage_restored ? lineage_restored : lineage;
+        const struct numerics *now = numerics_now();
         writer_manifest_integer(w, "slice", (int64_t)state.slices);
         writer_manifest_integer(w, "examples", (int64_t)state.examples);
         writer_manifest_integer(w, "event_time_ms", state.event_time_ms);
         writer_manifest_text(w, "model", config_word("model.type", o->config->model_type));
         writer_manifest_text(w, "options", model);
         writer_manifest_text(w, "kernels", kernels->name);
-        writer_manifest_text(w, "blas", gemm_library());
-        writer_manifest_text(w, "blas_core", gemm_core());
+        writer_manifest_text(w, "blas", now->blas);
+        writer_manifest_text(w, "blas_core", now->core);
+        writer_manifest_text(w, "libm", now->libm);
+        writer_manifest_json(w, "numerics", list ? list : "[]");
         writer_manifest_json(w, "partitions", partitions ? partitions : "[]");
         char why[512];
         rc = o->permit ? o->permit(o->permit_arg, why, sizeof why) : 0;
@@ -127,6 +137,7 @@ int state_write(struct trainer *t, const struct state_write_options *o, struct s
         snprintf(error, error_size, "%s", *writer_error(w) ? writer_error(w) : strerror(-rc));
     writer_close(w);
     cJSON_free(partitions);
+    cJSON_free(lineage);
     free(model);
     return rc;
 }
@@ -161,6 +172,45 @@ static void first_difference(const char *then, const char *now, char *text, size
     }
 }
 
+static int numerics_check(const cJSON *manifest, const char *path, const struct config *config,
+                          char *error, size_t error_size)
+{
+    struct numerics then;
+    char texts[2][160], way[256];
+    numerics_read(manifest, &then);
+    if (config->kernels_on_change == CONFIG_ON_CHANGE_ACCEPT ||
+        numerics_same(&then, numerics_now()))
+        return 0;
+    numerics_print(&then, texts[0], sizeof texts[0]);
+    numerics_print(numerics_now(), texts[1], sizeof texts[1]);
+    numerics_way_back(&then, way, sizeof way);
+    snprintf(error, error_size,
+             "%s: learned with %s, and this is %s; to go on with the same bytes %s, to go on with "
+             "others set kernels.on_change = \"accept\"",
+             path, texts[0], texts[1], way);
+    return -EINVAL;
+}
+
+// Keeps the lineage for the checkpoints to come, and says what was accepted.
+static int lineage_keep(const char *json, const char *path, uint64_t slice)
+{
+    struct numerics then;
+    char texts[2][160];
+    cJSON *m = cJSON_Parse(json);
+    cJSON_free(lineage_restored);
+    lineage_restored = numerics_lineage(m, slice);
+    numerics_read(m, &then);
+    cJSON_Delete(m);
+    if (!numerics_same(&then, numerics_now())) {
+        numerics_print(&then, texts[0], sizeof texts[0]);
+        numerics_print(numerics_now(), texts[1], sizeof texts[1]);
+        log_warning("other arithmetic than the checkpoint's: the bytes are not those of one kernel "
+                    "set from here on",
+                    "checkpoint=%s then=%s now=%s slice=%" PRIu64, path, texts[0], texts[1], slice);
+    }
+    return lineage_restored ? 0 : -ENOMEM;
+}
+
 static int manifest_read(const char *json, const char *path, struct state_stamp *stamp,
                          const struct config *config, const struct source_partition *partitions,
                          int n_partitions, char *error, size_t error_size)
@@ -186,6 +236,8 @@ static int manifest_read(const char *json, const char *path, struct state_stamp 
             rc = -EINVAL;
         }
     }
+    if (rc == 0 && config)
+        rc = numerics_check(m, path, config, error, error_size);
     if (rc == 0 && partitions) {
         bool same = cJSON_GetArraySize(list) == n_partitions;
         int p = 0;
@@ -253,9 +305,10 @@ int state_restore(struct trainer *t, const char *path, const struct config *conf
             column_restore(c, 0);
         }
     }
+    const int kept = rc == 0 ? lineage_keep(tt_manifest_json(r), path, stamp->slice) : 0;
     tt_close(r);
     if (rc == 0) {
-        rc = trainer_rebuild(t);
+        rc = kept == 0 ? trainer_rebuild(t) : kept;
         if (rc < 0)
             snprintf(error, error_size, "%s: %s", path,
                      rc == -EINVAL ? "its columns contradict each other" : strerror(-rc));

@@ -4,6 +4,9 @@
 // snapshot/writer.h. Writing reads a cut (model/column.h) while the trainer goes on; reading maps a
 // whole checkpoint and verifies every checksum before anything is taken from it.
 //
+// The manifest tells with which arithmetic the state was learned (daemon/numerics.h). A process
+// restores one state: what is written after that continues the lineage of it.
+//
 // Functions return 0 or -errno with a sentence in error.
 #pragma once
 
@@ -41,7 +44,8 @@ int state_write(struct trainer *t, const struct state_write_options *options,
                 struct state_stamp *stamp, char *error, size_t error_size);
 
 // Fills an open, empty trainer from the checkpoint and rebuilds its indexes. Refused (-EINVAL) when
-// it was learned with other options of the model or from other partitions, naming them.
+// it was learned with other options of the model, from other partitions or with another arithmetic,
+// naming them; the last can be accepted (kernels.on_change), and is then said in the log.
 int state_restore(struct trainer *t, const char *path, const struct config *config,
                   const struct source_partition *partitions, int n_partitions,
                   struct state_stamp *stamp, char *error, size_t error_size);

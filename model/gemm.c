@@ -4,6 +4,7 @@
 #include <cblas.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 void gemm_nt_part(int M, int N, int K, const float *A, int lda, const float *B, int ldb, float *C,
                   int ldc)
@@ -48,29 +49,64 @@ const char *gemm_core(void)
     return openblas_get_corename();
 }
 
+// What cores need beyond SSE4, and CPUs have. AVX2 is with FMA; AVX-512 is F, VL, DQ and BW.
+enum { AVX = 1, AVX2 = 2, AVX512 = 4, BF16 = 8, FMA4 = 16 };
+
+static unsigned core_needs(const char *core)
+{
+    static const struct {
+        const char *core;
+        unsigned needs;
+    } cores[] = {
+        {"Sandybridge", AVX},
+        {"Haswell", AVX2},
+        {"Zen", AVX2},
+        {"SkylakeX", AVX2 | AVX512},
+        {"Bulldozer", AVX | FMA4},
+        {"Cooperlake", AVX2 | AVX512 | BF16},
+        {"Piledriver", AVX | FMA4},
+        {"SapphireRapids", AVX2 | AVX512 | BF16},
+        {"Steamroller", AVX | FMA4},
+        {"Excavator", AVX | FMA4},
+    };
+    for (size_t i = 0; i < sizeof cores / sizeof *cores; i++)
+        if (!strcasecmp(core, cores[i].core))
+            return cores[i].needs;
+    return 0;
+}
+
+static unsigned cpu_has(void)
+{
+    unsigned has = 0;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx"))
+        has |= AVX;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        has |= AVX2;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw"))
+        has |= AVX512;
+    if (__builtin_cpu_supports("avx512bf16"))
+        has |= BF16;
+    if (__builtin_cpu_supports("fma4"))
+        has |= FMA4;
+#endif
+    return has;
+}
+
+bool gemm_core_runs(const char *core)
+{
+    return !(core_needs(core) & ~cpu_has());
+}
+
 const char *gemm_core_wanted(void)
 {
-#if defined(__x86_64__)
-    // Cores by what they need; an older core on a newer CPU is the fault looked for here.
-    static const char *const avx512[] = {"SkylakeX", "Cooperlake", "SapphireRapids"};
-    static const char *const avx2[] = {"Haswell", "Zen"};
-    const char *core = gemm_core();
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")) {
-        for (size_t i = 0; i < sizeof avx512 / sizeof *avx512; i++)
-            if (!strcasecmp(core, avx512[i]))
-                return NULL;
-        return "SkylakeX";
-    }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        for (size_t i = 0; i < sizeof avx2 / sizeof *avx2; i++)
-            if (!strcasecmp(core, avx2[i]))
-                return NULL;
-        return "Haswell";
-    }
-#endif
-    return NULL;
+    // An older core on a newer CPU is the fault looked for here.
+    const unsigned has = cpu_has(), used = core_needs(gemm_core());
+    if (has & AVX512)
+        return used & AVX512 ? NULL : "SkylakeX";
+    return has & AVX2 && !(used & AVX2) ? "Haswell" : NULL;
 }
 
 const char *gemm_library(void)

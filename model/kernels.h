@@ -4,8 +4,11 @@
 // is compiled once for each instruction set; kernels_init picks the best one this CPU runs.
 //
 // Every kernel keeps 16 partial sums whatever the register width, and nothing is contracted to
-// fused multiply-add, so all sets give the same bits; tests/unit/test_kernels.c proves it.
-// Shapes: n is a number of floats; rows are dense.
+// fused multiply-add, so all sets give the same bits, whatever the alignment of what they read;
+// tests/unit/test_kernels.c proves it. So the set may change from one run to the next. What else of
+// model/ computes is C without contraction and reordering, and calls of libm, which gives other
+// last bits on CPUs without FMA; the core of BLAS is the third (model/gemm.h). What is promised of
+// all three together stands in daemon/numerics.h. Shapes: n is a number of floats; rows are dense.
 #pragma once
 
 #include <stddef.h>

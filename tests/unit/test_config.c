@@ -631,6 +631,10 @@ static void the_words_of_the_table_are_in_the_order_of_the_enums(void **state)
         {"kernels.set", "plain", CONFIG_KERNELS_PLAIN},
         {"kernels.set", "avx2", CONFIG_KERNELS_AVX2},
         {"kernels.set", "avx512", CONFIG_KERNELS_AVX512},
+        {"kernels.blas_core", "auto", CONFIG_BLAS_CORE_AUTO},
+        {"kernels.blas_core", "portable", CONFIG_BLAS_CORE_PORTABLE},
+        {"kernels.on_change", "refuse", CONFIG_ON_CHANGE_REFUSE},
+        {"kernels.on_change", "accept", CONFIG_ON_CHANGE_ACCEPT},
     };
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         assert_string_equal(config_word(words[i].key, words[i].value), words[i].word);
@@ -648,6 +652,7 @@ static void the_model_digest_follows_the_model_and_nothing_else(void **state)
     assert_int_equal(set(f, "checkpoint.interval=1s"), 0);
     assert_int_equal(set(f, "snapshot.dir=/elsewhere"), 0);
     assert_int_equal(set(f, "kernels.set=plain"), 0);
+    assert_int_equal(set(f, "kernels.blas_core=portable"), 0);
     config_model_digest(&f->c, second);
     assert_string_equal(first, second);
     static const char *const changes[] = {"model.dim=32", "join.window=31m", "join.actions.buy=1d",

@@ -73,6 +73,9 @@ static void the_library_and_its_core_have_names(void **state)
     (void)state;
     assert_int_equal(strncmp(gemm_library(), "OpenBLAS 0.", 11), 0);
     assert_true(strlen(gemm_core()) > 2);
+    assert_true(gemm_core_runs(gemm_core()));
+    assert_true(gemm_core_runs("Nehalem"));
+    assert_true(!gemm_core_wanted() || gemm_core_runs(gemm_core_wanted()));
     // What it would rather run is never what it runs.
     assert_true(!gemm_core_wanted() || strcmp(gemm_core_wanted(), gemm_core()) != 0);
 }

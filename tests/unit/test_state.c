@@ -6,12 +6,16 @@
 
 #include <cjson/cJSON.h>
 #include <math.h>
+#include <sysexits.h>
 
 #include "daemon/assemble.h"
 #include "daemon/command.h"
+#include "daemon/log.h"
 #include "daemon/publish.h"
 #include "model/arena.h"
+#include "model/gemm.h"
 #include "model/tables.h"
+#include "snapshot/manifest.h"
 #include "tests/unit/core_fixture.h"
 #include "tests/unit/test_snapshot.h"
 
@@ -280,6 +284,178 @@ static void other_partitions_are_refused(void **state)
         assert_non_null(strstr(f.error, "other topics or partitions"));
     }
     trainer_close(&other);
+}
+
+// Arithmetic.
+
+static struct tt_reader *publish(uint64_t generation);
+static double number_of(const cJSON *object, const char *key);
+
+// Puts another value, or none, in the place of a member of the checkpoint's manifest.
+static void manifest_edit(const char *key, const char *text)
+{
+    char file[320];
+    size_t size;
+    snprintf(file, sizeof file, "%s/manifest.json", f.path);
+    char *bytes = file_read(file, &size);
+    cJSON *m = cJSON_Parse(bytes);
+    free(bytes);
+    cJSON_DeleteItemFromObjectCaseSensitive(m, key);
+    cJSON_DeleteItemFromObjectCaseSensitive(m, "manifest_crc32c");
+    if (text)
+        cJSON_AddStringToObject(m, key, text);
+    bytes = cJSON_Print(m);
+    cJSON_Delete(m);
+    size = strlen(bytes) - 2; // the seal brings the end of the object again
+    bytes = realloc(bytes, size + MANIFEST_SEAL_SIZE + 1);
+    assert_non_null(bytes);
+    size += (size_t)manifest_seal(bytes + size, table_crc32c(bytes, size));
+    chmod(file, 0600);
+    file_write(file, bytes, size);
+    free(bytes);
+}
+
+// A core that this program does not run, and that every CPU could.
+static const char *other_core(void)
+{
+    return strcmp(gemm_core(), "Nehalem") ? "Nehalem" : "Core2";
+}
+
+static void write_learned(uint64_t generation)
+{
+    learn(1, 50);
+    columns_cut(&f.trainer.columns);
+    write_state(generation);
+}
+
+static void restore_anew(void)
+{
+    static struct trainer other;
+    open_trainer(&other);
+    if (restore(&other) < 0)
+        fail_msg("%s", f.error);
+    trainer_close(&other);
+}
+
+static void another_blas_core_or_library_is_refused_with_the_ways_out(void **state)
+{
+    (void)state;
+    char text[160];
+    write_learned(1);
+    manifest_edit("blas_core", other_core());
+    snprintf(text, sizeof text, "%s core %s", gemm_library(), other_core());
+    assert_refused(text, -EINVAL);
+    snprintf(text, sizeof text, "this is %s core %s", gemm_library(), gemm_core());
+    assert_refused(text, -EINVAL);
+    snprintf(text, sizeof text, "OPENBLAS_CORETYPE=%s in the environment", other_core());
+    assert_refused(text, -EINVAL);
+    assert_refused("set kernels.on_change = \"accept\"", -EINVAL);
+    assert_int_equal(command_status(-EINVAL), EX_CONFIG);
+    if (strcmp(gemm_core(), GEMM_CORE_PORTABLE) != 0) {
+        manifest_edit("blas_core", GEMM_CORE_PORTABLE);
+        assert_refused("set kernels.blas_core = \"portable\"", -EINVAL);
+    }
+    manifest_edit("blas_core", gemm_core());
+    manifest_edit("blas", "OpenBLAS 0.3.1");
+    assert_refused("to go on with the same bytes install OpenBLAS 0.3.1,", -EINVAL);
+    manifest_edit("libm", "glibc 2.1 0");
+    assert_refused("install OpenBLAS 0.3.1 and run with glibc 2.1 0", -EINVAL);
+    manifest_edit("blas", gemm_library());
+    assert_refused("bytes run with glibc 2.1 0", -EINVAL);
+}
+
+static void our_own_kernels_may_be_others(void **state)
+{
+    (void)state;
+    write_learned(1);
+    manifest_edit("kernels", "of tomorrow");
+    restore_anew();
+}
+
+static void a_checkpoint_that_does_not_tell_its_libm_is_taken(void **state)
+{
+    (void)state;
+    write_learned(1);
+    manifest_edit("libm", NULL);
+    manifest_edit("numerics", NULL);
+    restore_anew();
+    manifest_edit("blas_core", other_core());
+    assert_refused("learned with OpenBLAS", -EINVAL);
+}
+
+static void assert_entry(const cJSON *list, int i, double from, const char *core)
+{
+    const cJSON *entry = cJSON_GetArrayItem(list, i);
+    const cJSON *given = cJSON_GetObjectItemCaseSensitive(entry, "blas_core");
+    assert_true(number_of(entry, "from_slice") == from);
+    assert_true(cJSON_IsString(given));
+    assert_string_equal(given->valuestring, core);
+}
+
+// The manifest's list of arithmetics has n entries, and the first two are these.
+static void assert_lineage(const char *json, int n, const char *first, double second_from,
+                           const char *second)
+{
+    cJSON *m = cJSON_Parse(json);
+    const cJSON *list = cJSON_GetObjectItemCaseSensitive(m, "numerics");
+    assert_int_equal(cJSON_GetArraySize(list), n);
+    assert_entry(list, 0, 1, first);
+    if (n > 1)
+        assert_entry(list, 1, second_from, second);
+    cJSON_Delete(m);
+}
+
+static void assert_checkpoint_lineage(int n, const char *first, double second_from,
+                                      const char *second)
+{
+    struct tt_reader *r;
+    assert_int_equal(tt_open(&r, f.path, f.error, sizeof f.error), 0);
+    assert_lineage(tt_manifest_json(r), n, first, second_from, second);
+    tt_close(r);
+}
+
+static void what_is_accepted_is_said_and_stays_in_every_manifest(void **state)
+{
+    (void)state;
+    char said[1024] = "", path[sizeof f.path];
+    int ends[2];
+    write_learned(1);
+    restore_anew(); // the lineage of this process is from here on that of a state of one core
+    assert_checkpoint_lineage(1, gemm_core(), 0, NULL);
+    strcpy(path, f.path);
+    const double slices = (double)f.stamp.slice;
+
+    // As another machine left it, before checkpoints had lists.
+    manifest_edit("blas_core", other_core());
+    manifest_edit("numerics", NULL);
+    set("kernels.on_change=accept");
+    assert_int_equal(pipe(ends), 0);
+    log_init(LOG_LEVEL_INFO, LOG_FORMAT_TEXT, ends[1]);
+    trainer_close(&f.trainer);
+    open_trainer(&f.trainer);
+    const int rc = restore(&f.trainer);
+    log_init(LOG_LEVEL_INFO, LOG_FORMAT_TEXT, STDERR_FILENO);
+    close(ends[1]);
+    assert_int_equal(rc, 0);
+    assert_true(read(ends[0], said, sizeof said - 1) > 0);
+    close(ends[0]);
+    assert_non_null(strstr(said, "warning other arithmetic than the checkpoint's"));
+    assert_non_null(strstr(said, other_core()));
+    assert_non_null(strstr(said, gemm_core()));
+
+    // The checkpoint and the snapshot after it, and those after the next restart.
+    set("kernels.on_change=refuse");
+    learn(2, 20);
+    struct tt_reader *r = publish(2000);
+    assert_lineage(tt_manifest_json(r), 2, other_core(), slices + 1, gemm_core());
+    tt_close(r);
+    assert_checkpoint_lineage(2, other_core(), slices + 1, gemm_core());
+    trainer_close(&f.trainer);
+    open_trainer(&f.trainer);
+    assert_int_equal(restore(&f.trainer), 0);
+    columns_cut(&f.trainer.columns);
+    write_state(3000);
+    assert_checkpoint_lineage(2, other_core(), slices + 1, gemm_core());
 }
 
 static void a_damaged_column_is_refused(void **state)
@@ -892,6 +1068,10 @@ int main(void)
         TEST(the_stamp_is_read_from_the_manifest_alone),
         TEST(other_options_of_the_model_are_refused_by_name),
         TEST(other_partitions_are_refused),
+        TEST(another_blas_core_or_library_is_refused_with_the_ways_out),
+        TEST(our_own_kernels_may_be_others),
+        TEST(a_checkpoint_that_does_not_tell_its_libm_is_taken),
+        TEST(what_is_accepted_is_said_and_stays_in_every_manifest),
         TEST(a_damaged_column_is_refused),
         TEST(whatever_is_not_finite_is_not_published),
         TEST(a_checkpoint_whose_tables_say_other_rows_is_not_published),
