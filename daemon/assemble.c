@@ -7,6 +7,7 @@
 
 #include "daemon/log.h"
 #include "model/value.h"
+#include "pipeline/flood.h"
 
 enum { SLATES_PER_EXAMPLE = 8 };
 
@@ -209,6 +210,7 @@ struct cutter_options assemble_cutter(const struct config *c, enum slice_order o
         .drift_ms = DRIFT_MS,
         .idle_ms = IDLE_MS,
         .max_future_ms = c->join_max_future_ms,
+        .flood = (int)(c->dead_letter_flood * FLOOD_WINDOW + 0.5) % FLOOD_WINDOW, // 0: none is
         .tasks = value_tasks_plain(&tasks) ? 0 : tasks.n,
     };
 }

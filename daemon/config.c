@@ -370,6 +370,9 @@ static const struct config_row rows[] = {
     {"dead_letter.max_bytes", CONFIG_BYTES, AT(dead_letter_max_bytes), "256MiB", "0B", "1TiB",
      PLAIN,
      "Beyond this size the file becomes PATH.1, replacing an older one, and a new one is begun."},
+    {"dead_letter.flood", CONFIG_FLOAT, AT(dead_letter_flood), "0.1", "0.001", "1", PLAIN,
+     "More rejected records than this share of a topic's last 1000 end the run with status 65: a "
+     "broken schema, not single records. 1: never."},
 
     {"http.listen", CONFIG_TEXT, AT(http_listen), "127.0.0.1:9464", "", "", PLAIN,
      "Address of /metrics, /healthz and /readyz; empty: off."},

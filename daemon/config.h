@@ -236,6 +236,7 @@ struct config {
 
     const char *dead_letter_path; // "" is state_dir/dead-letters.jsonl
     int64_t dead_letter_max_bytes;
+    double dead_letter_flood;
 
     const char *http_listen; // "" is off
     enum config_log_level log_level;

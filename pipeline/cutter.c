@@ -11,6 +11,9 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "pipeline/flood.h"
+#include "pipeline/small_file.h"
+
 enum {
     READ_MAX = 512,      // records per read, decoded into one chunk
     QUEUE_LOW = 2048,    // a partition with fewer decoded events is read again
@@ -52,6 +55,14 @@ struct cut_slice {
     struct cut_slice *next;
 };
 
+// What PATH.flood holds: the window after a slice, and which slice that was.
+struct flood_note {
+    char magic[8];
+    uint64_t slices, next_digest;
+    struct flood flood;
+    uint64_t digest; // of all before
+};
+
 struct cutter {
     struct source *source;
     struct cutter_options options;
@@ -71,6 +82,9 @@ struct cutter {
     struct cut_slice *given;
     struct slice_values wanted; // n = 0: nothing
     struct cutter_counts counts;
+    bool cutting; // no longer as recorded
+    struct flood flood;
+    struct flood_note before; // as of the last slice
     char error[1024];
 };
 
@@ -428,6 +442,83 @@ static void group_sort(struct cut_slice *s, int from)
     }
 }
 
+// Floods.
+
+static void flood_note_path(const struct cutter *c, char *path, size_t size)
+{
+    snprintf(path, size, "%s.flood", dead_letter_path(c->options.dead_letter));
+}
+
+static uint64_t flood_note_digest(const struct flood_note *note)
+{
+    return XXH3_64bits(note, offsetof(struct flood_note, digest));
+}
+
+static void flood_note_take(struct cutter *c)
+{
+    c->before = (struct flood_note){
+        .magic = "ttflood1",
+        .slices = c->slices,
+        .next_digest = XXH3_64bits(c->next, (size_t)c->n * sizeof *c->next),
+        .flood = c->flood,
+    };
+}
+
+// Before the first slice that is cut and not recorded: where the window begins.
+static void flood_begin(struct cutter *c)
+{
+    char path[4200];
+    struct flood_note note;
+    if (c->options.dead_letter) {
+        flood_note_path(c, path, sizeof path);
+        flood_note_take(c);
+        if (small_file_read(path, &note, sizeof note) == (ssize_t)sizeof note &&
+            note.digest == flood_note_digest(&note) && !memcmp(note.magic, c->before.magic, 8) &&
+            note.slices == c->before.slices && note.next_digest == c->before.next_digest)
+            c->flood = note.flood;
+    }
+    for (int t = 0; t < TOPICS; t++)
+        if (c->flood.topics[t].rejected > c->options.flood)
+            c->flood.topics[t] = (struct flood_window){0};
+}
+
+static int flood_stop(struct cutter *c, enum topic topic, const struct entry *entry)
+{
+    const struct flood_report report = flood_report(&c->flood, topic);
+    const struct source_partition *at = &c->source->partitions[report.first.partition];
+    char path[4200];
+    int rc = 0;
+    if (c->options.dead_letter) {
+        flood_note_path(c, path, sizeof path);
+        c->before.digest = flood_note_digest(&c->before);
+        rc = small_file_write(path, &c->before, sizeof c->before);
+    }
+    return fail(
+        c, -EBADMSG,
+        "topic %s: %d of the last %d records are no events, more than %d in %d "
+        "(dead_letter.flood): most often %s, from partition %" PRId32 " offset %" PRId64
+        " on (last: %.200s). Nothing more is read: when the producer or its schema is right "
+        "again, or to take all of them as dead letters, start with -o dead_letter.flood=1"
+        "%s%s",
+        at->name, report.rejected, report.records, c->options.flood, FLOOD_WINDOW,
+        reject_names[report.reason], at->partition, report.first.offset,
+        entry->message ? entry->message : "", rc < 0 ? "; this place was not kept: " : "",
+        rc < 0 ? strerror(-rc) : "");
+}
+
+// Every record that goes into a slice, in its order.
+static int flood_see(struct cutter *c, int p, const struct entry *entry)
+{
+    const enum reject reason = entry->event ? REJECT_NONE : (enum reject)entry->reason;
+    const enum topic topic = c->source->partitions[p].topic;
+    if (c->options.flood == 0 || reason == REJECT_TOMBSTONE)
+        return 0;
+    flood_add(&c->flood, topic, (struct flood_record){entry->offset, p, (int32_t)reason});
+    return c->cutting && reason != REJECT_NONE && c->flood.topics[topic].rejected > c->options.flood
+               ? flood_stop(c, topic, entry)
+               : 0;
+}
+
 static int entry_dead(struct cutter *c, struct cut_slice *s, int p, const struct entry *entry)
 {
     const struct source_partition *part = &c->source->partitions[p];
@@ -480,6 +571,9 @@ static int merge(struct cutter *c, struct cut_slice *s)
         const int p = c->order[0];
         struct partition *part = &c->partitions[p];
         const struct entry *entry = queue_at(part, 0);
+        const int flood = flood_see(c, p, entry);
+        if (flood < 0)
+            return flood;
         if (entry->event) {
             if (group < s->slice.n_events && s->slice.events[group].mt_ms != entry->mt_ms) {
                 group_sort(s, group);
@@ -512,6 +606,8 @@ static int slice_merge(struct cutter *c, struct cut_slice **s)
     *s = slice_take(c);
     if (!*s)
         return fail(c, -ENOMEM, "out of memory for a slice");
+    if (c->options.flood > 0)
+        flood_note_take(c);
     const int rc = merge(c, *s);
     if (rc < 0)
         slice_release(c, *s);
@@ -779,6 +875,9 @@ static int next_live(struct cutter *c, int64_t now_ms, int wait_ms, struct slice
 int cutter_next(struct cutter *c, int64_t now_ms, int wait_ms, struct slice **slice)
 {
     given_collect(c);
+    if (!c->cutting)
+        flood_begin(c);
+    c->cutting = true;
     return c->options.order == SLICE_CANONICAL ? next_canonical(c, now_ms, wait_ms, slice)
                                                : next_live(c, now_ms, wait_ms, slice);
 }

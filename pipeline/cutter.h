@@ -11,6 +11,12 @@
 //              drift_ms; one that has reached its end and is silent for idle_ms does not hold back
 //              the watermark.
 //
+// A flood of rejected records (pipeline/flood.h) is no matter of single records: the slice that
+// would carry one is not cut, and cutter_next fails with -EBADMSG. What the window had been before
+// that slice is kept beside the dead letters, as PATH.flood, so that the next start stops at the
+// same record, unless it decodes what this one could not. Slices of the log are not judged again;
+// if these have a flood, it was taken on purpose, and counting begins anew after them.
+//
 // One thread, the ingest thread, owns a cutter, its source and its decoder. Slices may be read by
 // another thread until they come back through cutter_give.
 #pragma once
@@ -29,8 +35,11 @@ struct cutter_options {
     int64_t max_future_ms; // a record further ahead of its log's own time stamp is rejected
     struct dead_letter *dead_letter; // may be NULL
     int64_t dead_letters;            // its size
-    int tasks;                       // that have values, 0: slices carry none
-    struct slice_values values;      // in force at the start; n = 0: not known
+    // More rejected records than this among the last FLOOD_WINDOW of a topic are a flood; 0: none
+    // is.
+    int flood;
+    int tasks;                  // that have values, 0: slices carry none
+    struct slice_values values; // in force at the start; n = 0: not known
 };
 
 // The place to go on from: per partition the next offset and the running maximum of event time

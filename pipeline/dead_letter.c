@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "pipeline/decode_json.h"
+#include "pipeline/small_file.h"
 
 enum { VALUE_BYTES_MAX = 1 << 20, START_LINE_MAX = 64 };
 
@@ -153,21 +154,10 @@ static int file_append(struct dead_letter *d, const char *line, size_t size)
     return 0;
 }
 
-// Names in a directory are on the disk only when the directory is.
 static int sync_directory(struct dead_letter *d)
 {
-    char directory[sizeof d->path];
-    const char *slash = strrchr(d->path, '/');
-    if (slash)
-        snprintf(directory, sizeof directory, "%.*s", (int)(slash - d->path + 1), d->path);
-    else
-        strcpy(directory, ".");
-    const int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        return fail(d, -errno, directory, "open");
-    const int rc = fsync(fd) < 0 ? -errno : 0;
-    close(fd);
-    return rc < 0 ? fail(d, rc, directory, "sync") : 0;
+    const int rc = small_file_sync_directory(d->path);
+    return rc < 0 ? fail(d, rc, d->path, "sync of its directory") : 0;
 }
 
 // The size of a file, its start and the size of the line that says it; -ENOENT when there is no
@@ -395,6 +385,11 @@ int dead_letter_truncate(struct dead_letter *d, uint64_t size)
         return fail(d, -errno, d->path, "truncate");
     d->size = size - d->start;
     return dead_letter_sync(d);
+}
+
+const char *dead_letter_path(const struct dead_letter *d)
+{
+    return d->path;
 }
 
 uint64_t dead_letter_rotations(const struct dead_letter *d)

@@ -42,6 +42,7 @@ uint64_t dead_letter_size(const struct dead_letter *d);
 // moved away or were rotated twice since, nothing of before is left: an empty file goes on at size,
 // and what another history has written meanwhile becomes PATH.1.
 int dead_letter_truncate(struct dead_letter *d, uint64_t size);
+const char *dead_letter_path(const struct dead_letter *d);
 // Since dead_letter_open.
 uint64_t dead_letter_rotations(const struct dead_letter *d);
 const char *dead_letter_error(const struct dead_letter *d);

@@ -838,7 +838,174 @@ static void without_tasks_slices_carry_no_values(void **state)
     memory_close(&m);
 }
 
-#define TEST(name) cmocka_unit_test_setup(name, setup)
+// Floods. Partition 1 has 400 impressions, then what is none of them, 50 records to a slice.
+
+enum { GOOD = 400, SLICES_MAX = 30 };
+
+static struct flooded {
+    struct memory_source m;
+    struct noted noted[SLICES_MAX];
+    int n; // slices cut
+    char directory[32], path[64], kept[80];
+} flooded;
+
+static int setup_flood(void **state)
+{
+    struct flooded *f = &flooded;
+    setup(state);
+    *f = (struct flooded){.directory = "/tmp/test_cutter.XXXXXX"};
+    if (!mkdtemp(f->directory))
+        return -1;
+    snprintf(f->path, sizeof f->path, "%s/dead", f->directory);
+    snprintf(f->kept, sizeof f->kept, "%s.flood", f->path);
+    memory_open(&f->m, 1);
+    f->m.bounded = false;
+    for (int i = 0; i < GOOD; i++)
+        put_impression(&f->m, 1, i, 1, (unsigned)i);
+    options.order = SLICE_LIVE;
+    options.slice_events = 50;
+    options.flood = 100;
+    return dead_letter_open(&options.dead_letter, f->path, 1 << 20);
+}
+
+static int teardown_flood(void **state)
+{
+    (void)state;
+    dead_letter_close(options.dead_letter);
+    unlink(flooded.path);
+    unlink(flooded.kept);
+    memory_close(&flooded.m);
+    return rmdir(flooded.directory);
+}
+
+static void put_nonsense(int n)
+{
+    for (int i = 0; i < n; i++)
+        put(&flooded.m, 1, "%s", "[]");
+}
+
+// On from the last slice, as after a restart; what cutter_next ends with: 0 when all is cut.
+static int cut_on(struct cutter *c)
+{
+    struct flooded *f = &flooded;
+    struct slice *slice;
+    int rc = 0;
+    while (f->n < SLICES_MAX && (rc = cutter_next(c, 1 + f->n, 0, &slice)) >= 0) {
+        if (rc == 0)
+            return 0;
+        note(slice, &f->noted[f->n++]);
+        cutter_give(c, slice);
+    }
+    return rc;
+}
+
+static struct cutter *open_again(void)
+{
+    struct flooded *f = &flooded;
+    const struct noted *last = f->n ? &f->noted[f->n - 1] : NULL;
+    struct cutter *c;
+    rewind_to(&f->m, last ? last->next : NULL);
+    assert_int_equal(
+        cutter_open(&c, &f->m.source, &options,
+                    &(struct cutter_position){last ? last->next : zeroes,
+                                              last ? last->time_max_ms : never, (uint64_t)f->n}),
+        0);
+    return c;
+}
+
+static void a_flood_of_bad_records_is_not_cut_and_named_and_a_restart_stops_there_too(void **state)
+{
+    struct flooded *f = &flooded;
+    (void)state;
+    put_nonsense(150);
+    struct cutter *c = open_again();
+    assert_int_equal(cut_on(c), -EBADMSG);
+    // A hundred in a thousand are taken; the slice with one more is not.
+    assert_int_equal(f->n, 10);
+    assert_int_equal(f->noted[9].next[1], GOOD + 100);
+    assert_non_null(strstr(cutter_error(c), "topic impressions: 101 of the last 501 records"));
+    assert_non_null(strstr(cutter_error(c), "most often not_object, from partition 0 offset 400"));
+    cutter_close(c);
+
+    for (int i = 0; i < 2; i++) {
+        c = open_again();
+        assert_int_equal(cut_on(c), -EBADMSG);
+        assert_int_equal(f->n, 10);
+        assert_non_null(strstr(cutter_error(c), "101 of the last 501 records"));
+        cutter_close(c);
+    }
+    // One that reads them as events would go on, and so does one that takes them on purpose.
+    options.flood = 0;
+    c = open_again();
+    assert_int_equal(cut_on(c), 0);
+    assert_int_equal(cutter_counts(c).records, 50);
+    cutter_close(c);
+}
+
+static void what_was_kept_of_a_flood_holds_for_its_place_alone(void **state)
+{
+    struct flooded *f = &flooded;
+    (void)state;
+    put_nonsense(150);
+    struct cutter *c = open_again();
+    assert_int_equal(cut_on(c), -EBADMSG);
+    cutter_close(c);
+    f->n -= 2; // an older checkpoint, of a log that was lost
+    c = open_again();
+    assert_int_equal(cut_on(c), -EBADMSG);
+    assert_int_equal(f->n, 10); // counted from there
+    cutter_close(c);
+    f->n = 9;
+    c = open_again();
+    assert_int_equal(cut_on(c), 0); // a hundred of a hundred are none
+    cutter_close(c);
+}
+
+static void tombstones_are_no_flood(void **state)
+{
+    struct flooded *f = &flooded;
+    (void)state;
+    put_nonsense(150);
+    for (int i = GOOD; i < GOOD + 150; i += 2)
+        f->m.partitions[1].list[i].tombstone = true;
+    for (int i = 0; i < 100; i++)
+        put_impression(&f->m, 1, 500 + i, 1, 1);
+    struct cutter *c = open_again();
+    assert_int_equal(cut_on(c), 0);
+    assert_int_equal(cutter_counts(c).tombstones, 75);
+    cutter_close(c);
+}
+
+static void a_flood_in_the_log_was_taken_on_purpose(void **state)
+{
+    struct flooded *f = &flooded;
+    (void)state;
+    put_nonsense(300);
+    options.flood = 0;
+    struct cutter *c = open_again();
+    cut_on(c);
+    cutter_close(c);
+    const int n = f->n;
+    assert_int_equal(n, (GOOD + 300) / 50);
+
+    options.flood = 100;
+    put_nonsense(100);
+    f->n = 0;
+    c = open_again();
+    for (; f->n < n; f->n++) {
+        struct slice *slice;
+        f->noted[f->n].record.next = f->noted[f->n].next;
+        assert_int_equal(cutter_recorded(c, &f->noted[f->n].record, &slice), 1);
+        cutter_give(c, slice);
+    }
+    assert_int_equal(cut_on(c), 0); // counting began anew
+    put_nonsense(1);
+    assert_int_equal(cutter_next(c, 1 << 20, 0, &(struct slice *){0}), -EBADMSG);
+    cutter_close(c);
+}
+
+#define TEST(name)       cmocka_unit_test_setup(name, setup)
+#define FLOOD_TEST(name) cmocka_unit_test_setup_teardown(name, setup_flood, teardown_flood)
 
 int main(void)
 {
@@ -859,6 +1026,10 @@ int main(void)
         TEST(values_asked_for_come_once_with_the_next_slice_and_again_from_the_record),
         TEST(values_that_are_in_force_are_not_written_again),
         TEST(without_tasks_slices_carry_no_values),
+        FLOOD_TEST(a_flood_of_bad_records_is_not_cut_and_named_and_a_restart_stops_there_too),
+        FLOOD_TEST(what_was_kept_of_a_flood_holds_for_its_place_alone),
+        FLOOD_TEST(tombstones_are_no_flood),
+        FLOOD_TEST(a_flood_in_the_log_was_taken_on_purpose),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
