@@ -36,8 +36,7 @@ struct entry {
     int64_t offset;
     const struct event *event; // NULL: rejected
     struct chunk *chunk;
-    const char *message;         // why rejected
-    const struct record *record; // what was rejected
+    const struct letter *letter; // what was rejected; the slice is not known yet
     uint8_t reason;
 };
 
@@ -72,6 +71,7 @@ struct cutter {
     int64_t *next, *time_max_ms; // as of the last slice
     uint64_t slices;
     int64_t dead_letters;
+    uint64_t letters;             // of the slice that is being cut
     int64_t watermark_ms, cut_ms; // of the last live slice, and when it was cut
     int *order;                   // heap of partitions by the time at their heads
     size_t *limits;               // per partition: entries to take
@@ -287,17 +287,45 @@ static const char *bytes_keep(struct chunk *chunk, const char *bytes, size_t n)
     return bytes ? memcpy(event_memory_take(&chunk->memory, n + 1, 1), bytes, n) : NULL;
 }
 
-static void entry_reject(struct chunk *chunk, struct entry *entry, enum reject reason,
-                         const char *message, const struct record *record)
+static const struct record_headers *headers_keep(struct source *s, struct chunk *chunk,
+                                                 const struct record *record)
 {
-    struct record *copy = event_memory_take(&chunk->memory, sizeof *copy, _Alignof(struct record));
-    *copy = *record;
-    copy->key = bytes_keep(chunk, record->key, record->key_size);
-    copy->value = bytes_keep(chunk, record->value, record->value_size);
+    struct record_headers headers;
+    if (!s->ops->headers)
+        return NULL;
+    s->ops->headers(s, record, &headers);
+    const size_t size = offsetof(struct record_headers, list[headers.n]);
+    for (int i = 0; i < headers.n; i++) {
+        struct record_header *h = &headers.list[i];
+        h->name = bytes_keep(chunk, h->name, h->name_size);
+        h->value = bytes_keep(chunk, h->value, h->value_size);
+    }
+    return headers.n + headers.left_out == 0
+               ? NULL
+               : memcpy(event_memory_take(&chunk->memory, size, _Alignof(struct record_headers)),
+                        &headers, size);
+}
+
+// Keeps what the dead letter is to say.
+static void entry_reject(struct source *s, int p, struct chunk *chunk, struct entry *entry,
+                         enum reject reason, const char *message, const struct record *record)
+{
+    struct letter *letter =
+        event_memory_take(&chunk->memory, sizeof *letter, _Alignof(struct letter));
     entry->event = NULL;
     entry->reason = (uint8_t)reason;
-    entry->message = bytes_keep(chunk, message, strlen(message) + 1);
-    entry->record = copy;
+    *letter = (struct letter){.topic = s->partitions[p].name,
+                              .partition = s->partitions[p].partition,
+                              .reason = reject_names[reason],
+                              .message = bytes_keep(chunk, message, strlen(message) + 1),
+                              .record = *record};
+    letter->record.handle = NULL;
+    entry->letter = letter;
+    if (reason == REJECT_TOMBSTONE) // is counted, nothing more
+        return;
+    letter->record.key = bytes_keep(chunk, record->key, record->key_size);
+    letter->record.value = bytes_keep(chunk, record->value, record->value_size);
+    letter->headers = headers_keep(s, chunk, record);
 }
 
 // Reads and decodes what partition p has now. Returns how many records, or -errno.
@@ -324,13 +352,13 @@ static int partition_read(struct cutter *c, int p, int64_t now_ms)
         c->counts.records++;
         c->counts.bytes += records[i].value_size;
         if (reason != REJECT_NONE) {
-            entry_reject(chunk, &entry, reason, decoder_message(c->decoder), &records[i]);
+            entry_reject(s, p, chunk, &entry, reason, decoder_message(c->decoder), &records[i]);
         } else if (records[i].broker_ts_ms >= 0 &&
                    event->ts_ms - records[i].broker_ts_ms > c->options.max_future_ms) {
             char message[128];
             snprintf(message, sizeof message, "ts is %" PRId64 " ms ahead of the log's time stamp",
                      event->ts_ms - records[i].broker_ts_ms);
-            entry_reject(chunk, &entry, REJECT_BAD_TIME, message, &records[i]);
+            entry_reject(s, p, chunk, &entry, REJECT_BAD_TIME, message, &records[i]);
         } else {
             event->partition = p;
             event->offset = records[i].offset;
@@ -501,9 +529,8 @@ static int flood_stop(struct cutter *c, enum topic topic, const struct entry *en
         "again, or to take all of them as dead letters, start with -o dead_letter.flood=1"
         "%s%s",
         at->name, report.rejected, report.records, c->options.flood, FLOOD_WINDOW,
-        reject_names[report.reason], at->partition, report.first.offset,
-        entry->message ? entry->message : "", rc < 0 ? "; this place was not kept: " : "",
-        rc < 0 ? strerror(-rc) : "");
+        reject_names[report.reason], at->partition, report.first.offset, entry->letter->message,
+        rc < 0 ? "; this place was not kept: " : "", rc < 0 ? strerror(-rc) : "");
 }
 
 // Every record that goes into a slice, in its order.
@@ -526,8 +553,10 @@ static int entry_dead(struct cutter *c, struct cut_slice *s, int p, const struct
     if (entry->reason == REJECT_TOMBSTONE)
         c->counts.tombstones++;
     else if (c->options.dead_letter) {
-        const int rc = dead_letter_put(c->options.dead_letter, part->name, part->partition,
-                                       entry->record, (enum reject)entry->reason, entry->message);
+        struct letter letter = *entry->letter;
+        letter.slice = c->slices + 1;
+        letter.letter = ++c->letters;
+        const int rc = dead_letter_put(c->options.dead_letter, &letter);
         if (rc < 0)
             return fail(c, rc, "%s", dead_letter_error(c->options.dead_letter));
         c->dead_letters = (int64_t)dead_letter_size(c->options.dead_letter);
@@ -608,6 +637,7 @@ static int slice_merge(struct cutter *c, struct cut_slice **s)
         return fail(c, -ENOMEM, "out of memory for a slice");
     if (c->options.flood > 0)
         flood_note_take(c);
+    c->letters = 0;
     const int rc = merge(c, *s);
     if (rc < 0)
         slice_release(c, *s);

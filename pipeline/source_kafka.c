@@ -727,6 +727,7 @@ static int kafka_read(struct source *s, int index, int max, struct record *recor
                 .key_size = m->key_len,
                 .value_size = m->len,
                 .tombstone = !m->payload,
+                .handle = m,
             };
             partition_advance(p, m->offset + 1);
             p->eof = false;
@@ -738,6 +739,33 @@ static int kafka_read(struct source *s, int index, int max, struct record *recor
     }
     // What came before the error is delivered first.
     return n > 0 || p->rc == 0 ? n : fail(k, p->rc, "%s", p->failure);
+}
+
+static void kafka_headers(struct source *s, const struct record *record,
+                          struct record_headers *headers)
+{
+    rd_kafka_headers_t *list;
+    size_t bytes = 0;
+    (void)s;
+
+    headers->n = headers->left_out = 0;
+    if (rd_kafka_message_headers(record->handle, &list))
+        return;
+    const int n = (int)rd_kafka_header_cnt(list);
+    for (int i = 0; i < n; i++) {
+        struct record_header h = {0};
+        const void *value = NULL;
+        if (rd_kafka_header_get_all(list, (size_t)i, &h.name, &value, &h.value_size))
+            break;
+        h.value = value;
+        h.name_size = strlen(h.name);
+        bytes += h.name_size + h.value_size;
+        if (headers->n == RECORD_HEADERS_MAX || bytes > RECORD_HEADER_BYTES_MAX) {
+            headers->left_out = n - i;
+            return;
+        }
+        headers->list[headers->n++] = h;
+    }
 }
 
 static int64_t kafka_position(const struct source *s, int index)
@@ -846,6 +874,7 @@ static const struct source_ops kafka_ops = {
     .offsets_for_time = kafka_offsets_for_time,
     .start = kafka_start,
     .read = kafka_read,
+    .headers = kafka_headers,
     .position = kafka_position,
     .at_end = kafka_at_end,
     .end = kafka_end,
