@@ -221,6 +221,19 @@ static void kafka_log(void *arg, int level, const char *text)
     log_foreign(level, "librdkafka", text);
 }
 
+int assemble_letters(const struct config *c, struct dead_letter_kafka **k, char *error,
+                     size_t error_size)
+{
+    return dead_letter_kafka_open(
+        k,
+        &(struct dead_letter_kafka_options){.bootstrap = c->source_brokers,
+                                            .topic = c->dead_letter_topic,
+                                            .n_properties = c->source_kafka.n,
+                                            .properties = c->source_kafka.list,
+                                            .log = kafka_log},
+        error, error_size);
+}
+
 static const char *topic_or_null(const char *name)
 {
     return *name ? name : NULL;

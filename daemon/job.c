@@ -14,6 +14,7 @@
 
 #include "daemon/assemble.h"
 #include "daemon/clock.h"
+#include "daemon/letters.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/publish.h"
@@ -61,6 +62,7 @@ struct job {
     struct cutter *cutter;
     struct slice_log slice_log;
     struct dead_letter *dead_letter;
+    struct letters *letters; // NULL: dead letters are delivered nowhere
     struct recorded *recorded, **recorded_end;
     uint64_t trimmed; // the log holds nothing before this slice, or little
 
@@ -414,6 +416,10 @@ int job_open(struct job **j_out, const struct config *c, struct source *source,
         if (rc < 0)
             snprintf(error, error_size, "%s", j->slice_log.error);
     }
+    if (rc == 0 && *c->dead_letter_topic)
+        rc = letters_open(&j->letters, c, j->dead_letter, &j->slice_log,
+                          j->slice_log.last > j->slice_start ? j->slice_log.last : j->slice_start,
+                          error, error_size);
     if (rc == 0)
         rc = reading_start(j, error, error_size);
     if (rc < 0) {
@@ -452,6 +458,7 @@ void job_close(struct job *j)
     for (; j->queue_n > 0; j->queue_n--, j->queue_first++)
         cutter_give(j->cutter, j->queue[j->queue_first % QUEUE_SLICES]);
     cutter_close(j->cutter);
+    letters_close(j->letters);
     if (j->slice_log.buffer)
         slice_log_close(&j->slice_log);
     if (j->dead_letter)
@@ -577,11 +584,25 @@ static int go_live(struct job *j, struct slice *slice)
     return 0;
 }
 
+// Nothing is read until dead letters are delivered again, and the process is not ready meanwhile.
+static void full_wait(struct job *j)
+{
+    atomic_store(&j->reading, false);
+    atomic_store(&j->workers[0].waits, true);
+    nanosleep(&(struct timespec){.tv_nsec = WAIT_MS * 1000000}, NULL);
+    atomic_store(&j->workers[0].waits, false);
+}
+
 static int ingest_one(struct job *j, bool *done)
 {
     struct slice *slice = NULL;
     if (!j->recorded && atomic_load(&j->stop)) {
         *done = true;
+        return 0;
+    }
+    if (j->letters && letters_full(j->letters)) {
+        full_wait(j);
+        *done = atomic_load(&j->stop);
         return 0;
     }
     int rc = slice_next(j, &slice);
@@ -599,6 +620,8 @@ static int ingest_one(struct job *j, bool *done)
         rc = dead_letter_sync(j->dead_letter);
         if (rc < 0)
             fail(j, rc, "%s", dead_letter_error(j->dead_letter));
+        else if (j->letters)
+            letters_logged(j->letters, slice->number, (uint64_t)slice->dead_letters);
         metrics_put_of(METRIC_DEAD_LETTER_BYTES, 0, dead_letter_size(j->dead_letter));
         metrics_put_of(METRIC_DEAD_LETTER_ROTATIONS, 0, dead_letter_rotations(j->dead_letter));
     }
