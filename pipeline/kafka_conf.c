@@ -58,8 +58,6 @@ static const struct setting settings[] = {
     // Of what is on its way: PENDING_MAX of pipeline/dead_letter_kafka.c is the first of them.
     {"queue.buffering.max.messages", {NULL, NULL, "4096"}, 0, 0},
     {"queue.buffering.max.kbytes", {NULL, NULL, "16384"}, 0, 0},
-    // What a person sets for the consumer means nothing here, and has been looked at there.
-    {"log.configuration.warnings", {NULL, NULL, "false"}, 0, 0},
 };
 
 static const struct {
@@ -82,7 +80,6 @@ static const struct {
     {"delivery.timeout.ms", "dead letters wait for the broker"},
     {"transactional.id", "dead letters are sent without transactions"},
     {"queue.buffering.max.messages", "it bounds what is known of dead letters on their way"},
-    {"log.configuration.warnings", "a misspelt property would not be told"},
     {"log.queue", "log lines must come from the reading thread"},
 };
 
