@@ -54,8 +54,8 @@ static void log_line(const rd_kafka_t *client, int level, const char *facility, 
 {
     const struct dead_letter_kafka *k = rd_kafka_opaque(client);
     char line[512];
-    // What the brokers' absence makes it say, again and again, is told by error_event. What a person
-    // sets for the consumer means nothing here.
+    // What the brokers' absence makes it say, again and again, is told by error_event. What a
+    // person sets for the consumer means nothing here.
     if (level >= LOG_NOTICE || !strcmp(facility, "FAIL") || !strcmp(facility, "ERROR") ||
         !strcmp(facility, "CONFWARN"))
         level = LOG_DEBUG;

@@ -27,7 +27,19 @@ struct memory_source {
     bool bounded;
     int chunk, empty_every; // every how-many-th read gives nothing
     unsigned reads, waits;
+    unsigned headers; // times that somebody asked for them
 };
+
+// One, of the record's own key, which is gone when the next read is made.
+static void memory_headers(struct source *s, const struct record *record,
+                           struct record_headers *headers)
+{
+    static char value[16];
+    ((struct memory_source *)s)->headers++;
+    snprintf(value, sizeof value, "%" PRId64, record->offset);
+    *headers = (struct record_headers){
+        .n = 1, .left_out = 2, .list = {{"place", value, 5, strlen(value)}}};
+}
 
 static int memory_read(struct source *s, int p, int max, struct record *records)
 {
@@ -70,6 +82,7 @@ static int memory_wait(struct source *s, int timeout_ms)
 
 static const struct source_ops memory_ops = {.name = "memory",
                                              .read = memory_read,
+                                             .headers = memory_headers,
                                              .position = memory_position,
                                              .at_end = memory_at_end,
                                              .wait = memory_wait};
@@ -382,12 +395,25 @@ static void rejected_records_count_in_the_slice_of_their_place_and_are_kept_once
     assert_int_equal(cutter_counts(c).pending, 0);
     cutter_close(c);
     dead_letter_close(dead);
-    int lines = -1; // but the first
+    // The offset, the slice and the place in it, and headers, for which nobody has asked otherwise.
+    static const char *const lines[] = {"{\"start\":0}", "\"offset\":0,\"slice\":1,\"letter\":1,",
+                                        "\"offset\":1,\"slice\":1,\"letter\":2,",
+                                        "\"offset\":4,\"slice\":", "\"offset\":7,\"slice\":"};
+    char line[512], headers[96];
     FILE *f = fopen(path, "r");
-    for (int byte; (byte = getc(f)) != EOF;)
-        lines += byte == '\n';
+    for (int i = 0; i < 5; i++) {
+        assert_non_null(fgets(line, sizeof line, f));
+        assert_non_null(strstr(line, lines[i]));
+        snprintf(headers, sizeof headers, "\"headers\":[[\"place\",\"%d\"]],\"headers_left_out\":2",
+                 i < 3    ? i - 1
+                 : i == 3 ? 4
+                          : 7);
+        if (i > 0)
+            assert_non_null(strstr(line, headers));
+    }
+    assert_null(fgets(line, sizeof line, f));
     fclose(f);
-    assert_int_equal(lines, 4);
+    assert_int_equal(m.headers, 4);
     unlink(path);
     rmdir(directory);
     memory_close(&m);
