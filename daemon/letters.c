@@ -26,7 +26,10 @@ enum {
     NOTE_MS = 1000,  // between two notes of what is delivered, if more is on its way
     RETRY_MS = 1000, // after the first failure; then twice as long, up to
     RETRY_MS_MAX = 60000,
-    CLOSE_MS = 5000, // for the last letters
+    // At the end: so long without an answer, and so long in all. An idempotent producer takes 2 s
+    // from its start to its first letter.
+    CLOSE_SILENT_MS = 5000,
+    CLOSE_MS_MAX = 30000,
 };
 
 struct mark { // a letter
@@ -60,6 +63,7 @@ struct letters {
     bool unnoted;                       // since the last note
     int64_t sync_ms, note_ms, retry_ms; // when each may be done
     int retry_after_ms;
+    int64_t heard_ms; // when something was last delivered
     uint64_t dropped;
 };
 
@@ -207,6 +211,7 @@ static void hear(struct letters *l, int timeout_ms)
         l->delivered = l->pending[(delivered - 1) % PENDING_MAX];
         l->unnoted = true;
         l->retry_after_ms = 0;
+        l->heard_ms = clock_ms(CLOCK_MONOTONIC);
     }
     if (rc < 0)
         kafka_fail(l, dead_letter_kafka_error(l->kafka));
@@ -250,21 +255,22 @@ static bool all_delivered(const struct letters *l)
 static void *letters_main(void *arg)
 {
     struct letters *l = arg;
-    int64_t end_ms = INT64_MAX;
+    int64_t stop_ms = 0;
     for (;;) {
         one_round(l);
         pthread_mutex_lock(&l->lock);
-        if (l->stop && end_ms == INT64_MAX) {
-            end_ms = clock_ms(CLOCK_MONOTONIC) + CLOSE_MS;
+        const int64_t now = clock_ms(CLOCK_MONOTONIC);
+        if (l->stop && stop_ms == 0) {
+            stop_ms = l->heard_ms = now;
             l->sync_ms = 0;
         }
         const bool stop = l->stop;
         const bool done =
-            stop && (all_delivered(l) || !l->kafka || clock_ms(CLOCK_MONOTONIC) >= end_ms);
+            stop && (all_delivered(l) || !l->kafka || now >= l->heard_ms + CLOSE_SILENT_MS ||
+                     now >= stop_ms + CLOSE_MS_MAX);
         // Nothing is on its way: until somebody has more, or it is time again.
         if (!done && l->sent == l->counted) {
-            const int64_t until_ms =
-                clock_ms(CLOCK_MONOTONIC) + (l->kafka && !stop ? IDLE_MS : POLL_MS);
+            const int64_t until_ms = now + (l->kafka && !stop ? IDLE_MS : POLL_MS);
             const struct timespec until = {until_ms / 1000, until_ms % 1000 * 1000000};
             pthread_cond_timedwait(&l->woken, &l->lock, &until);
         }

@@ -34,5 +34,5 @@ int letters_open(struct letters **l, const struct config *c, struct dead_letter 
 void letters_logged(struct letters *l, uint64_t slice, uint64_t dead_letters);
 // For the ingest thread, before it cuts a slice: nothing more may be written. Says so, once.
 bool letters_full(struct letters *l);
-// When nobody writes any more. Delivers what is there for some seconds, while that succeeds.
+// When nobody writes any more. Delivers what is there, while that succeeds and for half a minute.
 void letters_close(struct letters *l);
