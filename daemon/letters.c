@@ -60,6 +60,7 @@ struct letters {
     struct place pending[PENDING_MAX];  // by number sent
     uint64_t sent, counted;             // of them, and those that count as delivered
     struct place delivered;             // the last one
+    bool drained;                       // nothing durable is left to be sent
     bool unnoted;                       // since the last note
     int64_t sync_ms, note_ms, retry_ms; // when each may be done
     int retry_after_ms;
@@ -163,11 +164,11 @@ static void log_sync(struct letters *l)
         l->durable = logged;
 }
 
-// Hands over as much as there is and as is taken; whether anything was.
-static bool send_some(struct letters *l)
+// Hands over as much as there is and as is taken.
+static void send_some(struct letters *l)
 {
     struct letter letter;
-    bool any = false;
+    l->drained = false;
     while (kafka_open(l)) {
         const uint64_t before = dead_letter_reader_position(l->reader);
         int rc = dead_letter_reader_next(l->reader, l->durable, &letter);
@@ -179,25 +180,24 @@ static bool send_some(struct letters *l)
         }
         if (rc < 0)
             kafka_fail(l, dead_letter_reader_error(l->reader));
+        l->drained = rc == 0;
         if (rc <= 0)
-            return any;
+            return;
         const struct mark mark = {letter.slice, letter.letter};
         if (l->delivered.mark.slice > 0 && !mark_after(mark, l->delivered.mark))
             continue; // by an earlier process
         rc = dead_letter_kafka_send(l->kafka, &letter);
         if (rc == -EAGAIN) {
             dead_letter_reader_seek(l->reader, before);
-            return any;
+            return;
         }
         if (rc < 0) {
             kafka_fail(l, dead_letter_kafka_error(l->kafka));
-            return any;
+            return;
         }
         l->pending[l->sent++ % PENDING_MAX] =
             (struct place){mark, dead_letter_reader_position(l->reader)};
-        any = true;
     }
-    return any;
 }
 
 // What has been confirmed meanwhile.
@@ -249,7 +249,8 @@ static void one_round(struct letters *l)
 
 static bool all_delivered(const struct letters *l)
 {
-    return l->durable == atomic_load(&l->logged) && l->sent == l->counted && !l->unnoted;
+    return l->durable == atomic_load(&l->logged) && l->drained && l->sent == l->counted &&
+           !l->unnoted;
 }
 
 static void *letters_main(void *arg)
@@ -268,8 +269,8 @@ static void *letters_main(void *arg)
         const bool done =
             stop && (all_delivered(l) || !l->kafka || now >= l->heard_ms + CLOSE_SILENT_MS ||
                      now >= stop_ms + CLOSE_MS_MAX);
-        // Nothing is on its way: until somebody has more, or it is time again.
-        if (!done && l->sent == l->counted) {
+        // Nothing is on its way, and nothing can be: until somebody has more, or it is time again.
+        if (!done && l->sent == l->counted && (l->drained || !l->kafka)) {
             const int64_t until_ms = now + (l->kafka && !stop ? IDLE_MS : POLL_MS);
             const struct timespec until = {until_ms / 1000, until_ms % 1000 * 1000000};
             pthread_cond_timedwait(&l->woken, &l->lock, &until);

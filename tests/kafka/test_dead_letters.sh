@@ -157,8 +157,8 @@ often=(-o dead_letter.flood=1 -o slice.events=100 -o checkpoint.interval=150ms)
 # A producer with hardly any room sends slowly, so that it is killed while it does.
 random_state=$seed
 kills=0 resumed=0
-for i in {1..7}; do
-    random 1200 4000
+for i in {1..8}; do
+    random 600 2200
     twotower_start killed run --until-end "${kafka[@]}" "${often[@]}" -o source.kafka.queue.buffering.max.kbytes=1
     sleep "$((drawn / 1000)).$(printf %03d $((drawn % 1000)))"
     kill -KILL "$pid" 2>/dev/null && kills=$((kills + 1))
