@@ -8,6 +8,7 @@
 #include "daemon/clock.h"
 #include "daemon/log.h"
 #include "model/value.h"
+#include "pipeline/flood.h"
 
 enum { SLATES_PER_EXAMPLE = 8 };
 
@@ -212,6 +213,7 @@ struct cutter_options assemble_cutter(const struct config *c, enum slice_order o
         .max_future_ms = c->join_max_future_ms,
         // Its time is its own: it may run ahead of any clock.
         .as_of_ms = c->source_type == CONFIG_SOURCE_BUILTIN ? 0 : clock_ms(CLOCK_REALTIME),
+        .flood = (int)(c->dead_letter_flood * FLOOD_WINDOW + 0.5) % FLOOD_WINDOW, // 0: none is
         .tasks = value_tasks_plain(&tasks) ? 0 : tasks.n,
     };
 }
@@ -220,6 +222,19 @@ static void kafka_log(void *arg, int level, const char *text)
 {
     (void)arg;
     log_foreign(level, "librdkafka", text);
+}
+
+int assemble_letters(const struct config *c, struct dead_letter_kafka **k, char *error,
+                     size_t error_size)
+{
+    return dead_letter_kafka_open(
+        k,
+        &(struct dead_letter_kafka_options){.bootstrap = c->source_brokers,
+                                            .topic = c->dead_letter_topic,
+                                            .n_properties = c->source_kafka.n,
+                                            .properties = c->source_kafka.list,
+                                            .log = kafka_log},
+        error, error_size);
 }
 
 static const char *topic_or_null(const char *name)

@@ -391,6 +391,16 @@ static const struct config_row rows[] = {
     {"dead_letter.max_bytes", CONFIG_BYTES, AT(dead_letter_max_bytes), "256MiB", "0B", "1TiB",
      PLAIN,
      "Beyond this size the file becomes PATH.1, replacing an older one, and a new one is begun."},
+    {"dead_letter.flood", CONFIG_FLOAT, AT(dead_letter_flood), "0.1", "0.001", "1", PLAIN,
+     "More rejected records than this share of a topic's last 1000 end the run with status 65: a "
+     "broken schema, not single records. 1: never."},
+    {"dead_letter.topic", CONFIG_TEXT, AT(dead_letter_topic), "", "", "", PLAIN,
+     "Kafka topic that dead letters are delivered to as well, by the brokers and properties of "
+     "source; empty: off."},
+    {"dead_letter.on_unavailable", CONFIG_ENUM, AT(dead_letter_on_unavailable), "wait", "wait|drop",
+     "", PLAIN,
+     "When max_bytes is full of letters that the topic does not take: stop reading until it does, "
+     "or drop the oldest."},
 
     {"http.listen", CONFIG_TEXT, AT(http_listen), "127.0.0.1:9464", "", "", PLAIN,
      "Address of /metrics, /healthz and /readyz; empty: off."},
@@ -1137,6 +1147,18 @@ int config_check(const struct config *c, struct config_problems *problems)
         problem_add(problems, key_origin(c, "source.engagements"),
                     "'source.impressions' and 'source.engagements' are both empty: there is "
                     "nothing to learn from");
+    if (*c->dead_letter_topic && c->source_type != CONFIG_SOURCE_KAFKA)
+        problem_add(problems, key_origin(c, "dead_letter.topic"),
+                    "'dead_letter.topic' is a topic of the source's brokers: 'source.type' must be "
+                    "kafka");
+    const char *const read[] = {c->source_impressions, c->source_engagements,
+                                c->source_ranker_scores, c->source_items};
+    for (size_t i = 0; *c->dead_letter_topic && i < sizeof read / sizeof *read; i++)
+        if (strcmp(c->dead_letter_topic, read[i]) == 0)
+            problem_add(problems, key_origin(c, "dead_letter.topic"),
+                        "'dead_letter.topic' must not be a topic that is read, as '%.100s' is: "
+                        "dead letters would come in without end",
+                        read[i]);
     if (c->model_attention > 0 && c->model_dim % c->model_attention_heads != 0)
         problem_add(problems, key_origin(c, "model.attention_heads"),
                     "'model.attention_heads' is %d, which does not divide 'model.dim', %d",

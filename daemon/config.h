@@ -99,6 +99,7 @@ enum config_feedback {
 enum config_encoder { CONFIG_ENCODER_NONE, CONFIG_ENCODER_ATTENTION };
 enum config_positions { CONFIG_POSITIONS_NONE, CONFIG_POSITIONS_SEED, CONFIG_POSITIONS_STANDARD };
 enum config_attention_rows { CONFIG_ATTENTION_ITEM, CONFIG_ATTENTION_CONTEXT };
+enum config_unavailable { CONFIG_UNAVAILABLE_WAIT, CONFIG_UNAVAILABLE_DROP };
 enum config_io { CONFIG_IO_AUTO, CONFIG_IO_URING, CONFIG_IO_PWRITE };
 enum config_log_level { CONFIG_LOG_DEBUG, CONFIG_LOG_INFO, CONFIG_LOG_WARNING, CONFIG_LOG_ERROR };
 enum config_log_format { CONFIG_LOG_TEXT, CONFIG_LOG_LOGFMT, CONFIG_LOG_JSON };
@@ -241,6 +242,9 @@ struct config {
 
     const char *dead_letter_path; // "" is state_dir/dead-letters.jsonl
     int64_t dead_letter_max_bytes;
+    double dead_letter_flood;
+    const char *dead_letter_topic; // "" is off
+    enum config_unavailable dead_letter_on_unavailable;
 
     const char *http_listen; // "" is off
     enum config_log_level log_level;

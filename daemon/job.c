@@ -15,6 +15,7 @@
 #include "daemon/assemble.h"
 #include "daemon/clock.h"
 #include "daemon/journal.h"
+#include "daemon/letters.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/publish.h"
@@ -55,6 +56,7 @@ struct job {
     struct cutter *cutter;
     struct slice_move *moves; // that are to be made when nothing recorded is left
     int n_moves;
+    struct letters *letters; // NULL: dead letters are delivered nowhere
 
     // The trainer thread's. From cut_start until work is WORK_NONE again the writer sweeps the
     // columns.
@@ -438,6 +440,11 @@ int job_open(struct job **j_out, const struct config *c, struct source *source,
         rc = bounds_resolve(j, error, error_size);
     if (rc == 0)
         rc = journal_begin(j, error, error_size);
+    if (rc == 0 && *c->dead_letter_topic)
+        rc = letters_open(&j->letters, c, j->journal.dead_letter, &j->journal.log,
+                          j->journal.log.last > j->journal.stamp.slice ? j->journal.log.last
+                                                                       : j->journal.stamp.slice,
+                          error, error_size);
     if (rc == 0)
         rc = reading_start(j, error, error_size);
     if (rc < 0) {
@@ -471,6 +478,7 @@ void job_close(struct job *j)
     for (; j->queue_n > 0; j->queue_n--, j->queue_first++)
         cutter_give(j->cutter, j->queue[j->queue_first % QUEUE_SLICES]);
     cutter_close(j->cutter);
+    letters_close(j->letters);
     journal_close(&j->journal);
     evaluator_close(j->evaluator);
     if (j->trainer.options.batch)
@@ -608,12 +616,26 @@ static bool ingest_caught_up(const struct job *j)
     return j->options.recorded || !journal_recorded(&j->journal);
 }
 
+// Nothing is read until dead letters are delivered again, and the process is not ready meanwhile.
+static void full_wait(struct job *j)
+{
+    atomic_store(&j->reading, false);
+    atomic_store(&j->workers[0].waits, true);
+    nanosleep(&(struct timespec){.tv_nsec = WAIT_MS * 1000000}, NULL);
+    atomic_store(&j->workers[0].waits, false);
+}
+
 static int ingest_one(struct job *j, bool *done)
 {
     struct slice *slice = NULL;
     bool seam = false;
     if ((ingest_caught_up(j) && atomic_load(&j->stop)) || atomic_load(&j->followed)) {
         *done = true;
+        return 0;
+    }
+    if (j->letters && letters_full(j->letters)) {
+        full_wait(j);
+        *done = atomic_load(&j->stop);
         return 0;
     }
     int rc = slice_next(j, &slice, &seam);
@@ -628,6 +650,8 @@ static int ingest_one(struct job *j, bool *done)
     lag_tell(j, slice);
     if (slice_rejects(slice) > 0) {
         struct dead_letter *d = j->journal.dead_letter;
+        if (j->letters)
+            letters_logged(j->letters, slice->number, (uint64_t)slice->dead_letters);
         metrics_put_of(METRIC_DEAD_LETTER_BYTES, 0, dead_letter_size(d));
         metrics_put_of(METRIC_DEAD_LETTER_ROTATIONS, 0, dead_letter_rotations(d));
     }

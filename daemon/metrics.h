@@ -107,6 +107,14 @@ enum { METRIC_PARTITIONS_MAX = 1024, METRIC_RANKERS_MAX = RANKERS_MAX + 1 };
       "Bytes ever written to dead-letter files.")                                                  \
     X(DEAD_LETTER_ROTATIONS, "dead_letter_rotations_total", COUNTER, NONE,                         \
       "Times that the dead-letter file was full and replaced the older one.")                      \
+    X(DEAD_LETTERS_DELIVERED, "dead_letters_delivered_total", COUNTER, NONE,                       \
+      "Dead letters that dead_letter.topic has, by the broker's word.")                            \
+    X(DEAD_LETTERS_WAITING, "dead_letters_waiting_bytes", GAUGE, NONE,                             \
+      "Bytes of the dead-letter file that are still to be delivered to the topic.")                \
+    X(DEAD_LETTERS_DROPPED, "dead_letters_dropped_bytes_total", COUNTER, NONE,                     \
+      "Bytes of the dead-letter file that were replaced before they were delivered.")              \
+    X(DEAD_LETTER_FAILURES, "dead_letter_failures_total", COUNTER, NONE,                           \
+      "Times that delivery to the topic failed and was begun again.")                              \
     X(PARTITION_LAG, "consumer_lag_records", GAUGE, PARTITION,                                     \
       "Records between the position and the end of the partition.")                                \
     X(EVENT_TIME_LAG, "event_time_lag_seconds", GAUGE, NONE,                                       \

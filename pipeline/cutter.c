@@ -12,6 +12,9 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "pipeline/flood.h"
+#include "pipeline/small_file.h"
+
 enum {
     READ_MAX = 512,      // records per read, decoded into one chunk
     QUEUE_LOW = 2048,    // a partition with fewer decoded events is read again
@@ -34,8 +37,7 @@ struct entry {
     int64_t offset;
     const struct event *event; // NULL: rejected
     struct chunk *chunk;
-    const char *message;         // why rejected
-    const struct record *record; // what was rejected
+    const struct letter *letter; // what was rejected; the slice is not known yet
     int32_t epoch;
     uint8_t reason;
     bool verdict; // the clock's
@@ -57,6 +59,14 @@ struct cut_slice {
     struct cut_slice *next;
 };
 
+// What PATH.flood holds: the window after a slice, and which slice that was.
+struct flood_note {
+    char magic[8];
+    uint64_t slices, next_digest;
+    struct flood flood;
+    uint64_t digest; // of all before
+};
+
 struct cutter {
     struct source *source;
     struct cutter_options options;
@@ -68,6 +78,7 @@ struct cutter {
     uint8_t *flags;
     uint64_t slices;
     int64_t dead_letters;
+    uint64_t letters;             // of the slice that is being cut
     int64_t watermark_ms, cut_ms; // of the last live slice, and when it was cut
     int *order;                   // heap of partitions by the time at their heads
     size_t *limits;               // per partition: entries to take
@@ -81,6 +92,9 @@ struct cutter {
     struct cut_slice *given;
     struct slice_values wanted; // n = 0: nothing
     struct cutter_counts counts;
+    bool cutting; // no longer as recorded
+    struct flood flood;
+    struct flood_note before; // as of the last slice
     char error[1024];
 };
 
@@ -296,17 +310,45 @@ static const char *bytes_keep(struct chunk *chunk, const char *bytes, size_t n)
     return bytes ? memcpy(event_memory_take(&chunk->memory, n + 1, 1), bytes, n) : NULL;
 }
 
-static void entry_reject(struct chunk *chunk, struct entry *entry, enum reject reason,
-                         const char *message, const struct record *record)
+static const struct record_headers *headers_keep(struct source *s, struct chunk *chunk,
+                                                 const struct record *record)
 {
-    struct record *copy = event_memory_take(&chunk->memory, sizeof *copy, _Alignof(struct record));
-    *copy = *record;
-    copy->key = bytes_keep(chunk, record->key, record->key_size);
-    copy->value = bytes_keep(chunk, record->value, record->value_size);
+    struct record_headers headers;
+    if (!s->ops->headers)
+        return NULL;
+    s->ops->headers(s, record, &headers);
+    const size_t size = offsetof(struct record_headers, list[headers.n]);
+    for (int i = 0; i < headers.n; i++) {
+        struct record_header *h = &headers.list[i];
+        h->name = bytes_keep(chunk, h->name, h->name_size);
+        h->value = bytes_keep(chunk, h->value, h->value_size);
+    }
+    return headers.n + headers.left_out == 0
+               ? NULL
+               : memcpy(event_memory_take(&chunk->memory, size, _Alignof(struct record_headers)),
+                        &headers, size);
+}
+
+// Keeps what the dead letter is to say.
+static void entry_reject(struct source *s, int p, struct chunk *chunk, struct entry *entry,
+                         enum reject reason, const char *message, const struct record *record)
+{
+    struct letter *letter =
+        event_memory_take(&chunk->memory, sizeof *letter, _Alignof(struct letter));
     entry->event = NULL;
     entry->reason = (uint8_t)reason;
-    entry->message = bytes_keep(chunk, message, strlen(message) + 1);
-    entry->record = copy;
+    *letter = (struct letter){.topic = s->partitions[p].name,
+                              .partition = s->partitions[p].partition,
+                              .reason = reject_names[reason],
+                              .message = bytes_keep(chunk, message, strlen(message) + 1),
+                              .record = *record};
+    letter->record.handle = NULL;
+    entry->letter = letter;
+    if (reason == REJECT_TOMBSTONE) // is counted, nothing more
+        return;
+    letter->record.key = bytes_keep(chunk, record->key, record->key_size);
+    letter->record.value = bytes_keep(chunk, record->value, record->value_size);
+    letter->headers = headers_keep(s, chunk, record);
 }
 
 static int verdict_compare(const void *a, const void *b)
@@ -377,10 +419,10 @@ static int partition_read(struct cutter *c, int p, struct cutter_clock now)
         c->counts.records++;
         c->counts.bytes += records[i].value_size;
         if (reason != REJECT_NONE) {
-            entry_reject(chunk, &entry, reason, decoder_message(c->decoder), &records[i]);
+            entry_reject(s, p, chunk, &entry, reason, decoder_message(c->decoder), &records[i]);
         } else if ((ahead = time_judge(c, p, &records[i], event->ts_ms, now.wall_ms, &entry.verdict,
                                        text, sizeof text))) {
-            entry_reject(chunk, &entry, REJECT_BAD_TIME, ahead, &records[i]);
+            entry_reject(s, p, chunk, &entry, REJECT_BAD_TIME, ahead, &records[i]);
         } else {
             event->partition = p;
             event->offset = records[i].offset;
@@ -497,6 +539,82 @@ static void group_sort(struct cut_slice *s, int from)
     }
 }
 
+// Floods.
+
+static void flood_note_path(const struct cutter *c, char *path, size_t size)
+{
+    snprintf(path, size, "%s.flood", dead_letter_path(c->options.dead_letter));
+}
+
+static uint64_t flood_note_digest(const struct flood_note *note)
+{
+    return XXH3_64bits(note, offsetof(struct flood_note, digest));
+}
+
+static void flood_note_take(struct cutter *c)
+{
+    c->before = (struct flood_note){
+        .magic = "ttflood1",
+        .slices = c->slices,
+        .next_digest = XXH3_64bits(c->next, (size_t)c->n * sizeof *c->next),
+        .flood = c->flood,
+    };
+}
+
+// Before the first slice that is cut and not recorded: where the window begins.
+static void flood_begin(struct cutter *c)
+{
+    char path[4200];
+    struct flood_note note;
+    if (c->options.dead_letter) {
+        flood_note_path(c, path, sizeof path);
+        flood_note_take(c);
+        if (small_file_read(path, &note, sizeof note) == (ssize_t)sizeof note &&
+            note.digest == flood_note_digest(&note) && !memcmp(note.magic, c->before.magic, 8) &&
+            note.slices == c->before.slices && note.next_digest == c->before.next_digest)
+            c->flood = note.flood;
+    }
+    for (int t = 0; t < TOPICS; t++)
+        if (c->flood.topics[t].rejected > c->options.flood)
+            c->flood.topics[t] = (struct flood_window){0};
+}
+
+static int flood_stop(struct cutter *c, enum topic topic, const struct entry *entry)
+{
+    const struct flood_report report = flood_report(&c->flood, topic);
+    const struct source_partition *at = &c->source->partitions[report.first.partition];
+    char path[4200];
+    int rc = 0;
+    if (c->options.dead_letter) {
+        flood_note_path(c, path, sizeof path);
+        c->before.digest = flood_note_digest(&c->before);
+        rc = small_file_write(path, &c->before, sizeof c->before);
+    }
+    return fail(
+        c, -EBADMSG,
+        "topic %s: %d of the last %d records are no events, more than %d in %d "
+        "(dead_letter.flood): most often %s, from partition %" PRId32 " offset %" PRId64
+        " on (last: %.200s). Nothing more is read: when the producer or its schema is right "
+        "again, or to take all of them as dead letters, start with -o dead_letter.flood=1"
+        "%s%s",
+        at->name, report.rejected, report.records, c->options.flood, FLOOD_WINDOW,
+        reject_names[report.reason], at->partition, report.first.offset, entry->letter->message,
+        rc < 0 ? "; this place was not kept: " : "", rc < 0 ? strerror(-rc) : "");
+}
+
+// Every record that goes into a slice, in its order.
+static int flood_see(struct cutter *c, int p, const struct entry *entry)
+{
+    const enum reject reason = entry->event ? REJECT_NONE : (enum reject)entry->reason;
+    const enum topic topic = c->source->partitions[p].topic;
+    if (c->options.flood == 0 || reason == REJECT_TOMBSTONE)
+        return 0;
+    flood_add(&c->flood, topic, (struct flood_record){entry->offset, p, (int32_t)reason});
+    return c->cutting && reason != REJECT_NONE && c->flood.topics[topic].rejected > c->options.flood
+               ? flood_stop(c, topic, entry)
+               : 0;
+}
+
 static int entry_dead(struct cutter *c, struct cut_slice *s, int p, const struct entry *entry)
 {
     const struct source_partition *part = &c->source->partitions[p];
@@ -504,8 +622,10 @@ static int entry_dead(struct cutter *c, struct cut_slice *s, int p, const struct
     if (entry->reason == REJECT_TOMBSTONE)
         c->counts.tombstones++;
     else if (c->options.dead_letter) {
-        const int rc = dead_letter_put(c->options.dead_letter, part->name, part->partition,
-                                       entry->record, (enum reject)entry->reason, entry->message);
+        struct letter letter = *entry->letter;
+        letter.slice = c->slices + 1;
+        letter.letter = ++c->letters;
+        const int rc = dead_letter_put(c->options.dead_letter, &letter);
         if (rc < 0)
             return fail(c, rc, "%s", dead_letter_error(c->options.dead_letter));
         c->dead_letters = (int64_t)dead_letter_size(c->options.dead_letter);
@@ -566,6 +686,9 @@ static int merge(struct cutter *c, struct cut_slice *s)
         const int p = c->order[0];
         struct partition *part = &c->partitions[p];
         const struct entry *entry = queue_at(part, 0);
+        const int flood = flood_see(c, p, entry);
+        if (flood < 0)
+            return flood;
         if (entry->event) {
             if (group < s->slice.n_events && s->slice.events[group].mt_ms != entry->mt_ms) {
                 group_sort(s, group);
@@ -610,6 +733,9 @@ static int slice_merge(struct cutter *c, struct cut_slice **s)
     *s = slice_take(c);
     if (!*s)
         return fail(c, -ENOMEM, "out of memory for a slice");
+    if (c->options.flood > 0)
+        flood_note_take(c);
+    c->letters = 0;
     const int rc = merge(c, *s);
     if (rc < 0)
         slice_release(c, *s);
@@ -919,6 +1045,9 @@ static int next_live(struct cutter *c, struct cutter_clock now, int wait_ms, str
 int cutter_next(struct cutter *c, struct cutter_clock now, int wait_ms, struct slice **slice)
 {
     given_collect(c);
+    if (!c->cutting)
+        flood_begin(c);
+    c->cutting = true;
     return c->options.order == SLICE_CANONICAL ? next_canonical(c, now, wait_ms, slice)
                                                : next_live(c, now, wait_ms, slice);
 }

@@ -16,6 +16,12 @@
 // lie in the slice. Canonical cutting asks one clock for all, as_of_ms: a second run begins later,
 // and judges as the first unless an event time lies between.
 //
+// A flood of rejected records (pipeline/flood.h) is no matter of single records: the slice that
+// would carry one is not cut, and cutter_next fails with -EBADMSG. What the window had been before
+// that slice is kept beside the dead letters, as PATH.flood, so that the next start stops at the
+// same record, unless it decodes what this one could not. Slices of the log are not judged again;
+// if these have a flood, it was taken on purpose, and counting begins anew after them.
+//
 // One thread, the ingest thread, owns a cutter, its source and its decoder. Slices may be read by
 // another thread until they come back through cutter_give.
 #pragma once
@@ -35,8 +41,11 @@ struct cutter_options {
     int64_t as_of_ms; // the wall clock at the start; 0: no record is judged by a clock
     struct dead_letter *dead_letter; // may be NULL
     int64_t dead_letters;            // its size
-    int tasks;                       // that have values, 0: slices carry none
-    struct slice_values values;      // in force at the start; n = 0: not known
+    // More rejected records than this among the last FLOOD_WINDOW of a topic are a flood; 0: none
+    // is.
+    int flood;
+    int tasks;                  // that have values, 0: slices carry none
+    struct slice_values values; // in force at the start; n = 0: not known
     // Of the slices that will come from the log: what the clock had judged (by partition and
     // offset), and per partition where they end, from where on this clock judges. NULL: none come.
     int n_verdicts;

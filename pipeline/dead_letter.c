@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,7 @@
 #include <unistd.h>
 
 #include "pipeline/decode_json.h"
+#include "pipeline/small_file.h"
 
 enum { VALUE_BYTES_MAX = 1 << 20, START_LINE_MAX = 64 };
 
@@ -24,6 +26,9 @@ struct dead_letter {
     uint64_t size;       // of the file
     uint64_t start_size; // of its first line
     uint64_t rotations;
+    pthread_mutex_t lock; // around what the reader sees: start and fd where they change, and these
+    bool followed, hold;
+    uint64_t released, dropped;
     char *line; // line_size of line_capacity bytes
     size_t line_size, line_capacity;
     char error[512];
@@ -153,21 +158,10 @@ static int file_append(struct dead_letter *d, const char *line, size_t size)
     return 0;
 }
 
-// Names in a directory are on the disk only when the directory is.
 static int sync_directory(struct dead_letter *d)
 {
-    char directory[sizeof d->path];
-    const char *slash = strrchr(d->path, '/');
-    if (slash)
-        snprintf(directory, sizeof directory, "%.*s", (int)(slash - d->path + 1), d->path);
-    else
-        strcpy(directory, ".");
-    const int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        return fail(d, -errno, directory, "open");
-    const int rc = fsync(fd) < 0 ? -errno : 0;
-    close(fd);
-    return rc < 0 ? fail(d, rc, directory, "sync") : 0;
+    const int rc = small_file_sync_directory(d->path);
+    return rc < 0 ? fail(d, rc, d->path, "sync of its directory") : 0;
 }
 
 // The size of a file, its start and the size of the line that says it; -ENOENT when there is no
@@ -294,6 +288,7 @@ int dead_letter_open(struct dead_letter **out, const char *path, uint64_t bytes_
         return -ENOMEM;
     d->fd = -1;
     d->bytes_max = bytes_max;
+    pthread_mutex_init(&d->lock, NULL);
     if (strlen(path) >= sizeof d->path)
         return fail(d, -ENAMETOOLONG, path, "open");
     strcpy(d->path, path);
@@ -316,36 +311,86 @@ int dead_letter_open(struct dead_letter **out, const char *path, uint64_t bytes_
     return file_begin(d, rc == 0 ? end : 0);
 }
 
-int dead_letter_put(struct dead_letter *d, const char *topic, int32_t partition,
-                    const struct record *record, enum reject reason, const char *message)
+static bool line_header_part(struct dead_letter *d, bool utf8, const char *bytes, size_t size)
 {
-    const size_t kept = record->value_size < VALUE_BYTES_MAX ? record->value_size : VALUE_BYTES_MAX;
+    return utf8 ? line_string(d, bytes, size) : line_base64(d, bytes, size);
+}
 
+static bool line_headers(struct dead_letter *d, const struct record_headers *headers)
+{
+    bool utf8 = true;
+    for (int i = 0; i < headers->n; i++) {
+        const struct record_header *h = &headers->list[i];
+        utf8 &= json_utf8_valid(h->name, h->name_size) &&
+                (!h->value || json_utf8_valid(h->value, h->value_size));
+    }
+    bool ok = line_format(d, ",\"headers%s\":[", utf8 ? "" : "_base64");
+    for (int i = 0; ok && i < headers->n; i++) {
+        const struct record_header *h = &headers->list[i];
+        ok = line_format(d, i ? ",[" : "[") && line_header_part(d, utf8, h->name, h->name_size) &&
+             line_format(d, ",") &&
+             (h->value ? line_header_part(d, utf8, h->value, h->value_size)
+                       : line_format(d, "null")) &&
+             line_format(d, "]");
+    }
+    return ok && line_format(d, "]") &&
+           (headers->left_out == 0 ||
+            line_format(d, ",\"headers_left_out\":%d", headers->left_out));
+}
+
+static bool line_make(struct dead_letter *d, const struct letter *l)
+{
+    const struct record *r = &l->record;
+    const size_t kept = r->value_size < VALUE_BYTES_MAX ? r->value_size : VALUE_BYTES_MAX;
+    d->line_size = 0;
+    return line_format(d, "{\"topic\":") && line_string(d, l->topic, strlen(l->topic)) &&
+           line_format(d, ",\"partition\":%" PRId32 ",\"offset\":%" PRId64, l->partition,
+                       r->offset) &&
+           (l->slice == 0 ||
+            line_format(d, ",\"slice\":%" PRIu64 ",\"letter\":%" PRIu64, l->slice, l->letter)) &&
+           (r->broker_ts_ms < 0 || line_format(d, ",\"ts\":%" PRId64, r->broker_ts_ms)) &&
+           line_format(d, ",\"reason\":\"%s\"", l->reason) &&
+           line_field(d, "message", l->message, strlen(l->message)) &&
+           (!r->key || line_field(d, "key", r->key,
+                                  r->key_size < VALUE_BYTES_MAX ? r->key_size : VALUE_BYTES_MAX)) &&
+           (!l->headers || l->headers->n + l->headers->left_out == 0 ||
+            line_headers(d, l->headers)) &&
+           (kept == r->value_size || line_format(d, ",\"value_size\":%zu", r->value_size)) &&
+           (r->tombstone ? line_format(d, ",\"value\":null")
+                         : line_field(d, "value", r->value, kept)) &&
+           line_format(d, "}\n");
+}
+
+// Whether PATH.1 may be replaced now, with the lock.
+static bool rotation_allowed(const struct dead_letter *d)
+{
+    return !d->followed || !d->hold || d->released >= d->start;
+}
+
+int dead_letter_put(struct dead_letter *d, const struct letter *letter)
+{
     if (d->size == 0) { // an earlier call could not begin the file
+        pthread_mutex_lock(&d->lock);
         const int rc = file_begin(d, d->start);
+        pthread_mutex_unlock(&d->lock);
         if (rc < 0)
             return rc;
     }
-    d->line_size = 0;
-    bool ok = line_format(d, "{\"topic\":") && line_string(d, topic, strlen(topic)) &&
-              line_format(d, ",\"partition\":%" PRId32 ",\"offset\":%" PRId64 ",\"reason\":\"%s\"",
-                          partition, record->offset, reject_names[reason]) &&
-              line_field(d, "message", message, strlen(message));
-    if (ok && record->key)
-        ok = line_field(d, "key", record->key,
-                        record->key_size < VALUE_BYTES_MAX ? record->key_size : VALUE_BYTES_MAX);
-    if (ok && kept < record->value_size)
-        ok = line_format(d, ",\"value_size\":%zu", record->value_size);
-    if (ok)
-        ok = record->tombstone ? line_format(d, ",\"value\":null")
-                               : line_field(d, "value", record->value, kept);
-    ok = ok && line_format(d, "}\n");
-    if (!ok)
+    if (!line_make(d, letter))
         return fail(d, -ENOMEM, d->path, "write");
 
     // A single line larger than bytes_max has a file to itself.
     if (d->size > d->start_size && d->size + d->line_size > d->bytes_max) {
-        const int rc = rotate(d, dead_letter_size(d));
+        int rc = 0;
+        pthread_mutex_lock(&d->lock);
+        if (rotation_allowed(d)) {
+            if (d->followed && d->released < d->start) {
+                d->dropped += d->start - d->released;
+                d->released = d->start;
+            }
+            rc = rotate(d, dead_letter_size(d));
+        }
+        pthread_mutex_unlock(&d->lock);
         if (rc < 0)
             return rc;
     }
@@ -397,6 +442,73 @@ int dead_letter_truncate(struct dead_letter *d, uint64_t size)
     return dead_letter_sync(d);
 }
 
+// Following. The reader's file is PATH.1 where that goes on in PATH, else PATH.
+
+void dead_letter_follow(struct dead_letter *d, bool hold)
+{
+    uint64_t start = 0, end = 0;
+    d->followed = true;
+    d->hold = hold;
+    d->released = rotated_inspect(d, &start, &end) == 0 && end == d->start ? start : d->start;
+}
+
+bool dead_letter_full(struct dead_letter *d)
+{
+    pthread_mutex_lock(&d->lock);
+    const bool full = d->size > d->start_size && d->size >= d->bytes_max && !rotation_allowed(d);
+    pthread_mutex_unlock(&d->lock);
+    return full;
+}
+
+uint64_t dead_letter_dropped(struct dead_letter *d)
+{
+    pthread_mutex_lock(&d->lock);
+    const uint64_t dropped = d->dropped;
+    pthread_mutex_unlock(&d->lock);
+    return dropped;
+}
+
+void dead_letter_release(struct dead_letter *d, uint64_t position)
+{
+    pthread_mutex_lock(&d->lock);
+    if (position > d->released)
+        d->released = position;
+    pthread_mutex_unlock(&d->lock);
+}
+
+// With the lock. -ENOENT when PATH.1 is not what comes before PATH.
+static int rotated_open(const struct dead_letter *d, uint64_t *start)
+{
+    uint64_t start_size, size;
+    const int fd = open(d->rotated, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    if (file_inspect(fd, start, &start_size, &size) == 0 && *start + size == d->start)
+        return fd;
+    close(fd);
+    return -ENOENT;
+}
+
+int dead_letter_file_at(struct dead_letter *d, uint64_t *position, uint64_t *start)
+{
+    pthread_mutex_lock(&d->lock);
+    int fd = *position < d->start ? rotated_open(d, start) : -ENOENT;
+    if (fd == -ENOENT) {
+        *start = d->start;
+        fd = fcntl(d->fd, F_DUPFD_CLOEXEC, 0);
+        fd = fd < 0 ? -errno : fd;
+    }
+    pthread_mutex_unlock(&d->lock);
+    if (fd >= 0 && *position < *start)
+        *position = *start;
+    return fd;
+}
+
+const char *dead_letter_path(const struct dead_letter *d)
+{
+    return d->path;
+}
+
 uint64_t dead_letter_rotations(const struct dead_letter *d)
 {
     return d->rotations;
@@ -413,6 +525,7 @@ void dead_letter_close(struct dead_letter *d)
         return;
     if (d->fd >= 0)
         close(d->fd);
+    pthread_mutex_destroy(&d->lock);
     free(d->line);
     free(d);
 }

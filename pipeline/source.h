@@ -27,7 +27,22 @@ struct record {
     int32_t leader_epoch; // of the log's leader when the record was written, -1: not known
     const char *key, *value;
     size_t key_size, value_size;
-    bool tombstone; // null value
+    bool tombstone;     // null value
+    const void *handle; // the source's own, for ops->headers
+};
+
+// Of what a producer hangs on a record, so much is kept.
+enum { RECORD_HEADERS_MAX = 64, RECORD_HEADER_BYTES_MAX = 64 << 10 };
+
+struct record_header {
+    const char *name, *value; // value NULL: none
+    size_t name_size, value_size;
+};
+
+struct record_headers {
+    int n;
+    int left_out; // beyond these limits
+    struct record_header list[RECORD_HEADERS_MAX];
 };
 
 enum { SOURCE_BEGIN = -2, SOURCE_UNBOUNDED = -1 };
@@ -53,6 +68,9 @@ struct source_ops {
     // Up to max further records of partition p, in order. 0 when none is there now. They are valid
     // until the next call of read for any partition. -errno when the partition cannot go on.
     int (*read)(struct source *s, int p, int max, struct record *records);
+    // The headers of a record that the last read has delivered, valid as long as it is. They are
+    // looked for when they are asked for, so ask only where they are needed. NULL: there are none.
+    void (*headers)(struct source *s, const struct record *record, struct record_headers *headers);
     // The position after the last record that read has delivered or skipped over (control records,
     // compacted offsets): nothing more will come from below it.
     int64_t (*position)(const struct source *s, int p);

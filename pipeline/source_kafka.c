@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The "kafka" source, and the only file that sees librdkafka.
+// The "kafka" source: the consumer. Its configuration is pipeline/kafka_conf.c.
 //
 // Every partition of the named topics is assigned by hand, at offsets that come from the caller:
 // there is no group, so there is no rebalance, and librdkafka's own notion of a position is never
@@ -30,11 +30,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/eventfd.h>
 #include <syslog.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "pipeline/kafka_conf.h"
 
 enum {
     BATCH_MAX = 1024,         // messages of one read
@@ -48,68 +49,6 @@ enum {
     STALLS_MAX = 3,             // new clients for one silent partition
     TOPIC_NAME_MAX = 249,       // Kafka's limit
 };
-
-#define VERSION(major, minor, patch) ((major) << 24 | (minor) << 16 | (patch) << 8)
-
-struct setting {
-    const char *key, *live, *replay;
-    int since, before; // versions of librdkafka, 0: any
-};
-
-// What we set; a property of the user comes later and wins, unless it is one of the owned ones.
-static const struct setting settings[] = {
-    {"client.id", "twotower", "twotower", 0, 0},
-    // Only to commit for lag tools. A group without members accepts commits from anyone.
-    {"group.id", "twotower", "twotower", 0, 0},
-    {"enable.auto.commit", "false", "false", 0, 0},
-    {"enable.auto.offset.store", "false", "false", 0, 0},
-    // Anything else silently loses records or repeats them.
-    {"auto.offset.reset", "error", "error", 0, 0},
-    {"isolation.level", "read_committed", "read_committed", 0, 0},
-    {"enable.partition.eof", "true", "true", 0, 0},
-    // Off by default, and a byte that flipped on the broker's disk is then delivered as data.
-    // Costs 2 to 3 % of the client's time.
-    {"check.crcs", "true", "true", 0, 0},
-    {"fetch.min.bytes", "1", "100000", 0, 0},
-    {"fetch.wait.max.ms", "100", "500", 0, 0},
-    {"fetch.message.max.bytes", "1048576", "4194304", 0, 0},
-    {"fetch.error.backoff.ms", "100", "100", 0, 0},
-    // A queue above its limits is looked at again after fetch.queue.backoff.ms. Before 2.2.0 that
-    // was always 1 s, in which a small queue runs dry: it has to hold more than a second's records.
-    {"fetch.queue.backoff.ms", "10", "10", VERSION(2, 2, 0), 0},
-    {"queued.min.messages", "20000", "100000", VERSION(2, 2, 0), 0},
-    {"queued.max.messages.kbytes", "8192", "65536", VERSION(2, 2, 0), 0},
-    {"queued.min.messages", "200000", "1000000", 0, VERSION(2, 2, 0)},
-    {"queued.max.messages.kbytes", "32768", "65536", 0, VERSION(2, 2, 0)},
-    {"socket.keepalive.enable", "true", "true", 0, 0},
-    {"socket.nagle.disable", "true", "true", 0, 0},
-    {"reconnect.backoff.ms", "100", "100", 0, 0},
-    {"reconnect.backoff.max.ms", "5000", "5000", 0, 0},
-    {"topic.metadata.refresh.interval.ms", "60000", "60000", 0, 0},
-    // 2.5.0 began to send the client's metrics to the broker.
-    {"enable.metrics.push", "false", "false", VERSION(2, 5, 0), 0},
-    // The log lines come to the thread that polls, not from librdkafka's own ones.
-    {"log.queue", "true", "true", 0, 0},
-};
-
-static const struct {
-    const char *key, *why;
-} owned[] = {
-    {"bootstrap.servers", "it has an option of its own"},
-    {"metadata.broker.list", "it has an option of its own"},
-    {"enable.auto.commit", "positions live in the checkpoint"},
-    {"auto.commit.enable", "positions live in the checkpoint"},
-    {"enable.auto.offset.store", "positions live in the checkpoint"},
-    {"auto.offset.reset", "a reset would lose or repeat records silently"},
-    {"enable.partition.eof", "the end of a log could not be told from a silence"},
-    {"check.crcs", "damaged records would be learned from"},
-    {"group.instance.id", "partitions are assigned by hand, there is no group"},
-    {"group.protocol", "partitions are assigned by hand, there is no group"},
-    {"log.queue", "log lines must come from the reading thread"},
-};
-
-// Values of properties whose name contains one of these never reach a message.
-static const char *const secrets[] = {"password", "secret", "pem", "oauthbearer", "username"};
 
 // What ends a partition. Every other error passes by itself or with the broker's return.
 static const struct failure {
@@ -789,6 +728,7 @@ static int kafka_read(struct source *s, int index, int max, struct record *recor
                 .key_size = m->key_len,
                 .value_size = m->len,
                 .tombstone = !m->payload,
+                .handle = m,
             };
             partition_advance(p, m->offset + 1);
             p->eof = false;
@@ -800,6 +740,33 @@ static int kafka_read(struct source *s, int index, int max, struct record *recor
     }
     // What came before the error is delivered first.
     return n > 0 || p->rc == 0 ? n : fail(k, p->rc, "%s", p->failure);
+}
+
+static void kafka_headers(struct source *s, const struct record *record,
+                          struct record_headers *headers)
+{
+    rd_kafka_headers_t *list;
+    size_t bytes = 0;
+    (void)s;
+
+    headers->n = headers->left_out = 0;
+    if (rd_kafka_message_headers(record->handle, &list))
+        return;
+    const int n = (int)rd_kafka_header_cnt(list);
+    for (int i = 0; i < n; i++) {
+        struct record_header h = {0};
+        const void *value = NULL;
+        if (rd_kafka_header_get_all(list, (size_t)i, &h.name, &value, &h.value_size))
+            break;
+        h.value = value;
+        h.name_size = strlen(h.name);
+        bytes += h.name_size + h.value_size;
+        if (headers->n == RECORD_HEADERS_MAX || bytes > RECORD_HEADER_BYTES_MAX) {
+            headers->left_out = n - i;
+            return;
+        }
+        headers->list[headers->n++] = h;
+    }
 }
 
 static int64_t kafka_position(const struct source *s, int index)
@@ -908,6 +875,7 @@ static const struct source_ops kafka_ops = {
     .offsets_for_time = kafka_offsets_for_time,
     .start = kafka_start,
     .read = kafka_read,
+    .headers = kafka_headers,
     .position = kafka_position,
     .at_end = kafka_at_end,
     .end = kafka_end,
@@ -918,83 +886,23 @@ static const struct source_ops kafka_ops = {
 
 // ---- configuration ----
 
-// Warns about, or refuses, the versions of librdkafka whose defects would hit us.
-static int version_check(struct source_kafka *k, int version, const char *mechanism)
-{
-    if (version >= VERSION(2, 5, 0) && version < VERSION(2, 5, 1))
-        return fail(k, -ENOTSUP, "librdkafka 2.5.0 aborts when it sends metrics: use 2.5.3");
-    if (version >= VERSION(2, 10, 0) && version < VERSION(2, 10, 1))
-        return fail(
-            k, -ENOTSUP,
-            "librdkafka 2.10.0 reconnects without end and reads freed metadata: use 2.10.1");
-    if (version < VERSION(2, 6, 1) && !strncasecmp(mechanism, "SCRAM", 5))
-        say(k, LOG_WARNING,
-            "kafka: librdkafka before 2.6.1 cannot log in with SCRAM at Kafka 4: \"invalid "
-            "credentials\" means this, not the password");
-    return 0;
-}
-
-static int conf_set(struct source_kafka *k, const char *key, const char *value)
-{
-    char why[256] = "";
-    bool secret = false;
-
-    if (rd_kafka_conf_set(k->conf, key, value, why, sizeof why) == RD_KAFKA_CONF_OK)
-        return 0;
-    for (size_t i = 0; i < sizeof secrets / sizeof *secrets; i++)
-        secret |= strcasestr(key, secrets[i]) != NULL;
-    return fail(k, -EINVAL, "Kafka property %s: %s", key,
-                secret ? "librdkafka does not accept it" : why);
-}
-
-// librdkafka says of a file that is not there "x509 certificate routines::system lib".
-static int file_check(struct source_kafka *k, const struct source_kafka_property *property)
-{
-    static const char end[] = ".location";
-    const size_t size = strlen(property->key);
-
-    // "probe" is librdkafka's word for looking in the usual places.
-    if (strncmp(property->key, "ssl.", 4) != 0 || size < sizeof end ||
-        strcmp(property->key + size - (sizeof end - 1), end) != 0 || !property->value[0] ||
-        !strcmp(property->value, "probe") || access(property->value, R_OK) == 0)
-        return 0;
-    return fail(k, -EINVAL, "Kafka property %s: %s: %s", property->key, property->value,
-                strerror(errno));
-}
-
 static int conf_build(struct source_kafka *k, const struct source_kafka_options *options)
 {
-    const int version = rd_kafka_version();
-    int rc;
-
-    k->conf = rd_kafka_conf_new();
+    const int rc = kafka_conf_build(
+        &k->conf,
+        &(struct kafka_conf_options){.use = options->replay ? KAFKA_READS_OLD : KAFKA_READS_LIVE,
+                                     .bootstrap = options->bootstrap,
+                                     .n_properties = options->n_properties,
+                                     .properties = options->properties,
+                                     .log = k->log,
+                                     .log_arg = k->log_arg},
+        k->base.error, sizeof k->base.error);
+    if (rc < 0)
+        return rc;
     rd_kafka_conf_set_opaque(k->conf, k);
     rd_kafka_conf_set_log_cb(k->conf, k->log ? log_line : NULL);
     rd_kafka_conf_set_error_cb(k->conf, error_event);
     rd_kafka_conf_set_offset_commit_cb(k->conf, commit_event);
-    rc = conf_set(k, "bootstrap.servers", options->bootstrap);
-    if (rc < 0)
-        return rc;
-    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
-        const struct setting *to = &settings[i];
-        if (version < to->since || (to->before && version >= to->before))
-            continue;
-        rc = conf_set(k, to->key, options->replay ? to->replay : to->live);
-        if (rc < 0)
-            return rc;
-    }
-    for (int i = 0; i < options->n_properties; i++) {
-        const struct source_kafka_property *property = &options->properties[i];
-        for (size_t j = 0; j < sizeof owned / sizeof *owned; j++)
-            if (!strcmp(property->key, owned[j].key))
-                return fail(k, -EINVAL, "Kafka property %s cannot be set: %s", owned[j].key,
-                            owned[j].why);
-        rc = conf_set(k, property->key, property->value);
-        if (rc == 0)
-            rc = file_check(k, property);
-        if (rc < 0)
-            return rc;
-    }
     return 0;
 }
 
@@ -1075,11 +983,6 @@ int source_kafka_open(struct source **s, const struct source_kafka_options *opti
         goto close;
     rd_kafka_conf_get(k->conf, "builtin.features", text, &size);
     say(k, LOG_INFO, "kafka: librdkafka %s with %s", rd_kafka_version_str(), text);
-    size = sizeof text;
-    rd_kafka_conf_get(k->conf, "sasl.mechanisms", text, &size);
-    rc = version_check(k, rd_kafka_version(), text);
-    if (rc < 0)
-        goto close;
     rc = client_open(k);
     if (rc < 0)
         goto close;

@@ -73,6 +73,7 @@ disks()
 
     made hostile
     for _ in {1..2000}; do echo nonsense nonsense nonsense; done >>"$dir/hostile.in/engagements.jsonl"
+    from+=(-o dead_letter.flood=1)
     until_end letters "${from[@]}"
     letters=$(cksum <"$dir/letters/state/dead-letters.jsonl")
     disk size=2m
@@ -124,6 +125,23 @@ print("\n".join(f"{reason} {n}" for reason, n in sorted(reasons.items())))
 PYTHON
 )"
 same "and counted" "$(wc -l <"$dir/hostile/state/dead-letters.jsonl")" "$(($(count hostile rejected) + 1))"
+
+mkdir "$dir/flood.in"
+cp "$dir/good.in/impressions.jsonl" "$dir/flood.in"
+{
+    head -n 1200 "$dir/good.in/engagements.jsonl"
+    for _ in {1..500}; do echo '{"schema":2}'; done
+    tail -n +1201 "$dir/good.in/engagements.jsonl"
+} >"$dir/flood.in/engagements.jsonl"
+from=(-o source.type=file -o "source.path=$dir/flood.in" -o slice.events=100)
+for again in "" " again"; do
+    ends flood 65 "a flood of bad records ends with 65$again and names topic and place" \
+        "topic engagements: 101 of the last 1000 records are no events, more than 100 in 1000 (dead_letter.flood): most often missing_field, from partition 0 offset 1200 on" \
+        "${from[@]}"
+done
+until_end flood "${from[@]}" -o dead_letter.flood=1
+same "taken on purpose, it goes on there and has lost nothing" "$expected 500" "$(digest flood) $(count flood rejected)"
+same "and each is kept once" 500 "$(grep -c '^{"topic"' "$dir/flood/state/dead-letters.jsonl")"
 
 made doubled
 until_end doubled "${from[@]}"

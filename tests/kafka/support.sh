@@ -26,7 +26,7 @@ keyed()
 # produce TOPIC NAME: the lines of stdin, of this topic, into the broker's topic NAME.
 produce()
 {
-    keyed "$1" | kcat -b "$KAFKA_BOOTSTRAP" -P -t "$2" -K '\t' -z lz4 -X queue.buffering.max.messages=1000000 -X linger.ms=20
+    keyed "$1" | kcat -b "$KAFKA_BOOTSTRAP" -P -t "$2" -K '\t' -z lz4 -X enable.idempotence=true -X queue.buffering.max.messages=1000000 -X linger.ms=20
 }
 
 # lines DIR TOPIC

@@ -683,6 +683,20 @@ static void the_model_text_does_not_depend_on_the_order_of_actions(void **state)
     assert_null(strstr(first, "snapshot."));
 }
 
+static void dead_letters_go_to_a_topic_of_the_source_that_is_not_read(void **state)
+{
+    struct fixture *f = *state;
+    set(f, "dead_letter.topic=letters");
+    assert_int_equal(config_check(&f->c, &f->problems), -EINVAL);
+    assert_non_null(strstr(f->problems.list[0].text, "'source.type' must be kafka"));
+    set(f, "source.type=kafka");
+    f->problems.n = 0;
+    assert_int_equal(config_check(&f->c, &f->problems), 0);
+    set(f, "source.items=letters");
+    assert_int_equal(config_check(&f->c, &f->problems), -EINVAL);
+    assert_non_null(strstr(f->problems.list[0].text, "must not be a topic that is read"));
+}
+
 static void dead_letters_lie_with_the_state_unless_told_otherwise(void **state)
 {
     struct fixture *f = *state;
@@ -835,6 +849,7 @@ int main(void)
         TEST(a_model_that_cannot_learn_is_refused),
         TEST(the_model_digest_follows_the_model_and_nothing_else),
         TEST(the_model_text_does_not_depend_on_the_order_of_actions),
+        TEST(dead_letters_go_to_a_topic_of_the_source_that_is_not_read),
         TEST(dead_letters_lie_with_the_state_unless_told_otherwise),
         TEST(weights_may_be_read_anew_and_nothing_else),
         TEST(other_tasks_are_not_read_anew),

@@ -28,7 +28,19 @@ struct memory_source {
     bool bounded;
     int chunk, empty_every; // every how-many-th read gives nothing
     unsigned reads, waits;
+    unsigned headers; // times that somebody asked for them
 };
+
+// One, of the record's own key, which is gone when the next read is made.
+static void memory_headers(struct source *s, const struct record *record,
+                           struct record_headers *headers)
+{
+    static char value[16];
+    ((struct memory_source *)s)->headers++;
+    snprintf(value, sizeof value, "%" PRId64, record->offset);
+    *headers = (struct record_headers){
+        .n = 1, .left_out = 2, .list = {{"place", value, 5, strlen(value)}}};
+}
 
 static int memory_read(struct source *s, int p, int max, struct record *records)
 {
@@ -85,6 +97,7 @@ static int memory_start(struct source *s, const int64_t *next, const int64_t *st
 static const struct source_ops memory_ops = {.name = "memory",
                                              .start = memory_start,
                                              .read = memory_read,
+                                             .headers = memory_headers,
                                              .position = memory_position,
                                              .at_end = memory_at_end,
                                              .wait = memory_wait};
@@ -399,12 +412,25 @@ static void rejected_records_count_in_the_slice_of_their_place_and_are_kept_once
     assert_int_equal(cutter_counts(c).pending, 0);
     cutter_close(c);
     dead_letter_close(dead);
-    int lines = -1; // but the first
+    // The offset, the slice and the place in it, and headers, for which nobody has asked otherwise.
+    static const char *const lines[] = {"{\"start\":0}", "\"offset\":0,\"slice\":1,\"letter\":1,",
+                                        "\"offset\":1,\"slice\":1,\"letter\":2,",
+                                        "\"offset\":4,\"slice\":", "\"offset\":7,\"slice\":"};
+    char line[512], headers[96];
     FILE *f = fopen(path, "r");
-    for (int byte; (byte = getc(f)) != EOF;)
-        lines += byte == '\n';
+    for (int i = 0; i < 5; i++) {
+        assert_non_null(fgets(line, sizeof line, f));
+        assert_non_null(strstr(line, lines[i]));
+        snprintf(headers, sizeof headers, "\"headers\":[[\"place\",\"%d\"]],\"headers_left_out\":2",
+                 i < 3    ? i - 1
+                 : i == 3 ? 4
+                          : 7);
+        if (i > 0)
+            assert_non_null(strstr(line, headers));
+    }
+    assert_null(fgets(line, sizeof line, f));
     fclose(f);
-    assert_int_equal(lines, 4);
+    assert_int_equal(m.headers, 4);
     unlink(path);
     rmdir(directory);
     memory_close(&m);
@@ -483,10 +509,16 @@ static void note(const struct slice *slice, struct noted *noted)
                                        .n_moves = slice->n_moves,
                                        .values = slice->values}};
     assert_true(slice->n_verdicts <= 8 && slice->n_moves <= 2);
-    for (int i = 0; i < slice->n_verdicts; i++)
-        noted->verdicts[i] = slice->verdicts[i];
-    for (int i = 0; i < slice->n_moves; i++)
-        noted->moves[i] = slice->moves[i];
+    // One by one: what lies between members is to be zero.
+    for (int i = 0; i < slice->n_verdicts; i++) {
+        noted->verdicts[i].partition = slice->verdicts[i].partition;
+        noted->verdicts[i].offset = slice->verdicts[i].offset;
+    }
+    for (int i = 0; i < slice->n_moves; i++) {
+        noted->moves[i].partition = slice->moves[i].partition;
+        noted->moves[i].from = slice->moves[i].from;
+        noted->moves[i].to = slice->moves[i].to;
+    }
     memcpy(noted->epoch, slice->epoch, (size_t)slice->n_partitions * sizeof(int32_t));
     memcpy(noted->flags, slice->flags, (size_t)slice->n_partitions);
     memcpy(noted->next, slice->next, (size_t)slice->n_partitions * sizeof(int64_t));
@@ -884,7 +916,178 @@ static void without_tasks_slices_carry_no_values(void **state)
     memory_close(&m);
 }
 
-#define TEST(name) cmocka_unit_test_setup(name, setup)
+// Floods. Partition 1 has 400 impressions, then what is none of them, 50 records to a slice.
+
+enum { GOOD = 400, SLICES_MAX = 30 };
+
+static struct flooded {
+    struct memory_source m;
+    struct noted noted[SLICES_MAX];
+    int n; // slices cut
+    char directory[32], path[64], kept[80];
+} flooded;
+
+static int setup_flood(void **state)
+{
+    struct flooded *f = &flooded;
+    setup(state);
+    *f = (struct flooded){.directory = "/tmp/test_cutter.XXXXXX"};
+    if (!mkdtemp(f->directory))
+        return -1;
+    snprintf(f->path, sizeof f->path, "%s/dead", f->directory);
+    snprintf(f->kept, sizeof f->kept, "%s.flood", f->path);
+    memory_open(&f->m, 1);
+    f->m.bounded = false;
+    for (int i = 0; i < GOOD; i++)
+        put_impression(&f->m, 1, i, 1, (unsigned)i);
+    options.order = SLICE_LIVE;
+    options.slice_events = 50;
+    options.flood = 100;
+    return dead_letter_open(&options.dead_letter, f->path, 1 << 20);
+}
+
+static int teardown_flood(void **state)
+{
+    (void)state;
+    dead_letter_close(options.dead_letter);
+    unlink(flooded.path);
+    unlink(flooded.kept);
+    memory_close(&flooded.m);
+    return rmdir(flooded.directory);
+}
+
+static void put_nonsense(int n)
+{
+    for (int i = 0; i < n; i++)
+        put(&flooded.m, 1, "%s", "[]");
+}
+
+// On from the last slice, as after a restart; what cutter_next ends with: 0 when all is cut.
+static int cut_on(struct cutter *c)
+{
+    struct flooded *f = &flooded;
+    struct slice *slice;
+    int rc = 0;
+    while (f->n < SLICES_MAX &&
+           (rc = cutter_next(c, (struct cutter_clock){1 + f->n, 0}, 0, &slice)) >= 0) {
+        if (rc == 0)
+            return 0;
+        note(slice, &f->noted[f->n++]);
+        cutter_give(c, slice);
+    }
+    return rc;
+}
+
+static struct cutter *open_again(void)
+{
+    struct flooded *f = &flooded;
+    const struct noted *last = f->n ? &f->noted[f->n - 1] : NULL;
+    struct cutter *c;
+    rewind_to(&f->m, last ? last->next : NULL);
+    assert_int_equal(cutter_open(&c, &f->m.source, &options,
+                                 &(struct cutter_position){
+                                     .next = last ? last->next : zeroes,
+                                     .time_max_ms = last ? last->time_max_ms : never,
+                                     .slices = (uint64_t)f->n,
+                                     .watermark_ms = last ? last->record.watermark_ms : INT64_MIN}),
+                     0);
+    return c;
+}
+
+static void a_flood_of_bad_records_is_not_cut_and_named_and_a_restart_stops_there_too(void **state)
+{
+    struct flooded *f = &flooded;
+    (void)state;
+    put_nonsense(150);
+    struct cutter *c = open_again();
+    assert_int_equal(cut_on(c), -EBADMSG);
+    // A hundred in a thousand are taken; the slice with one more is not.
+    assert_int_equal(f->n, 10);
+    assert_int_equal(f->noted[9].next[1], GOOD + 100);
+    assert_non_null(strstr(cutter_error(c), "topic impressions: 101 of the last 501 records"));
+    assert_non_null(strstr(cutter_error(c), "most often not_object, from partition 0 offset 400"));
+    cutter_close(c);
+
+    for (int i = 0; i < 2; i++) {
+        c = open_again();
+        assert_int_equal(cut_on(c), -EBADMSG);
+        assert_int_equal(f->n, 10);
+        assert_non_null(strstr(cutter_error(c), "101 of the last 501 records"));
+        cutter_close(c);
+    }
+    // One that reads them as events would go on, and so does one that takes them on purpose.
+    options.flood = 0;
+    c = open_again();
+    assert_int_equal(cut_on(c), 0);
+    assert_int_equal(cutter_counts(c).records, 50);
+    cutter_close(c);
+}
+
+static void what_was_kept_of_a_flood_holds_for_its_place_alone(void **state)
+{
+    struct flooded *f = &flooded;
+    (void)state;
+    put_nonsense(150);
+    struct cutter *c = open_again();
+    assert_int_equal(cut_on(c), -EBADMSG);
+    cutter_close(c);
+    f->n -= 2; // an older checkpoint, of a log that was lost
+    c = open_again();
+    assert_int_equal(cut_on(c), -EBADMSG);
+    assert_int_equal(f->n, 10); // counted from there
+    cutter_close(c);
+    f->n = 9;
+    c = open_again();
+    assert_int_equal(cut_on(c), 0); // a hundred of a hundred are none
+    cutter_close(c);
+}
+
+static void tombstones_are_no_flood(void **state)
+{
+    struct flooded *f = &flooded;
+    (void)state;
+    put_nonsense(150);
+    for (int i = GOOD; i < GOOD + 150; i += 2)
+        f->m.partitions[1].list[i].tombstone = true;
+    for (int i = 0; i < 100; i++)
+        put_impression(&f->m, 1, 500 + i, 1, 1);
+    struct cutter *c = open_again();
+    assert_int_equal(cut_on(c), 0);
+    assert_int_equal(cutter_counts(c).tombstones, 75);
+    cutter_close(c);
+}
+
+static void a_flood_in_the_log_was_taken_on_purpose(void **state)
+{
+    struct flooded *f = &flooded;
+    (void)state;
+    put_nonsense(300);
+    options.flood = 0;
+    struct cutter *c = open_again();
+    cut_on(c);
+    cutter_close(c);
+    const int n = f->n;
+    assert_int_equal(n, (GOOD + 300) / 50);
+
+    options.flood = 100;
+    put_nonsense(100);
+    f->n = 0;
+    c = open_again();
+    for (; f->n < n; f->n++) {
+        struct slice *slice;
+        const struct slice_record record = recorded(&f->noted[f->n]);
+        assert_int_equal(cutter_recorded(c, &record, NULL, &slice), 1);
+        cutter_give(c, slice);
+    }
+    assert_int_equal(cut_on(c), 0); // counting began anew
+    put_nonsense(1);
+    assert_int_equal(cutter_next(c, (struct cutter_clock){1 << 20, 0}, 0, &(struct slice *){0}),
+                     -EBADMSG);
+    cutter_close(c);
+}
+
+#define TEST(name)       cmocka_unit_test_setup(name, setup)
+#define FLOOD_TEST(name) cmocka_unit_test_setup_teardown(name, setup_flood, teardown_flood)
 
 // What a clock decides lies in the slice.
 
@@ -1222,6 +1425,10 @@ int main(void)
         TEST(a_leader_epoch_that_goes_back_is_another_log),
         TEST(behind_the_seam_the_watermark_is_found_again_from_either_side),
         TEST(a_join_that_gets_full_is_in_the_slices),
+        FLOOD_TEST(a_flood_of_bad_records_is_not_cut_and_named_and_a_restart_stops_there_too),
+        FLOOD_TEST(what_was_kept_of_a_flood_holds_for_its_place_alone),
+        FLOOD_TEST(tombstones_are_no_flood),
+        FLOOD_TEST(a_flood_in_the_log_was_taken_on_purpose),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

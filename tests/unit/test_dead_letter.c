@@ -49,10 +49,23 @@ static void reopen(uint64_t bytes_max)
         fail_msg("%s", dead_letter_error(f.d));
 }
 
+static int put_record(const struct record *record)
+{
+    return dead_letter_put(
+        f.d,
+        &(struct letter){.topic = "items", .reason = "not_utf8", .message = "", .record = *record});
+}
+
 static int put_text(int64_t offset, const char *value)
 {
-    const struct record record = {.offset = offset, .value = value, .value_size = strlen(value)};
-    return dead_letter_put(f.d, "items", 3, &record, REJECT_BAD_ID, "no");
+    return dead_letter_put(f.d, &(struct letter){.topic = "items",
+                                                 .partition = 3,
+                                                 .reason = reject_names[REJECT_BAD_ID],
+                                                 .message = "no",
+                                                 .record = {.offset = offset,
+                                                            .broker_ts_ms = -1,
+                                                            .value = value,
+                                                            .value_size = strlen(value)}});
 }
 
 // The file without its first line; the caller frees it.
@@ -84,19 +97,30 @@ static void assert_lines(const char *path, const char *expected)
 
 static void a_record_is_one_line_with_everything_about_it(void **state)
 {
-    const struct record record = {.offset = 12,
-                                  .key = "u1",
-                                  .key_size = 2,
-                                  .value = "{\"a\":\"\\n\"}\n\x01",
-                                  .value_size = 12};
+    const struct record_headers headers = {
+        .n = 3, .left_out = 7, .list = {{"a", "\n", 1, 1}, {"a", NULL, 1, 0}, {"", "", 0, 0}}};
+    const struct letter letter = {.topic = "impressions",
+                                  .slice = 7,
+                                  .letter = 2,
+                                  .reason = reject_names[REJECT_BAD_TIME],
+                                  .message = "ts: \"5\"",
+                                  .record = {.offset = 12,
+                                             .broker_ts_ms = 1700000000000,
+                                             .key = "u1",
+                                             .key_size = 2,
+                                             .value = "{\"a\":\"\\n\"}\n\x01",
+                                             .value_size = 12},
+                                  .headers = &headers};
     (void)state;
 
     reopen(1 << 20);
-    assert_int_equal(dead_letter_put(f.d, "impressions", 0, &record, REJECT_BAD_TIME, "ts: \"5\""),
-                     0);
-    assert_lines(f.path, "{\"topic\":\"impressions\",\"partition\":0,\"offset\":12,"
-                         "\"reason\":\"bad_time\",\"message\":\"ts: \\\"5\\\"\",\"key\":\"u1\","
-                         "\"value\":\"{\\\"a\\\":\\\"\\\\n\\\"}\\u000a\\u0001\"}\n");
+    assert_int_equal(dead_letter_put(f.d, &letter), 0);
+    assert_lines(f.path,
+                 "{\"topic\":\"impressions\",\"partition\":0,\"offset\":12,"
+                 "\"slice\":7,\"letter\":2,\"ts\":1700000000000,\"reason\":\"bad_time\","
+                 "\"message\":\"ts: \\\"5\\\"\",\"key\":\"u1\","
+                 "\"headers\":[[\"a\",\"\\u000a\"],[\"a\",null],[\"\",\"\"]],"
+                 "\"headers_left_out\":7,\"value\":\"{\\\"a\\\":\\\"\\\\n\\\"}\\u000a\\u0001\"}\n");
 }
 
 static void bytes_that_are_not_utf8_are_kept_as_base64(void **state)
@@ -117,7 +141,7 @@ static void bytes_that_are_not_utf8_are_kept_as_base64(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const struct record record = {.value = cases[i].bytes, .value_size = cases[i].size};
         reopen(1 << 20);
-        assert_int_equal(dead_letter_put(f.d, "items", 0, &record, REJECT_NOT_UTF8, "no"), 0);
+        assert_int_equal(put_record(&record), 0);
         char *text = lines_of(f.path);
         assert_non_null(strstr(text, cases[i].field));
         free(text);
@@ -129,7 +153,7 @@ static void a_tombstone_has_a_null_value_and_a_key_may_be_bytes(void **state)
     const struct record record = {.key = "\xff", .key_size = 1, .tombstone = true};
     (void)state;
     reopen(1 << 20);
-    assert_int_equal(dead_letter_put(f.d, "items", 0, &record, REJECT_NOT_UTF8, ""), 0);
+    assert_int_equal(put_record(&record), 0);
     char *text = lines_of(f.path);
     assert_non_null(strstr(text, "\"message\":\"\",\"key_base64\":\"/w==\",\"value\":null}\n"));
     free(text);
@@ -146,7 +170,7 @@ static void a_value_is_kept_up_to_a_mebibyte_and_its_size_told(void **state)
     for (size_t over = 0; over < 2; over++) {
         const struct record record = {.offset = 1, .value = value, .value_size = MIB + over};
         assert_int_equal(dead_letter_truncate(f.d, 0), 0);
-        assert_int_equal(dead_letter_put(f.d, "items", 0, &record, REJECT_TOO_LARGE, "no"), 0);
+        assert_int_equal(put_record(&record), 0);
         char *text = lines_of(f.path);
         assert_int_equal(strstr(text, "\"value_size\":1048577") != NULL, over);
         assert_int_equal(strspn(strstr(text, "\"value\":\"") + 9, "x"), MIB);

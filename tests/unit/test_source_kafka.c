@@ -44,13 +44,14 @@ static int open_with(struct source **s, const char *bootstrap, const char *topic
 static void properties_that_are_ours_are_refused_by_name(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) {
+    const char *key, *why;
+    for (size_t i = 0; (key = kafka_conf_owned(i, &why)); i++) {
         struct source *s;
         char error[512];
-        assert_int_equal(
-            open_with(&s, "127.0.0.1:1", "t", owned[i].key, "true", error, sizeof error), -EINVAL);
-        assert_non_null(strstr(error, owned[i].key));
-        assert_non_null(strstr(error, owned[i].why));
+        assert_int_equal(open_with(&s, "127.0.0.1:1", "t", key, "true", error, sizeof error),
+                         -EINVAL);
+        assert_non_null(strstr(error, key));
+        assert_non_null(strstr(error, why));
     }
 }
 
@@ -119,20 +120,23 @@ static void versions_with_known_defects_are_refused_or_warned_about(void **state
         int rc;
         bool warned;
     } cases[] = {
-        {VERSION(2, 0, 2) | 0xff, "GSSAPI", 0, false},
-        {VERSION(2, 0, 2) | 0xff, "SCRAM-SHA-256", 0, true},
-        {VERSION(2, 6, 0) | 0xff, "scram-sha-512", 0, true},
-        {VERSION(2, 6, 1) | 0xff, "SCRAM-SHA-256", 0, false},
-        {VERSION(2, 5, 0) | 0xff, "PLAIN", -ENOTSUP, false},
-        {VERSION(2, 5, 3) | 0xff, "PLAIN", 0, false},
-        {VERSION(2, 10, 0) | 0xff, "PLAIN", -ENOTSUP, false},
-        {VERSION(2, 10, 1) | 0xff, "PLAIN", 0, false},
+        {KAFKA_VERSION(2, 0, 2) | 0xff, "GSSAPI", 0, false},
+        {KAFKA_VERSION(2, 0, 2) | 0xff, "SCRAM-SHA-256", 0, true},
+        {KAFKA_VERSION(2, 6, 0) | 0xff, "scram-sha-512", 0, true},
+        {KAFKA_VERSION(2, 6, 1) | 0xff, "SCRAM-SHA-256", 0, false},
+        {KAFKA_VERSION(2, 5, 0) | 0xff, "PLAIN", -ENOTSUP, false},
+        {KAFKA_VERSION(2, 5, 3) | 0xff, "PLAIN", 0, false},
+        {KAFKA_VERSION(2, 10, 0) | 0xff, "PLAIN", -ENOTSUP, false},
+        {KAFKA_VERSION(2, 10, 1) | 0xff, "PLAIN", 0, false},
     };
-    struct source_kafka k = {.log = keep_log};
+    const struct kafka_conf_options options = {.log = keep_log};
+    char error[512];
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         logged[0] = '\0';
-        assert_int_equal(version_check(&k, cases[i].version, cases[i].mechanism), cases[i].rc);
+        assert_int_equal(kafka_conf_check_version(&options, cases[i].version, cases[i].mechanism,
+                                                  error, sizeof error),
+                         cases[i].rc);
         assert_int_equal(strstr(logged, "2.6.1") != NULL, cases[i].warned);
     }
 }
