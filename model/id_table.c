@@ -46,8 +46,7 @@ static uint32_t tag_of(uint64_t hash)
 
 static uint64_t home_of(const uint64_t key[2], uint64_t hash, uint32_t check)
 {
-    __extension__ typedef unsigned __int128 wide;
-    const wide product = (wide)(hash ^ key[0]) * (check ^ key[1]);
+    const __uint128_t product = (__uint128_t)(hash ^ key[0]) * (check ^ key[1]);
     return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 

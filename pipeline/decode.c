@@ -474,13 +474,14 @@ static enum reject read_propensity(struct decoder *d, enum json_kind kind, void 
 
 static enum reject read_value(struct decoder *d, enum json_kind kind, void *target)
 {
-    float *value = target;
-    *value = 1;
+    struct event *e = target;
+    e->value = 1;
+    e->valued = kind != JSON_NULL;
     if (kind == JSON_NULL) {
         json_skip(d->json);
         return REJECT_NONE;
     }
-    return read_float(d, kind, value);
+    return read_float(d, kind, &e->value);
 }
 
 // A float holds far more than a model can: the square of a gradient overflows from features of 1e18
@@ -649,7 +650,7 @@ static const struct field fields[] = {
      offsetof(struct event, action),
      {TOPIC(ENGAGEMENTS)},
      {TOPIC(ENGAGEMENTS)}},
-    {"value", read_value, IN_EVENT, offsetof(struct event, value), {TOPIC(ENGAGEMENTS)}, {0}},
+    {"value", read_value, IN_EVENT, 0, {TOPIC(ENGAGEMENTS)}, {0}},
     {"ranker", read_text, IN_EVENT, offsetof(struct event, ranker), {TOPIC(SCORES)}, {0}},
     {"surface", read_text, IN_EVENT, offsetof(struct event, surface), {TOPIC(IMPRESSIONS)}, {0}},
     {"user_features", read_user_features, IN_EVENT, 0, {TOPIC(IMPRESSIONS)}, {0}},

@@ -50,5 +50,6 @@ struct event {
     struct text ranker;  // ranker_scores
     struct text title;   // items
     float value;         // engagements; 1 when absent
+    uint8_t valued;      // engagements: the value was given
     uint8_t removed;     // items: the record was a tombstone
 };

@@ -161,6 +161,7 @@ struct join {
     struct column pending;      // struct pending_slate by request row
     struct column task;         // names of the tasks that lists of scores and labels are made of
     struct column ranker;       // names of versions: number - 1
+    struct column ranker_times; // struct ranker_times by the same
     struct column surface;      // names: number - 1
     struct column slate_counts; // one uint64_t[SLATE_COUNTS]
     int64_t window_max_ms, bucket_ms;
@@ -198,6 +199,12 @@ static inline const uint64_t *join_slate_counts(const struct join *j)
 
 // True when the identity of the header holds for every topic.
 bool join_balanced(const struct join *j);
+// Event times of the oldest and the newest score of a version that was kept.
+struct ranker_times {
+    int64_t oldest_ms, newest_ms;
+};
+// Of version number i > 0, which has a name. NULL while none was kept.
+const struct ranker_times *join_ranker_times(const struct join *j, int i);
 // The name of action number i, of version number i > 0 of the ranker; size 0 at the end.
 struct text join_action(const struct join *j, int i);
 struct text join_ranker(const struct join *j, int i);

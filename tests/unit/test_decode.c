@@ -150,6 +150,7 @@ static void an_engagement_has_value_one_and_no_request_unless_it_says_so(void **
     assert_decoded(TOPIC_ENGAGEMENTS,
                    "{\"user_id\":\"u\",\"item_id\":\"i\",\"action\":\"click\",\"ts\":" TS "}");
     assert_true(f.event.value == 1);
+    assert_false(f.event.valued);
     assert_int_equal(f.event.request.kind, ID_ABSENT);
     assert_int_equal(f.event.n_items, 1);
     assert_id_text(&f.event.items[0].item, "i");
@@ -157,6 +158,7 @@ static void an_engagement_has_value_one_and_no_request_unless_it_says_so(void **
     assert_decoded(TOPIC_ENGAGEMENTS, "{\"request_id\":\"r\",\"user_id\":\"u\",\"item_id\":\"i\","
                                       "\"action\":\"rate\",\"value\":-4.5,\"ts\":" TS "}");
     assert_true(f.event.value == -4.5f);
+    assert_true(f.event.valued);
     assert_id_text(&f.event.request, "r");
 }
 
@@ -338,6 +340,7 @@ static void the_last_of_a_repeated_key_counts_and_null_is_absent(void **state)
                    "}");
     assert_id_text(&f.event.user, "v");
     assert_true(f.event.value == 1);
+    assert_false(f.event.valued);
     assert_int_equal(f.event.request.kind, ID_ABSENT);
     assert_decoded(
         TOPIC_IMPRESSIONS,

@@ -1049,6 +1049,25 @@ static void what_no_task_names_is_counted_and_has_none(void **state)
     assert_count(SCORES_WITHOUT_TASK, 1);
 }
 
+static void how_old_the_scores_of_a_version_are_is_known(void **state)
+{
+    (void)state;
+    options.score_max_age_ms = 5000;
+    reopen_with_slates();
+    show(0, 1, 1, 2, 5, 6);
+    score(100, 1, "v1", 5, 0.5f);
+    score(-200, 1, "v1", 6, 0.5f);
+    score(300, 1, "v2", 5, 0.5f);
+    score(-6000, 1, "v2", 6, 0.5f); // too old to be used
+    score(900, 1, "v2", 77, 0.5f);  // of no item that is known
+    score(900, 1, "v3", 77, 0.5f);
+    assert_int_equal(join_ranker_times(&w.join, 1)->oldest_ms, AT(-200));
+    assert_int_equal(join_ranker_times(&w.join, 1)->newest_ms, AT(100));
+    assert_int_equal(join_ranker_times(&w.join, 2)->oldest_ms, AT(300));
+    assert_int_equal(join_ranker_times(&w.join, 2)->newest_ms, AT(300));
+    assert_null(join_ranker_times(&w.join, 3)); // nothing of it was kept
+}
+
 static uint8_t surface_left;
 
 static void note_surface(void *arg, const struct labelled *l)
@@ -1297,7 +1316,7 @@ static void without_slates_nothing_of_them_is_kept(void **state)
     assert_int_equal(seen.n, 0);
     assert_null(join_slate_counts(&w.join));
     reopen_with_slates();
-    assert_int_equal(w.columns.n, columns + 5);
+    assert_int_equal(w.columns.n, columns + 6);
 }
 
 static void slates_of_a_restored_join_are_the_same(void **state)
@@ -1395,6 +1414,7 @@ int main(void)
         TEST(ranker_versions_beyond_255_are_masked),
         TEST(tasks_take_the_actions_and_scores_that_carry_their_name),
         TEST(what_no_task_names_is_counted_and_has_none),
+        TEST(how_old_the_scores_of_a_version_are_is_known),
         TEST(surfaces_have_small_numbers_and_those_beyond_seven_none),
         TEST(what_expired_is_left_out_of_slates),
         TEST(with_a_feedback_delay_labels_leave_early_and_later_ones_once),
