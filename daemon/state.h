@@ -4,6 +4,10 @@
 // snapshot/writer.h. Writing reads a cut (model/column.h) while the trainer goes on; reading maps a
 // whole checkpoint and verifies every checksum before anything is taken from it.
 //
+// Neither writes nor takes back numbers that no model learns (column_bad): a state that was
+// computed wrong is -EBADMSG like a damaged file, and the checkpoint before it is the one to go on
+// from.
+//
 // Functions return 0 or -errno with a sentence in error.
 #pragma once
 
