@@ -413,6 +413,39 @@ static void writing_changes_nothing(void **state)
     core_copy_free(&copy);
 }
 
+static void checkpoints_and_snapshots_leave_no_memory_behind(void **state)
+{
+    enum { ROUNDS = 300 / CORE_SLOWNESS + 10 };
+    (void)state;
+    long early = 0;
+    learn(1, 300);
+    for (uint64_t round = 1; round <= ROUNDS; round++) {
+        struct published published;
+        static struct trainer other;
+        columns_cut(&f.trainer.columns);
+        write_state(round);
+        const struct publish_options options = {.checkpoint = f.path,
+                                                .root = f.snapshots.path,
+                                                .generation = round,
+                                                .engine = f.snapshots.engine,
+                                                .config = &f.config};
+        if (publish_snapshot(&options, &published, f.error, sizeof f.error) < 0)
+            fail_msg("%s", f.error);
+        open_trainer(&other);
+        assert_int_equal(restore(&other), 0);
+        trainer_close(&other);
+        char path[320];
+        snprintf(path, sizeof path, "%s/%" PRIu64, f.snapshots.path, round);
+        tree_remove(path);
+        tree_remove(f.path);
+        if (round == 10)
+            early = core_resident_kb();
+    }
+    const long more = core_resident_kb() - early;
+    if (more > 1024)
+        fail_msg("%ld KB after ten rounds, %ld KB more after %d", early, more, ROUNDS);
+}
+
 // Twice seen, a restart, and the third time it has a row; so old it was, so soon it leaves.
 static void sightings_and_their_times_outlive_a_restart(void **state)
 {
@@ -959,6 +992,7 @@ int main(void)
         TEST(other_partitions_are_refused),
         TEST(a_damaged_column_is_refused),
         TEST(writing_changes_nothing),
+        TEST(checkpoints_and_snapshots_leave_no_memory_behind),
         cmocka_unit_test_setup_teardown(
             a_state_that_was_computed_wrong_is_neither_written_nor_taken_back, setup_everything,
             teardown),
