@@ -39,7 +39,7 @@ enum {
 // 2000-01-01 and 2101-01-01, UTC.
 static const int64_t ts_ms_min = 946684800000, ts_ms_end = 4133980800000;
 
-static const float feature_max = 1e9f;
+static const float bounded_max = 1e9f; // of features and scores
 
 static const uint64_t id_seed = 0x74776f746f776572; // "twotower"; part of every checkpoint
 
@@ -485,12 +485,13 @@ static enum reject read_value(struct decoder *d, enum json_kind kind, void *targ
 }
 
 // A float holds far more than a model can: the square of a gradient overflows from features of 1e18
-// on, and then no batch with the item in it is learned any more.
-static enum reject read_feature(struct decoder *d, enum json_kind kind, float *number)
+// on, and then no batch with the item in it is learned any more. Of scores the sum of squares does,
+// and then whatever is measured by their spread is nothing for ever.
+static enum reject read_bounded(struct decoder *d, enum json_kind kind, float *number)
 {
     const enum reject r = read_float(d, kind, number);
-    if (r == REJECT_NONE && !(fabsf(*number) <= feature_max))
-        return reject(d, REJECT_BAD_NUMBER, "a feature between -1e9 and 1e9");
+    if (r == REJECT_NONE && !(fabsf(*number) <= bounded_max))
+        return reject(d, REJECT_BAD_NUMBER, "a number between -1e9 and 1e9");
     return r;
 }
 
@@ -515,7 +516,7 @@ static enum reject read_floats(struct decoder *d, enum json_kind kind, int32_t *
         const enum json_kind element = json_kind(d->json);
         if (element == JSON_BROKEN)
             return malformed(d);
-        const enum reject r = read_feature(d, element, &d->floats[n]);
+        const enum reject r = read_bounded(d, element, &d->floats[n]);
         if (r != REJECT_NONE)
             return r;
         n++;
@@ -571,7 +572,7 @@ static enum reject read_scores(struct decoder *d, enum json_kind kind, void *tar
         if (number == JSON_BROKEN)
             return malformed(d);
         float score = 0;
-        const enum reject r = read_float(d, number, &score);
+        const enum reject r = read_bounded(d, number, &score);
         if (r != REJECT_NONE)
             return r;
         // A repeated task: the last score counts. Lists of tasks are short.

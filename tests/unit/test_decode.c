@@ -503,6 +503,7 @@ static void every_bad_record_has_its_reason(void **state)
         {REJECT_BAD_NUMBER, TOPIC_IMPRESSIONS,
          IMPRESSION(",\"item_id\":1,\"user_features\":[3e38]")},
         {REJECT_BAD_NUMBER, TOPIC_SCORES, SCORE("\"scores\":{\"a\":1e308}")},
+        {REJECT_BAD_NUMBER, TOPIC_SCORES, SCORE("\"scores\":{\"a\":-1.1e9}")},
         {REJECT_BAD_NUMBER, TOPIC_IMPRESSIONS, ITEM("\"item_id\":1,\"propensity\":0")},
         {REJECT_BAD_NUMBER, TOPIC_IMPRESSIONS, ITEM("\"item_id\":1,\"propensity\":1.01")},
         {REJECT_BAD_NUMBER, TOPIC_IMPRESSIONS, ITEM("\"item_id\":1,\"propensity\":-0.5")},
