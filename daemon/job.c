@@ -752,6 +752,8 @@ static void traffic_tell(const struct traffic_figures *f)
     for (int i = 0; i < TRAFFIC_FIELDS; i++)
         metrics_put_of(METRIC_FIELDS_DEFAULTED, i, f->defaulted[i]);
     for (int t = 0; t < TOPICS; t++)
+        metrics_put_of(METRIC_FIELDS_REPEATED, t, f->repeated[t]);
+    for (int t = 0; t < TOPICS; t++)
         for (int k = 0; k < TRAFFIC_KEYS; k++)
             if (!isnan(f->top_share[t][k]))
                 metrics_set_of2(METRIC_HOT_KEY, t, k, f->top_share[t][k]);

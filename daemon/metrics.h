@@ -104,6 +104,8 @@ enum { METRIC_PARTITIONS_MAX = 1024, METRIC_RANKERS_MAX = RANKERS_MAX + 1 };
       "Events that could not be joined for want of room or of a row, by reason.")                  \
     X(FIELDS_DEFAULTED, "fields_defaulted_total", COUNTER, FIELD,                                  \
       "Records without a field that they may leave out; a default stood for it.")                  \
+    X(FIELDS_REPEATED, "records_with_repeated_fields_total", COUNTER, TOPIC,                       \
+      "Records in which a field stands twice; the last one counts.")                               \
     X(HOT_KEY, "hot_key_ratio", GAUGE, TOPIC_KEY,                                                  \
       "Share of the most frequent user, request or item among the last 65,536 records.")           \
     X(EXPOSURE_GINI, "item_exposure_gini_ratio", GAUGE, NONE,                                      \

@@ -5,7 +5,8 @@
 //
 // Choices that the contract leaves open, made here once:
 // - Fields that a topic does not know are ignored, but must be well-formed JSON like the rest.
-// - null is the same as absent. Of a repeated key the last value counts; each must be valid.
+// - null is the same as absent. Of a repeated key the last value counts; each must be valid,
+//   and the event says that there was one.
 // - At the top level of an impression item_id, position, propensity and features keep their
 //   meaning also beside "items", so they must be valid there; items and item_id exclude each other.
 // - Names (actions, tasks) are held to the length of ids; other texts only to that of the record.
@@ -690,7 +691,7 @@ static enum reject read_object(struct decoder *d, enum level level, struct event
 {
     const struct field_list *list = &d->lists[d->topic][level];
     struct json_text name;
-    uint32_t seen = 0;
+    uint32_t seen = 0, met = 0;
 
     while (json_field(d->json, &name)) {
         const int i = field_list_find(list, name);
@@ -708,6 +709,8 @@ static enum reject read_object(struct decoder *d, enum level level, struct event
         if (r != REJECT_NONE)
             return r;
         seen = kind == JSON_NULL ? seen & ~(1u << i) : seen | 1u << i;
+        event->repeated |= met >> i & 1;
+        met |= 1u << i;
     }
     if (json_broken(d->json))
         return malformed(d);

@@ -237,6 +237,7 @@ void traffic_see(struct traffic *t, const struct event *e)
     double *share = t->figures.top_share[e->topic];
     const uint32_t n = e->topic == TOPIC_IMPRESSIONS ? (uint32_t)e->n_items : 1;
     defaulted_see(t->figures.defaulted, e);
+    t->figures.repeated[e->topic] += e->repeated ? n : 0;
     heavy_see(&heavy[TRAFFIC_USER], &e->user, n, &share[TRAFFIC_USER]);
     heavy_see(&heavy[TRAFFIC_REQUEST], &e->request, n, &share[TRAFFIC_REQUEST]);
     if (e->topic == TOPIC_ENGAGEMENTS || e->topic == TOPIC_ITEMS)

@@ -49,7 +49,9 @@ struct traffic_figures {
     // Of how often the known items were shown, those not shown too: 0 all equally, near 1 one has
     // all. NAN likewise.
     double exposure_gini;
-    uint64_t defaulted[TRAFFIC_FIELDS]; // records since the start
+    // Since the start, in records as above.
+    uint64_t defaulted[TRAFFIC_FIELDS];
+    uint64_t repeated[TOPICS]; // with a field that stood there twice
 };
 
 struct traffic;

@@ -340,6 +340,7 @@ static void the_last_of_a_repeated_key_counts_and_null_is_absent(void **state)
                    "}");
     assert_id_text(&f.event.user, "v");
     assert_true(f.event.value == 1);
+    assert_true(f.event.repeated);
     assert_false(f.event.valued);
     assert_int_equal(f.event.request.kind, ID_ABSENT);
     assert_decoded(
@@ -349,8 +350,16 @@ static void the_last_of_a_repeated_key_counts_and_null_is_absent(void **state)
     assert_int_equal(f.event.n_items, 1);
     assert_int_equal(f.event.items[0].item.bytes[0], 3);
     assert_int_equal(f.event.items[0].position, -1);
+    assert_true(f.event.repeated);
     assert_decoded(TOPIC_IMPRESSIONS,
                    "{\"request_id\":1,\"user_id\":1,\"ts\":" TS ",\"items\":null,\"item_id\":1}");
+    assert_decoded(TOPIC_IMPRESSIONS, // what has no meaning may stand there as often as it likes
+                   "{\"x\":1,\"x\":2,\"request_id\":1,\"user_id\":1,\"ts\":" TS
+                   ",\"items\":[{\"item_id\":1},{\"item_id\":2,\"x\":1,\"x\":1}]}");
+    assert_false(f.event.repeated);
+    assert_decoded(TOPIC_IMPRESSIONS, "{\"request_id\":1,\"user_id\":1,\"ts\":" TS
+                                      ",\"items\":[{\"item_id\":1,\"item_id\":2}]}");
+    assert_true(f.event.repeated);
 }
 
 static void unknown_fields_are_ignored_whatever_they_hold(void **state)

@@ -282,6 +282,31 @@ static void without_a_request_the_last_1024_of_the_user_are_looked_at(void **sta
     assert_left(1, 1, 5, true);
 }
 
+// A robot with large requests: what an engagement costs stays bounded.
+static void without_a_request_16384_impressions_of_the_user_are_looked_at(void **state)
+{
+    enum { FULL = LAST_TOUCH_IMPRESSIONS_MAX / REQUEST_IMPRESSIONS_MAX };
+    (void)state;
+    show(0, 1, 1, 1, 2000);
+    for (uint64_t request = 2; request < 2 + FULL + 1; request++) {
+        if (request == 2 + FULL) { // 16,000 are there: it is still found
+            engage(2000, CORE_NO_REQUEST, 1, 2000, "click");
+            assert_left(0, 1, 2000, true);
+        }
+        for (uint64_t i = 0; i < REQUEST_IMPRESSIONS_MAX; i += 10) {
+            uint64_t items[10];
+            for (uint64_t k = 0; k < 10; k++)
+                items[k] = i + k;
+            push(core_impression(&e, AT(1000), request, 1, 10, items));
+        }
+    }
+    engage(2000, CORE_NO_REQUEST, 1, 2000, "like");
+    assert_int_equal(w.n_left, 1);
+    assert_pending(TOPIC_ENGAGEMENTS, 1);
+    engage(2000, 1, 1, 2000, "like"); // by its name it is found
+    assert_left(1, 1, 2000, true);
+}
+
 static void outside_the_window_the_latest_impression_is_late(void **state)
 {
     (void)state;
@@ -1384,6 +1409,7 @@ int main(void)
         TEST(each_action_has_its_own_window),
         TEST(without_a_request_it_belongs_to_the_latest_impression_of_the_item),
         TEST(without_a_request_the_last_1024_of_the_user_are_looked_at),
+        TEST(without_a_request_16384_impressions_of_the_user_are_looked_at),
         TEST(outside_the_window_the_latest_impression_is_late),
         TEST(without_a_request_it_waits_for_an_impression_up_to_lateness),
         TEST(the_same_impression_twice_is_a_duplicate_at_another_place_it_is_not),

@@ -164,7 +164,10 @@ static void a_field_that_is_left_out_counts_in_the_unit_of_its_topic(void **stat
     engage(1, 1);
     core_engagement(&f.e, TEST_START_MS, 1, 1, 1, "c");
     f.e.event.valued = 1;
+    f.e.event.repeated = 1;
     traffic_see(f.traffic, &f.e.event);
+    assert_int_equal(f.figures->repeated[TOPIC_ENGAGEMENTS], 1);
+    assert_int_equal(f.figures->repeated[TOPIC_IMPRESSIONS], 0);
     assert_int_equal(n[DEFAULTED_REQUEST], 1);
     assert_int_equal(n[DEFAULTED_VALUE], 1);
     traffic_see(f.traffic, core_score(&f.e, TEST_START_MS, 1, 1));
