@@ -709,7 +709,8 @@ static enum reject read_object(struct decoder *d, enum level level, struct event
         if (r != REJECT_NONE)
             return r;
         seen = kind == JSON_NULL ? seen & ~(1u << i) : seen | 1u << i;
-        event->repeated |= met >> i & 1;
+        if (met >> i & 1)
+            event->repeated = 1;
         met |= 1u << i;
     }
     if (json_broken(d->json))

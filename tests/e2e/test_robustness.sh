@@ -72,6 +72,24 @@ else
     bad "and its snapshot has nothing infinite" "$(tail -n 1 <<<"$said")"
 fi
 
+# The clock of the host.
+
+if "${CC:-cc}" -shared -fPIC -D_GNU_SOURCE -o "$dir/clock_steps.so" tests/e2e/clock_steps.c 2>/dev/null; then
+    stream=(-o source.type=builtin -o source.requests=60000 -o source.seed=9)
+    often=(-o checkpoint.interval=100ms -o snapshot.interval=100ms -o snapshot.keep=50)
+    until_end steady "${stream[@]}"
+    LD_PRELOAD=$dir/clock_steps.so until_end stepping "${stream[@]}" "${often[@]}"
+    same "a wall clock that jumps by a day changes nothing" "$(digest steady) $(totals steady)" \
+        "$(digest stepping) $(totals stepping)"
+    mapfile -t published < <(grep -o 'snapshot published *generation=[0-9]*' "$dir/stepping/log" | grep -o '[0-9]*$')
+    echo "# ${#published[@]} snapshots, $(grep -c ahead "$dir/stepping/log") lines of a clock ahead"
+    same "and snapshots come in their order" "${published[*]}" \
+        "$(printf '%s\n' "${published[@]}" | sort -nu | paste -sd ' ')"
+    check "several of them" "${published[*]}" [ "${#published[@]}" -ge 3 ]
+else
+    echo "skip a wall clock that jumps by a day changes nothing: no C compiler"
+fi
+
 # A bot. What is in others' lists is asked of the snapshot.
 
 # lists NAME: of every fourth user the best 20 items: how many are to the user's taste, and how many

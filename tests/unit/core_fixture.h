@@ -210,6 +210,14 @@ enum { CORE_SLOWNESS = 20 };
 enum { CORE_SLOWNESS = 1 };
 #endif
 
+// That the process has not grown since. Sanitizers keep what was given back.
+static inline void core_assert_no_growth(long then_kb)
+{
+    const long more = core_resident_kb() - then_kb;
+    if (CORE_SLOWNESS == 1 && more > 1024)
+        fail_msg("%ld KB then, %ld KB more now", then_kb, more);
+}
+
 // A join over rows of its own that notes what leaves.
 enum { CORE_LEFT_MAX = 4096 };
 
