@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -23,6 +24,7 @@
 #include "daemon/step_sums.h"
 #include "model/tables.h"
 #include "model/value.h"
+#include "pipeline/traffic.h"
 #include "snapshot/catalog.h"
 
 enum { QUEUE_SLICES = 8, WAIT_MS = 50 };
@@ -62,6 +64,7 @@ struct job {
     // columns.
     struct trainer trainer;
     struct evaluator *evaluator;
+    struct traffic *traffic;
     double loss, step_begun_s, evaluate_s;
     int64_t first_example_ms;
     bool ahead;              // it was said that event time is ahead of the clock
@@ -437,6 +440,8 @@ int job_open(struct job **j_out, const struct config *c, struct source *source,
                                         .popularity_half_life = c->eval_popularity_half_life,
                                         .chunk_max = j->trainer.chunk});
     if (rc == 0)
+        rc = traffic_open(&j->traffic, &j->trainer.rows.items);
+    if (rc == 0)
         rc = bounds_resolve(j, error, error_size);
     if (rc == 0)
         rc = journal_begin(j, error, error_size);
@@ -481,6 +486,7 @@ void job_close(struct job *j)
     letters_close(j->letters);
     journal_close(&j->journal);
     evaluator_close(j->evaluator);
+    traffic_close(j->traffic);
     if (j->trainer.options.batch)
         trainer_close(&j->trainer);
     if (j->engine)
@@ -781,6 +787,32 @@ static void rankers_tell(struct job *j)
     }
 }
 
+// How old what the rankers teach is.
+static void ranker_times_tell(const struct join *join)
+{
+    for (int i = 1; i <= (int)join->ranker.n; i++) {
+        const struct ranker_times *times = join_ranker_times(join, i);
+        if (!times)
+            continue;
+        metrics_set_of(METRIC_RANKER_NEWEST, i, (double)times->newest_ms / 1000);
+        metrics_set_of(METRIC_RANKER_OLDEST, i, (double)times->oldest_ms / 1000);
+    }
+}
+
+static void traffic_tell(const struct traffic_figures *f)
+{
+    for (int i = 0; i < TRAFFIC_FIELDS; i++)
+        metrics_put_of(METRIC_FIELDS_DEFAULTED, i, f->defaulted[i]);
+    for (int t = 0; t < TOPICS; t++)
+        metrics_put_of(METRIC_FIELDS_REPEATED, t, f->repeated[t]);
+    for (int t = 0; t < TOPICS; t++)
+        for (int k = 0; k < TRAFFIC_KEYS; k++)
+            if (!isnan(f->top_share[t][k]))
+                metrics_set_of2(METRIC_HOT_KEY, t, k, f->top_share[t][k]);
+    if (!isnan(f->exposure_gini))
+        metrics_set(METRIC_EXPOSURE_GINI, f->exposure_gini);
+}
+
 // The first figures at once, those of a whole minute from then on.
 static void minute_tell(struct job *j)
 {
@@ -848,6 +880,8 @@ static void status_tell(struct job *j)
     slates_tell(&slates);
     metrics_put_of(METRIC_SLATES_EVALUATED, 0, (uint64_t)evaluator_slates_total(j->evaluator).n);
     rankers_tell(j);
+    ranker_times_tell(&j->trainer.join);
+    traffic_tell(traffic_figures(j->traffic));
     minute_tell(j);
     memory_tell(&j->trainer.columns);
     busy_tell(BY_STAGE_TRAIN, clock_s(CLOCK_THREAD_CPUTIME_ID) - j->evaluate_s);
@@ -891,6 +925,8 @@ static void status_tell(struct job *j)
         all += (double)(j->to[p] - j->from[p]);
     }
     s->progress = share(read, all);
+    if (all > 0)
+        metrics_set(METRIC_REPLAY_PROGRESS, s->progress);
     pthread_mutex_unlock(&j->lock);
 }
 
@@ -985,6 +1021,8 @@ static void *train_main(void *arg)
         notify_beat(&j->workers[1]);
         const bool values = slice->values.n > 0;
         trainer_apply(&j->trainer, slice);
+        for (int i = 0; i < slice->n_events; i++)
+            traffic_see(j->traffic, slice->events[i].event);
         cutter_give(j->cutter, slice);
         if (values)
             values_tell(j);

@@ -65,6 +65,7 @@ static const struct label label_sets[][2] = {
     [LABELS_TOPIC_OUTCOME] = {BY_TOPIC, {"outcome", OUTCOMES, outcome_names}},
     [LABELS_TOPIC_REASON] = {BY_TOPIC, BY_REASON},
     [LABELS_TOPIC_REFUSAL] = {BY_TOPIC, {"reason", REFUSALS, refusal_names}},
+    [LABELS_TOPIC_KEY] = {BY_TOPIC, {"key", TRAFFIC_KEYS, traffic_key_names}},
     [LABELS_EXAMPLE] = {{"label", BY_EXAMPLE_LABELS, example_values}},
     [LABELS_CUTOFF] = {{"k", BY_CUTOFFS, cutoff_values}},
     [LABELS_TABLE] = {{"table", BY_TABLES, table_values}},
@@ -324,6 +325,10 @@ static const char *series_labels(enum labels labels, int series, char *text, siz
         return text;
     case LABELS_PARTITION:
         return series < partitions_now.n ? partitions_now.texts[series] : NULL;
+    case LABELS_FIELD: // pairs, not every field of every topic
+        label_append(text, size, "topic", topic_names[traffic_fields[series].topic]);
+        label_append(text, size, "field", traffic_fields[series].field);
+        return text;
     case LABELS_RANKER:
         return rankers_now[series];
     case LABELS_BUILD:

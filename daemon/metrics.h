@@ -31,6 +31,7 @@
 #include "pipeline/evaluate.h"
 #include "pipeline/event.h"
 #include "pipeline/join.h"
+#include "pipeline/traffic.h"
 
 // METRIC_COUNTER_US counts microseconds and is shown in seconds.
 enum metric_type { METRIC_COUNTER, METRIC_COUNTER_US, METRIC_GAUGE, METRIC_HISTOGRAM };
@@ -64,6 +65,8 @@ enum { METRIC_PARTITIONS_MAX = 1024, METRIC_RANKERS_MAX = RANKERS_MAX + 1 };
     X(TOPIC_OUTCOME, TOPICS *OUTCOMES)                                                             \
     X(TOPIC_REASON, TOPICS *REJECTS)                                                               \
     X(TOPIC_REFUSAL, TOPICS *REFUSALS)                                                             \
+    X(TOPIC_KEY, TOPICS *TRAFFIC_KEYS)                                                             \
+    X(FIELD, TRAFFIC_FIELDS)                                                                       \
     X(PARTITION, METRIC_PARTITIONS_MAX)                                                            \
     X(EXAMPLE, BY_EXAMPLE_LABELS)                                                                  \
     X(CUTOFF, BY_CUTOFFS)                                                                          \
@@ -103,6 +106,14 @@ enum { METRIC_PARTITIONS_MAX = 1024, METRIC_RANKERS_MAX = RANKERS_MAX + 1 };
       "Events that could not be joined for want of room or of a row, by reason.")                  \
     X(RECORDS_SKIPPED, "records_skipped_total", COUNTER, NONE,                                     \
       "Offsets that a person let a partition leave out: --allow-gap, --skip.")                     \
+    X(FIELDS_DEFAULTED, "fields_defaulted_total", COUNTER, FIELD,                                  \
+      "Records without a field that they may leave out; a default stood for it.")                  \
+    X(FIELDS_REPEATED, "records_with_repeated_fields_total", COUNTER, TOPIC,                       \
+      "Records in which a field stands twice; the last one counts.")                               \
+    X(HOT_KEY, "hot_key_ratio", GAUGE, TOPIC_KEY,                                                  \
+      "Share of the most frequent user, request or item among the last 65,536 records.")           \
+    X(EXPOSURE_GINI, "item_exposure_gini_ratio", GAUGE, NONE,                                      \
+      "Gini coefficient of how often known items are shown: 0 all equally, near 1 one has all.")   \
     X(DEAD_LETTER_BYTES, "dead_letter_bytes_total", COUNTER, NONE,                                 \
       "Bytes ever written to dead-letter files.")                                                  \
     X(DEAD_LETTER_ROTATIONS, "dead_letter_rotations_total", COUNTER, NONE,                         \
@@ -121,6 +132,8 @@ enum { METRIC_PARTITIONS_MAX = 1024, METRIC_RANKERS_MAX = RANKERS_MAX + 1 };
       "Now minus the event time of the newest record that was applied.")                           \
     X(WATERMARK, "watermark_timestamp_seconds", GAUGE, NONE,                                       \
       "Event time before which nothing more is expected.")                                         \
+    X(REPLAY_PROGRESS, "replay_progress_ratio", GAUGE, NONE,                                       \
+      "How much of what a bounded run is to read has been applied.")                               \
     X(SLICES, "slices_total", COUNTER, NONE, "Slices cut and applied.")                            \
     /* join */                                                                                     \
     X(PENDING, "records_pending", GAUGE, TOPIC, "Records that wait in the join.")                  \
@@ -157,6 +170,10 @@ enum { METRIC_PARTITIONS_MAX = 1024, METRIC_RANKERS_MAX = RANKERS_MAX + 1 };
       "Correlation of a version's scores with net values inside slates, -1 to 1.")                 \
     X(RANKER_SLATES, "ranker_guard_slates", GAUGE, RANKER,                                         \
       "How many slates the guard and the correlation are worth.")                                  \
+    X(RANKER_NEWEST, "ranker_newest_score_timestamp_seconds", GAUGE, RANKER,                       \
+      "Event time of the newest score of a version that was kept for a slate.")                    \
+    X(RANKER_OLDEST, "ranker_oldest_score_timestamp_seconds", GAUGE, RANKER,                       \
+      "Event time of the oldest one: since when the version has been seen.")                       \
     X(POLICY_SAMPLE_SIZE, "policy_sample_size_items", GAUGE, NONE,                                 \
       "Effective sample size of capped propensity ratios in a slate, last minute.")                \
     X(QUEUE_SLICES, "queue_slices", GAUGE, NONE, "Slices that wait for the trainer.")              \

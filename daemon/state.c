@@ -23,8 +23,21 @@ static void file_name(const char *column, char *name, size_t size)
     snprintf(name, size, "%s.safetensors", column);
 }
 
+// Units [first, first + n) of column c.
+static int numbers_check(const struct column *c, size_t first, size_t n, const void *units,
+                         char *error, size_t error_size)
+{
+    const size_t bad = column_bad(c, units, n);
+    if (bad == n)
+        return 0;
+    snprintf(error, error_size,
+             "column %s, unit %zu: a number is NaN or beyond %g, which no model learns", c->name,
+             first + bad, c->numbers.max);
+    return -EBADMSG;
+}
+
 // One column as of the cut, through the writer's own memory.
-static int column_write(struct writer *w, struct column *c)
+static int column_write(struct writer *w, struct column *c, char *error, size_t error_size)
 {
     char name[128];
     file_name(c->name, name, sizeof name);
@@ -42,7 +55,9 @@ static int column_write(struct writer *w, struct column *c)
     for (size_t i = 0; i < c->n_cut && rc == 0;) {
         const size_t n = c->n_cut - i < stretch ? c->n_cut - i : stretch;
         column_sweep(c, i, n, bytes);
-        rc = writer_append(w, bytes, n * c->unit);
+        rc = numbers_check(c, i, n, bytes, error, error_size);
+        if (rc == 0)
+            rc = writer_append(w, bytes, n * c->unit);
         i += n;
     }
     free(bytes);
@@ -108,7 +123,7 @@ int state_write(struct trainer *t, const struct state_write_options *o, struct s
     for (int i = 0, first = column_first(t); rc == 0 && i < n; i++) {
         struct column *c = t->columns.list[(first + i) % n];
         if (c != &t->state)
-            rc = column_write(w, c);
+            rc = column_write(w, c, error, error_size);
     }
     columns_cut_end(&t->columns);
     if (rc == 0) {
@@ -133,7 +148,7 @@ int state_write(struct trainer *t, const struct state_write_options *o, struct s
         rc = rc < 0 ? writer_fail(w, rc, why) : writer_publish(w);
         *stamp = (struct state_stamp){o->generation, state.slices};
     }
-    if (rc < 0 && w)
+    if (rc < 0 && w && rc != -EBADMSG)
         snprintf(error, error_size, "%s", *writer_error(w) ? writer_error(w) : strerror(-rc));
     writer_close(w);
     cJSON_free(partitions);
@@ -287,6 +302,15 @@ int state_restore(struct trainer *t, const char *path, const struct config *conf
                        error_size);
     if (rc == 0)
         rc = tt_verify(r, error, error_size);
+    for (int i = 0; rc == 0 && i < t->columns.n; i++) {
+        struct column image;
+        if (state_column(r, t->columns.list[i]->name, t->columns.list[i]->unit, &image)) {
+            char what[256];
+            rc = numbers_check(t->columns.list[i], 0, image.n, image.base, what, sizeof what);
+            if (rc < 0)
+                snprintf(error, error_size, "%s: %s", path, what);
+        }
+    }
     for (int i = 0; rc == 0 && i < t->columns.n; i++) {
         struct column *c = t->columns.list[i], image;
         if (!state_column(r, c->name, c->unit, &image)) {

@@ -7,6 +7,10 @@
 // The manifest tells with which arithmetic the state was learned (daemon/numerics.h). A process
 // restores one state: what is written after that continues the lineage of it.
 //
+// Neither writes nor takes back numbers that no model learns (column_bad): a state that was
+// computed wrong is -EBADMSG like a damaged file, and the checkpoint before it is the one to go on
+// from.
+//
 // Functions return 0 or -errno with a sentence in error.
 #pragma once
 

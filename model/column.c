@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <math.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -67,6 +68,57 @@ int column_open(struct column *c, struct columns *s, const char *name, size_t un
     c->saved = at[2];
     s->list[s->n++] = c;
     return 0;
+}
+
+void column_floats(struct column *c, size_t from, size_t n, double max)
+{
+    assert(from + n * sizeof(float) <= c->unit);
+    c->numbers = (struct column_numbers){from, n, sizeof(float), max};
+}
+
+void column_doubles(struct column *c, size_t from, size_t n, double max)
+{
+    assert(from + n * sizeof(double) <= c->unit);
+    c->numbers = (struct column_numbers){from, n, sizeof(double), max};
+}
+
+// By their bits, in which a larger number is a larger integer and NAN the largest: that goes on
+// where floats would stop at each, and the compiler makes vectors of it.
+static bool floats_bad(const unsigned char *at, size_t n, float max)
+{
+    uint32_t largest = 0, limit;
+    memcpy(&limit, &max, sizeof limit);
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, at + i * sizeof bits, sizeof bits);
+        bits &= INT32_MAX;
+        largest = bits > largest ? bits : largest;
+    }
+    return largest > limit;
+}
+
+static bool doubles_bad(const unsigned char *at, size_t n, double max)
+{
+    bool bad = false;
+    for (size_t i = 0; i < n; i++) {
+        double x;
+        memcpy(&x, at + i * sizeof x, sizeof x);
+        bad |= !(fabs(x) <= max);
+    }
+    return bad;
+}
+
+size_t column_bad(const struct column *c, const void *units, size_t n)
+{
+    const struct column_numbers *numbers = &c->numbers;
+    const unsigned char *at = (const unsigned char *)units + numbers->from;
+    if (numbers->n == 0)
+        return n;
+    for (size_t i = 0; i < n; i++, at += c->unit)
+        if (numbers->size == sizeof(float) ? floats_bad(at, numbers->n, (float)numbers->max)
+                                           : doubles_bad(at, numbers->n, numbers->max))
+            return i;
+    return n;
 }
 
 // The marks of the new units get their memory now, a page for 4096 units, instead of in the middle

@@ -23,12 +23,26 @@
 
 enum { COLUMNS_MAX = 96 };
 
+// What of every unit is arithmetic: n floats or doubles from byte `from` on, none of which is ever
+// beyond max in size. Whoever keeps a column or takes it back can tell by it a state that was
+// computed wrong, which no checksum does: garbage is as a rule finite.
+struct column_numbers {
+    size_t from, n, size; // size: of one, 4 or 8; n 0: nothing is known
+    double max;
+};
+
+// No length of a vector and no score can be computed from numbers beyond the first; an optimizer
+// that has summed up squares beyond the second moves nothing any more.
+#define COLUMN_PARAMETER_MAX 1e18
+#define COLUMN_SUM_MAX       1e30
+
 struct column {
     const char *name; // also the file name of its array in a checkpoint
     size_t unit;      // bytes
     size_t n, n_max;  // units in use, and reserved
     unsigned char *base;
     struct columns *set;
+    struct column_numbers numbers;
     // The cut: units [0, n_cut) belong to it, those below swept have been read.
     size_t n_cut;
     _Atomic size_t swept;
@@ -63,6 +77,14 @@ int column_open(struct column *c, struct columns *s, const char *name, size_t un
 
 // Adds n zeroed units; the caller has checked that they fit.
 void column_grow(struct column *c, size_t n);
+
+// Says of an open column what of it is arithmetic: n floats from byte `from` of each unit on, and
+// the same of doubles.
+void column_floats(struct column *c, size_t from, size_t n, double max);
+void column_doubles(struct column *c, size_t from, size_t n, double max);
+// The first of n units as in c, at any address, with a number that is none or is beyond its max; n
+// when there is none.
+size_t column_bad(const struct column *c, const void *units, size_t n);
 
 void column_save(struct column *c, size_t i); // for column_edit
 

@@ -146,10 +146,13 @@ void debias_linear_backward(int B, int D, const float *U, const float *p, const 
 
 enum { RATE, FAMILIAR, SHOWN, RETRIEVAL, RANKER };
 
-static const float item_half_life = 5000;  // in showings of the item
-static const float rate_prior = 2;         // examined showings that an unseen item counts as
-static const float familiar_after = 5;     // showings at which half of being new is gone
-static const float feature_max = 4;        // in deviations
+static const float item_half_life = 5000; // in showings of the item
+static const float rate_prior = 2;        // examined showings that an unseen item counts as
+static const float familiar_after = 5;    // showings at which half of being new is gone
+static const float feature_max = 4;       // in deviations
+// One score, however wrong, is no more than so many deviations once the spread is known by so many:
+// beside 1e9 all others would say nothing until it is forgotten.
+static const float outlier = 10, known_after = 100;
 static const float information_least = 10; // of w; what makes its first steps small
 // A coefficient is believed in by the share 1 - 9 variance / w^2, so not at all within three
 // deviations of 0. A ranker's score nearly is the position: what it seems to explain by chance
@@ -200,12 +203,16 @@ static void features_of(struct debias_state *s, float decay, int n, const struct
             }
         }
         const float mean = present > 0 ? (float)(sum / present) : 0;
+        const bool score = f == RETRIEVAL || f == RANKER;
+        const float before = debias_deviation_of(&s->spread[f], 0, 0, 0);
+        const float largest =
+            score && s->spread[f].weight >= known_after && before > 0 ? outlier * before : INFINITY;
         for (int i = 0; i < n; i++) {
             phi[i][f] = isfinite(phi[i][f]) ? phi[i][f] - mean : 0;
             if (present > 1)
-                debias_mean_add(&s->spread[f], decay, phi[i][f]);
+                debias_mean_add(&s->spread[f], decay, fminf(fmaxf(phi[i][f], -largest), largest));
         }
-        if (f != RETRIEVAL && f != RANKER)
+        if (!score)
             continue;
         const float spread = debias_deviation_of(&s->spread[f], 0, 0, 0);
         for (int i = 0; i < n; i++)

@@ -5,10 +5,15 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 
 // The index: open addressing with linear probing over 8-byte slots. row is the number + 1, 0 an
 // empty slot, GONE one whose row has left. While it grows there are two arrays; every admission
 // moves a few slots over, those of the old one below moved are done.
+//
+// Where a slot lies follows from all 96 bits of an id's hash and from a key that is the process's
+// own: the hash of ids is known to everybody, and who chooses ids could give thousands of them one
+// home, or one 64-bit hash. Nothing but the length of probes depends on the key.
 struct slot {
     uint32_t row, tag;
 };
@@ -22,6 +27,7 @@ struct slots {
 struct id_index {
     struct slots now, old;
     size_t moved;
+    uint64_t key[2];
 };
 
 struct sighting {
@@ -38,18 +44,25 @@ static uint32_t tag_of(uint64_t hash)
     return (uint32_t)(hash >> 32);
 }
 
+static uint64_t home_of(const uint64_t key[2], uint64_t hash, uint32_t check)
+{
+    const __uint128_t product = (__uint128_t)(hash ^ key[0]) * (check ^ key[1]);
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
 static int slots_open(struct slots *s, size_t n)
 {
     *s = (struct slots){.slot = calloc(n, sizeof *s->slot), .mask = n - 1};
     return s->slot ? 0 : -ENOMEM;
 }
 
-static void slots_put(struct slots *s, uint64_t hash, uint32_t row)
+static void slots_put(struct slots *s, const struct id_table *t, uint32_t row)
 {
-    size_t i = hash & s->mask;
+    const struct id_row *r = id_table_row(t, row);
+    size_t i = home_of(t->index->key, r->hash, r->check) & s->mask;
     while (s->slot[i].row)
         i = (i + 1) & s->mask;
-    s->slot[i] = (struct slot){row + 1, tag_of(hash)};
+    s->slot[i] = (struct slot){row + 1, tag_of(r->hash)};
     s->used++;
 }
 
@@ -57,7 +70,7 @@ static struct slot *slots_find(const struct slots *s, size_t skip, const struct 
                                const struct id *id)
 {
     const uint32_t tag = tag_of(id->hash);
-    size_t i = id->hash & s->mask;
+    size_t i = home_of(t->index->key, id->hash, id->check) & s->mask;
     // Below skip everything has moved to the new array; what was displaced beyond it has not.
     if (i < skip)
         i = skip;
@@ -86,7 +99,7 @@ static void index_move(struct id_table *t, size_t n)
     for (; n > 0 && x->moved <= x->old.mask; n--, x->moved++) {
         const struct slot slot = x->old.slot[x->moved];
         if (slot.row && slot.row != GONE)
-            slots_put(&x->now, id_table_row(t, slot.row - 1)->hash, slot.row - 1);
+            slots_put(&x->now, t, slot.row - 1);
     }
     if (x->moved > x->old.mask) {
         free(x->old.slot);
@@ -157,6 +170,10 @@ int id_table_rebuild(struct id_table *t)
     t->index = calloc(1, sizeof *t->index);
     if (!t->index || slots_open(&t->index->now, slots) < 0)
         return -ENOMEM;
+    // 16 random bytes that the kernel gives every process.
+    const void *random = (const void *)getauxval(AT_RANDOM);
+    if (random)
+        memcpy(t->index->key, random, sizeof t->index->key);
     for (uint32_t row = 0; row < t->row.n; row++) {
         const struct id_row *r = id_table_row(t, row);
         if (r->kind == ID_ABSENT)
@@ -164,7 +181,7 @@ int id_table_rebuild(struct id_table *t)
         const struct id id = {.hash = r->hash, .check = r->check};
         if (slots_find(&t->index->now, 0, t, &id))
             return -EINVAL;
-        slots_put(&t->index->now, r->hash, row);
+        slots_put(&t->index->now, t, row);
     }
     return 0;
 }
@@ -240,7 +257,7 @@ static int64_t row_create(struct id_table *t, const struct id *id, int64_t ts_ms
         memset(bytes, 0, heap_granules(id->size) * HEAP_GRANULE);
         memcpy(bytes, id->bytes, id->size);
     }
-    slots_put(&t->index->now, id->hash, row);
+    slots_put(&t->index->now, t, row);
     state->live++;
     state->admitted++;
     return row;

@@ -9,7 +9,8 @@
 // fixed size that forgets what was not seen for 30 days, and the least seen when it is full
 // (refused again later rather than admitted early). Expiry: a row not seen for ttl_ms of event time
 // goes; the search for such rows advances a few rows at a time, so there is never a stop. Growing:
-// the index doubles a few slots per admission, rows lie in columns.
+// the index doubles a few slots per admission, rows lie in columns. Looking up takes a few probes
+// whatever ids there are, also when somebody chose them for it.
 //
 // One thread. Rows, ids and the filter are columns and part of a checkpoint; the index is rebuilt.
 #pragma once

@@ -290,9 +290,12 @@ int objectives_open(struct objectives **out, struct columns *s,
         objectives_close(o);
         return rc < 0 ? rc : -ENOMEM;
     }
-    if (units > 0)
+    if (units > 0) {
         column_grow(&o->heads, units);
+        column_floats(&o->heads, 0, (size_t)dim, COLUMN_SUM_MAX);
+    }
     column_grow(&o->guard, GUARDS);
+    column_doubles(&o->guard, 0, sizeof(struct reward_guard) / sizeof(double), COLUMN_SUM_MAX);
     column_grow(&o->state, 1);
     struct arena scratch = {o->memory, bytes, 0};
     scratch_open(o, &scratch, seed);

@@ -43,6 +43,10 @@ int reference_open(struct reference *r, struct columns *s, const struct tables *
     if (rc == 0) {
         column_grow(&r->dense, dense);
         column_grow(&r->state, 1);
+        column_floats(&r->item, sizeof(struct reference_item), rows / sizeof(float),
+                      COLUMN_PARAMETER_MAX);
+        column_floats(&r->user, sizeof(uint64_t), row / sizeof(float), COLUMN_PARAMETER_MAX);
+        column_floats(&r->dense, 0, row / sizeof(float), COLUMN_PARAMETER_MAX);
     }
     return rc;
 }

@@ -61,8 +61,12 @@ int row_weights_open(struct row_weights **out, struct columns *s,
         return rc;
     }
     column_grow(&w->state, 1);
-    if (debiased(options))
+    if (debiased(options)) {
         column_grow(&w->linear, 1);
+        struct column *const all[] = {&w->linear, &w->user, &w->item};
+        for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+            column_floats(all[i], 0, all[i]->unit / sizeof(float), COLUMN_SUM_MAX);
+    }
     *out = w;
     return 0;
 }

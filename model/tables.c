@@ -13,6 +13,29 @@ bool tables_count_frequency(const struct two_tower_options *o)
     return o->kind == MODEL_TWO_TOWER && o->logq;
 }
 
+static void numbers_declare(struct tables *t)
+{
+    struct column *const vectors[] = {&t->item_vector, &t->item_context, &t->item_features,
+                                      &t->user_vector, &t->memory_vector};
+    struct column *const sums[] = {&t->item_slots, &t->item_context_slots, &t->user_slots,
+                                   &t->dense};
+    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
+        if (vectors[i]->base)
+            column_floats(vectors[i], 0, vectors[i]->unit / sizeof(float), COLUMN_PARAMETER_MAX);
+    for (size_t i = 0; i < sizeof sums / sizeof *sums; i++)
+        if (sums[i]->base)
+            column_floats(sums[i], 0, sums[i]->unit / sizeof(float), COLUMN_SUM_MAX);
+    // The bias, what its optimizer keeps, and the counts lie one after the other.
+    column_floats(&t->item_state, offsetof(struct item_state, bias), 1 + 2 + COUNTS,
+                  COLUMN_SUM_MAX);
+    column_doubles(&t->state, offsetof(struct model_state, count_sum), COUNTS, COLUMN_SUM_MAX);
+    if (t->item_frequency.base)
+        column_floats(&t->item_frequency, offsetof(struct frequency_cell, gap), 1, COLUMN_SUM_MAX);
+    if (t->memory_entry.base)
+        column_floats(&t->memory_entry, offsetof(struct negative_entry, extra), 4,
+                      COLUMN_PARAMETER_MAX);
+}
+
 int tables_open(struct tables *t, struct columns *s, const struct two_tower_options *o,
                 size_t dense_size, size_t items, size_t users)
 {
@@ -46,6 +69,8 @@ int tables_open(struct tables *t, struct columns *s, const struct two_tower_opti
         rc = column_open(&t->state, s, "model.state", sizeof(struct model_state), 1);
     if (rc == 0 && o->memory.capacity > 0)
         rc = memory_open(t, s, o);
+    if (rc == 0)
+        numbers_declare(t);
     if (rc == 0) {
         column_grow(&t->dense, dense);
         column_grow(&t->state, 1);

@@ -5,7 +5,8 @@
 //
 // Choices that the contract leaves open, made here once:
 // - Fields that a topic does not know are ignored, but must be well-formed JSON like the rest.
-// - null is the same as absent. Of a repeated key the last value counts; each must be valid.
+// - null is the same as absent. Of a repeated key the last value counts; each must be valid,
+//   and the event says that there was one.
 // - At the top level of an impression item_id, position, propensity and features keep their
 //   meaning also beside "items", so they must be valid there; items and item_id exclude each other.
 // - Names (actions, tasks) are held to the length of ids; other texts only to that of the record.
@@ -39,7 +40,7 @@ enum {
 // 2000-01-01 and 2101-01-01, UTC.
 static const int64_t ts_ms_min = 946684800000, ts_ms_end = 4133980800000;
 
-static const float feature_max = 1e9f;
+static const float bounded_max = 1e9f; // of features and scores
 
 static const uint64_t id_seed = 0x74776f746f776572; // "twotower"; part of every checkpoint
 
@@ -474,22 +475,24 @@ static enum reject read_propensity(struct decoder *d, enum json_kind kind, void 
 
 static enum reject read_value(struct decoder *d, enum json_kind kind, void *target)
 {
-    float *value = target;
-    *value = 1;
+    struct event *e = target;
+    e->value = 1;
+    e->valued = kind != JSON_NULL;
     if (kind == JSON_NULL) {
         json_skip(d->json);
         return REJECT_NONE;
     }
-    return read_float(d, kind, value);
+    return read_float(d, kind, &e->value);
 }
 
 // A float holds far more than a model can: the square of a gradient overflows from features of 1e18
-// on, and then no batch with the item in it is learned any more.
-static enum reject read_feature(struct decoder *d, enum json_kind kind, float *number)
+// on, and then no batch with the item in it is learned any more. Of scores the sum of squares does,
+// and then whatever is measured by their spread is nothing for ever.
+static enum reject read_bounded(struct decoder *d, enum json_kind kind, float *number)
 {
     const enum reject r = read_float(d, kind, number);
-    if (r == REJECT_NONE && !(fabsf(*number) <= feature_max))
-        return reject(d, REJECT_BAD_NUMBER, "a feature between -1e9 and 1e9");
+    if (r == REJECT_NONE && !(fabsf(*number) <= bounded_max))
+        return reject(d, REJECT_BAD_NUMBER, "a number between -1e9 and 1e9");
     return r;
 }
 
@@ -514,7 +517,7 @@ static enum reject read_floats(struct decoder *d, enum json_kind kind, int32_t *
         const enum json_kind element = json_kind(d->json);
         if (element == JSON_BROKEN)
             return malformed(d);
-        const enum reject r = read_feature(d, element, &d->floats[n]);
+        const enum reject r = read_bounded(d, element, &d->floats[n]);
         if (r != REJECT_NONE)
             return r;
         n++;
@@ -570,7 +573,7 @@ static enum reject read_scores(struct decoder *d, enum json_kind kind, void *tar
         if (number == JSON_BROKEN)
             return malformed(d);
         float score = 0;
-        const enum reject r = read_float(d, number, &score);
+        const enum reject r = read_bounded(d, number, &score);
         if (r != REJECT_NONE)
             return r;
         // A repeated task: the last score counts. Lists of tasks are short.
@@ -649,7 +652,7 @@ static const struct field fields[] = {
      offsetof(struct event, action),
      {TOPIC(ENGAGEMENTS)},
      {TOPIC(ENGAGEMENTS)}},
-    {"value", read_value, IN_EVENT, offsetof(struct event, value), {TOPIC(ENGAGEMENTS)}, {0}},
+    {"value", read_value, IN_EVENT, 0, {TOPIC(ENGAGEMENTS)}, {0}},
     {"ranker", read_text, IN_EVENT, offsetof(struct event, ranker), {TOPIC(SCORES)}, {0}},
     {"surface", read_text, IN_EVENT, offsetof(struct event, surface), {TOPIC(IMPRESSIONS)}, {0}},
     {"user_features", read_user_features, IN_EVENT, 0, {TOPIC(IMPRESSIONS)}, {0}},
@@ -688,7 +691,7 @@ static enum reject read_object(struct decoder *d, enum level level, struct event
 {
     const struct field_list *list = &d->lists[d->topic][level];
     struct json_text name;
-    uint32_t seen = 0;
+    uint32_t seen = 0, met = 0;
 
     while (json_field(d->json, &name)) {
         const int i = field_list_find(list, name);
@@ -706,6 +709,9 @@ static enum reject read_object(struct decoder *d, enum level level, struct event
         if (r != REJECT_NONE)
             return r;
         seen = kind == JSON_NULL ? seen & ~(1u << i) : seen | 1u << i;
+        if (met >> i & 1)
+            event->repeated = 1;
+        met |= 1u << i;
     }
     if (json_broken(d->json))
         return malformed(d);

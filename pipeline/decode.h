@@ -20,7 +20,8 @@ enum reject {
     REJECT_WRONG_TYPE,
     REJECT_BAD_ID,   // empty, over 256 bytes, a fraction, beyond 64 bits
     REJECT_BAD_TIME, // not an integer of milliseconds in the years 2000..2100, or seconds
-    // Not finite, beyond float, a feature beyond 1e9, propensity outside (0, 1], position < 0.
+    // Not finite, beyond float, a feature or score beyond 1e9, propensity outside (0, 1], position
+    // < 0.
     REJECT_BAD_NUMBER,
     REJECT_EMPTY_LIST, // an impression or a score without items
     REJECT_TOMBSTONE,  // null value on a topic where it means nothing (counted, not an error)

@@ -50,5 +50,7 @@ struct event {
     struct text ranker;  // ranker_scores
     struct text title;   // items
     float value;         // engagements; 1 when absent
+    uint8_t valued;      // engagements: the value was given
     uint8_t removed;     // items: the record was a tombstone
+    uint8_t repeated;    // a field that has a meaning stood there twice; the last one counts
 };

@@ -186,6 +186,9 @@ static int slates_open(struct join *j, struct columns *s, size_t requests)
     if (rc == 0)
         rc = column_open(&j->ranker, s, "join.ranker", sizeof(struct name), RANKERS_MAX);
     if (rc == 0)
+        rc = column_open(&j->ranker_times, s, "join.ranker_times", sizeof(struct ranker_times),
+                         RANKERS_MAX);
+    if (rc == 0)
         rc = column_open(&j->surface, s, "join.surface", sizeof(struct name), SURFACES_MAX - 1);
     if (rc == 0)
         rc = column_open(&j->slate_counts, s, "join.slate_counts", SLATE_COUNTS * sizeof(uint64_t),
@@ -203,7 +206,7 @@ static int slates_open(struct join *j, struct columns *s, size_t requests)
 static int slates_rebuild(const struct join *j)
 {
     if (j->task.n != (size_t)j->options.n_tasks || j->pending.n != j->session.n ||
-        j->slate_counts.n != 1)
+        j->ranker_times.n > j->ranker.n || j->slate_counts.n != 1)
         return -EINVAL;
     for (int i = 0; i < j->options.n_tasks; i++)
         if (!name_is(column_at(&j->task, (size_t)i), text_of(j->options.tasks[i])))
@@ -341,6 +344,24 @@ struct text join_ranker(const struct join *j, int i)
         return (struct text){0};
     const struct name *name = column_at(&j->ranker, (size_t)i - 1);
     return (struct text){name->bytes, name->size};
+}
+
+const struct ranker_times *join_ranker_times(const struct join *j, int i)
+{
+    assert(i > 0 && i <= (int)j->ranker.n);
+    const struct ranker_times *times =
+        i <= (int)j->ranker_times.n ? column_at(&j->ranker_times, (size_t)i - 1) : NULL;
+    return times && times->newest_ms > 0 ? times : NULL;
+}
+
+// A score of version number `ranker` was kept.
+static void ranker_seen(struct join *j, int ranker, int64_t ts_ms)
+{
+    struct ranker_times *times = column_reach(&j->ranker_times, (size_t)ranker - 1);
+    if (times->oldest_ms == 0 || ts_ms < times->oldest_ms)
+        times->oldest_ms = ts_ms;
+    if (ts_ms > times->newest_ms)
+        times->newest_ms = ts_ms;
 }
 
 // The number of the action, a new one if need be; -1 when there are too many.
@@ -936,15 +957,18 @@ static void request_forget(struct join *j, uint32_t request)
 
 // The newest impression of the item to the user not after the engagement; ID_NO_ROW: none. The
 // user's requests are linked in the order of arrival, which is not always that of time. No person
-// has so many open; for a robot with 20,000 the whole list would cost 0.3 ms an engagement.
+// has so many open; for a robot with 20,000 the whole list would cost 0.3 ms an engagement, and
+// requests of a thousand items a hundred times that.
 static int64_t last_touch(const struct join *j, const struct waiting *w)
 {
     uint32_t at =
         w->user.row < j->newest.n ? *(const uint32_t *)column_at(&j->newest, w->user.row) : 0;
     int64_t found = ID_NO_ROW;
-    for (int n = 0; at && n < LAST_TOUCH_REQUESTS_MAX;
+    int looked = 0;
+    for (int n = 0; at && n < LAST_TOUCH_REQUESTS_MAX && looked < LAST_TOUCH_IMPRESSIONS_MAX;
          n++, at = session_at(j, at - 1)->user_older) {
         const struct session *session = session_at(j, at - 1);
+        looked += session->n_items;
         if (session->user.generation != w->user.generation || session->ts_ms > w->ts_ms ||
             (found >= 0 && session->ts_ms <= session_at(j, (uint32_t)found)->ts_ms))
             continue;
@@ -1299,10 +1323,11 @@ static void scores_keep(struct join *j, uint32_t request, const struct event *e)
                                               rows_item_ref(j->rows, (uint32_t)row).generation,
                                           .ranker = (uint8_t)ranker,
                                           .age_ms = scored_age(age_ms)};
-        slate_count(j,
-                    kept_as[scored_put(&j->items, list, j->options.n_tasks, &entry, scores,
-                                       e->n_items - i)],
-                    1);
+        const enum slate_count kept = kept_as[scored_put(&j->items, list, j->options.n_tasks,
+                                                         &entry, scores, e->n_items - i)];
+        slate_count(j, kept, 1);
+        if (kept != SCORES_FULL)
+            ranker_seen(j, ranker, e->ts_ms);
     }
 }
 

@@ -7,10 +7,10 @@
 // leaves at once, one for each action on an impression; a negative leaves when the window closes,
 // oldest request first. An engagement or a score that comes before its impression waits up to
 // lateness. An engagement without request_id belongs to the user's latest impression of the item
-// inside the window, looked for in the 1,024 requests of the user that came last; with one, it
-// belongs to the impression it names, and its own user is not compared. For a further window a
-// closed request is remembered, so that what comes too late is told from what has no impression at
-// all.
+// inside the window, looked for in the 1,024 requests of the user that came last, or in as many of
+// them as hold 16,384 impressions; with one, it belongs to the impression it names, and its own
+// user is not compared. For a further window a closed request is remembered, so that what comes too
+// late is told from what has no impression at all.
 //
 // With options.slates a request also leaves as a whole, when its window closes, with what rankers
 // said about its items (model/slate.h). A ranker's scores are kept with the request, also while it
@@ -33,7 +33,7 @@
 
 enum { JOIN_ACTIONS_MAX = 32, ACTION_BYTES_MAX = 62 };
 enum { REQUEST_IMPRESSIONS_MAX = 1000, REQUEST_WAITING_MAX = 256 };
-enum { LAST_TOUCH_REQUESTS_MAX = 1024 };
+enum { LAST_TOUCH_REQUESTS_MAX = 1024, LAST_TOUCH_IMPRESSIONS_MAX = 16384 };
 enum { RANKERS_MAX = 255 }; // versions; their names, those of tasks and surfaces: as of actions
 
 struct join_window {
@@ -162,6 +162,7 @@ struct join {
     struct column pending;      // struct pending_slate by request row
     struct column task;         // names of the tasks that lists of scores and labels are made of
     struct column ranker;       // names of versions: number - 1
+    struct column ranker_times; // struct ranker_times by the same
     struct column surface;      // names: number - 1
     struct column slate_counts; // one uint64_t[SLATE_COUNTS]
     int64_t window_max_ms, bucket_ms;
@@ -206,6 +207,12 @@ static inline const uint64_t *join_slate_counts(const struct join *j)
 
 // True when the identity of the header holds for every topic.
 bool join_balanced(const struct join *j);
+// Event times of the oldest and the newest score of a version that was kept.
+struct ranker_times {
+    int64_t oldest_ms, newest_ms;
+};
+// Of version number i > 0, which has a name. NULL while none was kept.
+const struct ranker_times *join_ranker_times(const struct join *j, int i);
 // The name of action number i, of version number i > 0 of the ranker; size 0 at the end.
 struct text join_action(const struct join *j, int i);
 struct text join_ranker(const struct join *j, int i);

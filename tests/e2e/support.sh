@@ -128,3 +128,23 @@ said()
     done
     return 1
 }
+
+# http PORT PATH: prints the status and the body.
+http()
+{
+    python3 - "$1" "$2" <<'PYTHON'
+import sys, urllib.error, urllib.request
+try:
+    with urllib.request.urlopen(f"http://127.0.0.1:{sys.argv[1]}{sys.argv[2]}", timeout=5) as r:
+        print(r.status, r.read().decode())
+except urllib.error.HTTPError as e:
+    print(e.code, e.read().decode())
+except OSError as e:
+    print("-", e)
+PYTHON
+}
+
+port_free()
+{
+    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}

@@ -26,26 +26,6 @@ status_of()
     fi
 }
 
-# http PORT PATH: prints the status and the body.
-http()
-{
-    python3 - "$1" "$2" <<'PYTHON'
-import sys, urllib.error, urllib.request
-try:
-    with urllib.request.urlopen(f"http://127.0.0.1:{sys.argv[1]}{sys.argv[2]}", timeout=5) as r:
-        print(r.status, r.read().decode())
-except urllib.error.HTTPError as e:
-    print(e.code, e.read().decode())
-except OSError as e:
-    print("-", e)
-PYTHON
-}
-
-port_free()
-{
-    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
-}
-
 endless=(-o source.type=builtin -o checkpoint.interval=200ms -o snapshot.interval=300ms -o snapshot.keep=3)
 
 # Statuses.

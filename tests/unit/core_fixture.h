@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 // clang-format off
 #include <stdarg.h>
 #include <stddef.h>
@@ -196,6 +197,32 @@ static inline void core_copy_assert_equal(const struct core_copy *copy, const st
         if (c->n != copy->units[i] || memcmp(c->base, copy->bytes[i], c->n * c->unit))
             fail_msg("column %s differs", c->name);
     }
+}
+
+// Memory of the process in KB, and how many rounds a test of it can afford: under a sanitizer every
+// access costs ten times as much.
+static inline long core_resident_kb(void)
+{
+    long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    assert_non_null(file);
+    assert_int_equal(fscanf(file, "%*d %ld", &pages), 1);
+    fclose(file);
+    return pages * (sysconf(_SC_PAGESIZE) / 1024);
+}
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { CORE_SLOWNESS = 20 };
+#else
+enum { CORE_SLOWNESS = 1 };
+#endif
+
+// That the process has not grown since. Sanitizers keep what was given back.
+static inline void core_assert_no_growth(long then_kb)
+{
+    const long more = core_resident_kb() - then_kb;
+    if (CORE_SLOWNESS == 1 && more > 1024)
+        fail_msg("%ld KB then, %ld KB more now", then_kb, more);
 }
 
 // A join over rows of its own that notes what leaves.

@@ -2,6 +2,7 @@
 #include "model/column.h"
 
 #include <errno.h>
+#include <math.h>
 #include <pthread.h>
 #include <sched.h>
 #include <unistd.h>
@@ -55,6 +56,36 @@ static void growing_gives_zeroes_and_never_moves_a_unit(void **state)
     assert_ptr_equal(column_at(&a, 0), first);
     assert_int_equal(*first, value);
     assert_int_equal(a.n, 99001);
+}
+
+static void the_first_unit_with_a_wrong_number_is_found(void **state)
+{
+    (void)state;
+    static const float fine[] = {0, -0.0f, 1e-45f, -1e18f, 1e18f},
+                       wrong[] = {NAN, -NAN, INFINITY, -INFINITY, 1.0001e18f, -3e38f};
+    unsigned char units[20 * 13];
+    memset(units, 0xff, sizeof units);               // NAN, but for what is arithmetic
+    assert_int_equal(column_bad(&b, units, 20), 20); // nothing is
+    column_floats(&b, 5, 2, 1e18);
+    for (int i = 0; i < 40; i++)
+        memcpy(units + i / 2 * 13 + 5 + i % 2 * 4, &fine[i % 5], 4);
+    assert_int_equal(column_bad(&b, units, 20), 20);
+    for (int i = 0; i < 40; i++)
+        for (int k = 0; k < 6; k++) {
+            unsigned char *at = units + i / 2 * 13 + 5 + i % 2 * 4, kept[4];
+            memcpy(kept, at, 4);
+            memcpy(at, &wrong[k], 4);
+            assert_int_equal(column_bad(&b, units, 20), i / 2);
+            assert_int_equal(column_bad(&b, units, (size_t)i / 2), i / 2);
+            memcpy(at, kept, 4);
+        }
+    column_doubles(&a, 0, 1, 1e18);
+    double numbers[] = {1, -1e18, 0};
+    assert_int_equal(column_bad(&a, numbers, 3), 3);
+    numbers[2] = 1.0001e18;
+    assert_int_equal(column_bad(&a, numbers, 3), 2);
+    numbers[1] = (double)NAN;
+    assert_int_equal(column_bad(&a, numbers, 3), 1);
 }
 
 static void a_sweep_reads_the_units_as_they_were_at_the_cut(void **state)
@@ -313,6 +344,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(growing_gives_zeroes_and_never_moves_a_unit),
+        TEST(the_first_unit_with_a_wrong_number_is_found),
         TEST(a_sweep_reads_the_units_as_they_were_at_the_cut),
         TEST(an_empty_column_is_swept_in_no_step),
         TEST(without_a_cut_nothing_is_saved),

@@ -388,6 +388,7 @@ struct clicks {
     bool retrieval; // the score is ours, not the ranker's
     bool blind;     // the ranker sees nothing of relevance
     uint64_t seed;
+    int wrong_every; // slates, in one of which the ranker says 1e9 of an item; 0: never
 };
 
 struct outcome {
@@ -471,6 +472,8 @@ static struct outcome click(const struct clicks *c)
                                           .retrieval = c->retrieval ? score : NAN,
                                           .ranker = c->retrieval ? NAN : score,
                                           .item = &f.item[x->item]};
+            if (c->wrong_every > 0 && i == 3 && slate % c->wrong_every == c->wrong_every - 1)
+                rows[i].ranker = slate % 2 ? 1e9f : -1e9f;
             if (slate < c->slates / 4)
                 continue;
             const double weights[2] = {engaged, value_at(c->first + i, engaged)};
@@ -577,6 +580,18 @@ static void a_score_that_says_nothing_changes_nothing(void **state)
     click(&c);
     for (int k = 1; k <= 10; k++)
         assert_true(fabsf(f.s.theta[0][k] / without[k] - 1) < 0.05f);
+}
+
+static void a_score_that_is_far_out_now_and_then_blinds_nobody(void **state)
+{
+    struct clicks c = inverse_of_position();
+    click(&c);
+    const float clean = deviation(&c);
+    setup(state);
+    c.wrong_every = 333;
+    click(&c);
+    if (!(deviation(&c) < clean + 0.03f))
+        fail_msg("deviation %g, %g without such scores", deviation(&c), clean);
 }
 
 // Its score is the position and little else: whatever it explained would be by chance.
@@ -704,6 +719,7 @@ int main(void)
         cmocka_unit_test_setup(examination_of_another_shape_is_found, setup),
         cmocka_unit_test_setup(examination_is_found_where_most_is_engaged_with, setup),
         cmocka_unit_test_setup(a_score_that_says_nothing_changes_nothing, setup),
+        cmocka_unit_test_setup(a_score_that_is_far_out_now_and_then_blinds_nobody, setup),
         cmocka_unit_test_setup(a_blind_rankers_score_takes_nothing_from_examination, setup),
         cmocka_unit_test_setup(without_any_score_the_curve_lies_between_truth_and_engagement_rates,
                                setup),

@@ -150,6 +150,7 @@ static void an_engagement_has_value_one_and_no_request_unless_it_says_so(void **
     assert_decoded(TOPIC_ENGAGEMENTS,
                    "{\"user_id\":\"u\",\"item_id\":\"i\",\"action\":\"click\",\"ts\":" TS "}");
     assert_true(f.event.value == 1);
+    assert_false(f.event.valued);
     assert_int_equal(f.event.request.kind, ID_ABSENT);
     assert_int_equal(f.event.n_items, 1);
     assert_id_text(&f.event.items[0].item, "i");
@@ -157,6 +158,7 @@ static void an_engagement_has_value_one_and_no_request_unless_it_says_so(void **
     assert_decoded(TOPIC_ENGAGEMENTS, "{\"request_id\":\"r\",\"user_id\":\"u\",\"item_id\":\"i\","
                                       "\"action\":\"rate\",\"value\":-4.5,\"ts\":" TS "}");
     assert_true(f.event.value == -4.5f);
+    assert_true(f.event.valued);
     assert_id_text(&f.event.request, "r");
 }
 
@@ -338,6 +340,8 @@ static void the_last_of_a_repeated_key_counts_and_null_is_absent(void **state)
                    "}");
     assert_id_text(&f.event.user, "v");
     assert_true(f.event.value == 1);
+    assert_true(f.event.repeated);
+    assert_false(f.event.valued);
     assert_int_equal(f.event.request.kind, ID_ABSENT);
     assert_decoded(
         TOPIC_IMPRESSIONS,
@@ -346,8 +350,16 @@ static void the_last_of_a_repeated_key_counts_and_null_is_absent(void **state)
     assert_int_equal(f.event.n_items, 1);
     assert_int_equal(f.event.items[0].item.bytes[0], 3);
     assert_int_equal(f.event.items[0].position, -1);
+    assert_true(f.event.repeated);
     assert_decoded(TOPIC_IMPRESSIONS,
                    "{\"request_id\":1,\"user_id\":1,\"ts\":" TS ",\"items\":null,\"item_id\":1}");
+    assert_decoded(TOPIC_IMPRESSIONS, // what has no meaning may stand there as often as it likes
+                   "{\"x\":1,\"x\":2,\"request_id\":1,\"user_id\":1,\"ts\":" TS
+                   ",\"items\":[{\"item_id\":1},{\"item_id\":2,\"x\":1,\"x\":1}]}");
+    assert_false(f.event.repeated);
+    assert_decoded(TOPIC_IMPRESSIONS, "{\"request_id\":1,\"user_id\":1,\"ts\":" TS
+                                      ",\"items\":[{\"item_id\":1,\"item_id\":2}]}");
+    assert_true(f.event.repeated);
 }
 
 static void unknown_fields_are_ignored_whatever_they_hold(void **state)
@@ -500,6 +512,7 @@ static void every_bad_record_has_its_reason(void **state)
         {REJECT_BAD_NUMBER, TOPIC_IMPRESSIONS,
          IMPRESSION(",\"item_id\":1,\"user_features\":[3e38]")},
         {REJECT_BAD_NUMBER, TOPIC_SCORES, SCORE("\"scores\":{\"a\":1e308}")},
+        {REJECT_BAD_NUMBER, TOPIC_SCORES, SCORE("\"scores\":{\"a\":-1.1e9}")},
         {REJECT_BAD_NUMBER, TOPIC_IMPRESSIONS, ITEM("\"item_id\":1,\"propensity\":0")},
         {REJECT_BAD_NUMBER, TOPIC_IMPRESSIONS, ITEM("\"item_id\":1,\"propensity\":1.01")},
         {REJECT_BAD_NUMBER, TOPIC_IMPRESSIONS, ITEM("\"item_id\":1,\"propensity\":-0.5")},

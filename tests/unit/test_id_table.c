@@ -92,6 +92,28 @@ static void one_hash_with_another_check_is_another_row(void **state)
     assert_int_equal(find(id_with(123456789, 49, "x")), 49); // behind the gap
 }
 
+// Were their slots next to each other, this would be 10^10 probes for each kind.
+static void ids_that_were_chosen_to_collide_are_found_as_fast_as_others(void **state)
+{
+    enum { CHOSEN = 150000, WAYS = 3 };
+    (void)state;
+    open_with(&f, CHOSEN, 1, 0);
+    for (int way = 0; way < WAYS; way++) {
+        for (int pass = 0; pass < 2; pass++)
+            for (uint32_t i = 0; i < CHOSEN; i++) {
+                const struct id ids[WAYS] = {
+                    id_with(UINT64_C(0x123456789abcdef), i, "x"),         // one hash
+                    id_with((uint64_t)i << 32, 7, "x"),                   // one home
+                    id_with(UINT64_C(0x77) << 32 | i % 64, i / 64, "x")}; // one tag
+                const int64_t row = pass == 0 ? see(ids[way], 0) : find(ids[way]);
+                assert_int_equal(row, i);
+            }
+        assert_int_equal(id_table_rebuild(&f.table), 0);
+        teardown(NULL);
+        open_with(&f, CHOSEN, 1, 0);
+    }
+}
+
 static void the_nth_sighting_admits(void **state)
 {
     (void)state;
@@ -370,6 +392,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(an_id_keeps_its_row_and_its_bytes),
         TEST(one_hash_with_another_check_is_another_row),
+        TEST(ids_that_were_chosen_to_collide_are_found_as_fast_as_others),
         TEST(the_nth_sighting_admits),
         TEST(a_catalogue_admits_at_once),
         TEST(sightings_of_a_month_ago_are_forgotten),

@@ -282,6 +282,31 @@ static void without_a_request_the_last_1024_of_the_user_are_looked_at(void **sta
     assert_left(1, 1, 5, true);
 }
 
+// A robot with large requests: what an engagement costs stays bounded.
+static void without_a_request_16384_impressions_of_the_user_are_looked_at(void **state)
+{
+    enum { FULL = LAST_TOUCH_IMPRESSIONS_MAX / REQUEST_IMPRESSIONS_MAX };
+    (void)state;
+    show(0, 1, 1, 1, 2000);
+    for (uint64_t request = 2; request < 2 + FULL + 1; request++) {
+        if (request == 2 + FULL) { // 16,000 are there: it is still found
+            engage(2000, CORE_NO_REQUEST, 1, 2000, "click");
+            assert_left(0, 1, 2000, true);
+        }
+        for (uint64_t i = 0; i < REQUEST_IMPRESSIONS_MAX; i += 10) {
+            uint64_t items[10];
+            for (uint64_t k = 0; k < 10; k++)
+                items[k] = i + k;
+            push(core_impression(&e, AT(1000), request, 1, 10, items));
+        }
+    }
+    engage(2000, CORE_NO_REQUEST, 1, 2000, "like");
+    assert_int_equal(w.n_left, 1);
+    assert_pending(TOPIC_ENGAGEMENTS, 1);
+    engage(2000, 1, 1, 2000, "like"); // by its name it is found
+    assert_left(1, 1, 2000, true);
+}
+
 static void outside_the_window_the_latest_impression_is_late(void **state)
 {
     (void)state;
@@ -1093,6 +1118,25 @@ static void what_no_task_names_is_counted_and_has_none(void **state)
     assert_count(SCORES_WITHOUT_TASK, 1);
 }
 
+static void how_old_the_scores_of_a_version_are_is_known(void **state)
+{
+    (void)state;
+    options.score_max_age_ms = 5000;
+    reopen_with_slates();
+    show(0, 1, 1, 2, 5, 6);
+    score(100, 1, "v1", 5, 0.5f);
+    score(-200, 1, "v1", 6, 0.5f);
+    score(300, 1, "v2", 5, 0.5f);
+    score(-6000, 1, "v2", 6, 0.5f); // too old to be used
+    score(900, 1, "v2", 77, 0.5f);  // of no item that is known
+    score(900, 1, "v3", 77, 0.5f);
+    assert_int_equal(join_ranker_times(&w.join, 1)->oldest_ms, AT(-200));
+    assert_int_equal(join_ranker_times(&w.join, 1)->newest_ms, AT(100));
+    assert_int_equal(join_ranker_times(&w.join, 2)->oldest_ms, AT(300));
+    assert_int_equal(join_ranker_times(&w.join, 2)->newest_ms, AT(300));
+    assert_null(join_ranker_times(&w.join, 3)); // nothing of it was kept
+}
+
 static uint8_t surface_left;
 
 static void note_surface(void *arg, const struct labelled *l)
@@ -1341,7 +1385,7 @@ static void without_slates_nothing_of_them_is_kept(void **state)
     assert_int_equal(seen.n, 0);
     assert_null(join_slate_counts(&w.join));
     reopen_with_slates();
-    assert_int_equal(w.columns.n, columns + 5);
+    assert_int_equal(w.columns.n, columns + 6);
 }
 
 static void slates_of_a_restored_join_are_the_same(void **state)
@@ -1409,6 +1453,7 @@ int main(void)
         TEST(each_action_has_its_own_window),
         TEST(without_a_request_it_belongs_to_the_latest_impression_of_the_item),
         TEST(without_a_request_the_last_1024_of_the_user_are_looked_at),
+        TEST(without_a_request_16384_impressions_of_the_user_are_looked_at),
         TEST(outside_the_window_the_latest_impression_is_late),
         TEST(without_a_request_it_waits_for_an_impression_up_to_lateness),
         TEST(the_same_impression_twice_is_a_duplicate_at_another_place_it_is_not),
@@ -1441,6 +1486,7 @@ int main(void)
         TEST(ranker_versions_beyond_255_are_masked),
         TEST(tasks_take_the_actions_and_scores_that_carry_their_name),
         TEST(what_no_task_names_is_counted_and_has_none),
+        TEST(how_old_the_scores_of_a_version_are_is_known),
         TEST(surfaces_have_small_numbers_and_those_beyond_seven_none),
         TEST(what_expired_is_left_out_of_slates),
         TEST(with_a_feedback_delay_labels_leave_early_and_later_ones_once),

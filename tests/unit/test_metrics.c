@@ -281,6 +281,17 @@ static void *count(void *arg)
     return NULL;
 }
 
+static void fields_that_were_left_out_are_shown_with_their_topic(void **state)
+{
+    (void)state;
+    metrics_put_of(METRIC_FIELDS_DEFAULTED, DEFAULTED_VALUE, 3);
+    metrics_set_of2(METRIC_HOT_KEY, TOPIC_ENGAGEMENTS, TRAFFIC_USER, 0.25);
+    assert_true(shows("twotower_fields_defaulted_total{topic=\"engagements\",field=\"value\"} 3"));
+    assert_true(
+        shows("twotower_fields_defaulted_total{topic=\"impressions\",field=\"position\"} 0"));
+    assert_true(shows("twotower_hot_key_ratio{topic=\"engagements\",key=\"user\"} 0.25"));
+}
+
 static void threads_lose_no_count(void **state)
 {
     pthread_t threads[3];
@@ -329,6 +340,7 @@ int main(void)
         TEST(what_the_machine_says_of_itself_is_escaped),
         TEST(rankers_are_named_when_the_stream_names_them),
         TEST(what_became_of_slates_is_one_metric_and_so_is_calibration),
+        TEST(fields_that_were_left_out_are_shown_with_their_topic),
         TEST(threads_lose_no_count),
         TEST(tasks_have_their_names),
     };

@@ -153,6 +153,49 @@ static void a_row_handed_out_again_starts_as_its_new_id_says(void **state)
     assert_memory_equal(v, unseen, sizeof v);
 }
 
+// Ten million items and as many users come and go through tables of 10,000 rows, with titles and
+// histories of all sizes: what is there after the first tenth is enough for the rest.
+static void ids_that_come_and_go_for_ever_take_no_more_memory(void **state)
+{
+    enum { IDS = 10000000 / CORE_SLOWNESS, ROWS = 10000, EVERY = 16 };
+    (void)state;
+    static char title[] = "A title that may be as long as sixty-four bytes, not one of more";
+    struct rng rng = {23, 0};
+    long early = 0;
+    rows_close(&rows);
+    columns_close(&set);
+    open_with(&(struct rows_options){.items_max = ROWS,
+                                     .users_max = ROWS,
+                                     .admit_items = 1,
+                                     .admit_users = 1,
+                                     .item_ttl_ms = 5000,
+                                     .user_ttl_ms = 4000});
+    for (uint64_t i = 0; i < IDS; i++) {
+        const int64_t now_ms = TEST_START_MS + (int64_t)i;
+        int64_t row = i % 4 ? item(i, now_ms) : ROW_NONE;
+        if (i % 4 == 0) {
+            core_item(&e, now_ms, i, title, false);
+            e.event.title.size = 1 + (uint32_t)rng_below(&rng, 64);
+            row = rows_describe_item(&rows, &e.event);
+        }
+        const int64_t who = user(i, now_ms);
+        for (uint64_t k = rng_below(&rng, 6); row >= 0 && who >= 0 && k > 0; k--)
+            history_add(&rows.history, (uint32_t)who,
+                        (struct history_entry){.item = (uint32_t)row, .ts_ms = now_ms + (int)k});
+        if (i % EVERY == 0)
+            rows_expire(&rows, now_ms);
+        if (i == IDS / 10)
+            early = core_resident_kb();
+    }
+    const struct id_table_state *items = id_table_state(&rows.items);
+    const struct id_table_state *users = id_table_state(&rows.users);
+    assert_int_equal(items->refused_full + users->refused_full + rows.history.refused_full, 0);
+    assert_int_equal(items->admitted, IDS);
+    assert_int_equal(items->expired, IDS - items->live);
+    assert_true(items->live < ROWS && users->live < ROWS);
+    core_assert_no_growth(early);
+}
+
 static void rows_restored_from_columns_are_found(void **state)
 {
     (void)state;
@@ -193,6 +236,7 @@ int main(void)
         TEST(what_leaves_takes_its_title_and_history_along),
         TEST(a_reference_is_valid_while_the_owner_is_the_same),
         TEST(a_row_handed_out_again_starts_as_its_new_id_says),
+        TEST(ids_that_come_and_go_for_ever_take_no_more_memory),
         TEST(rows_restored_from_columns_are_found),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -99,6 +99,22 @@ static int setup_corrected(void **state)
                                             "ranker.feedback_delay=10s", NULL});
 }
 
+// With every column that has numbers of its own.
+static int setup_everything(void **state)
+{
+    (void)state;
+    return setup_with((const char *const[]){"ranker.weight=1", "value.tasks=click=1.7,*=-0.3",
+                                            "slates.batch=4", "align.weight=0.1", "align.trust=0.1",
+                                            "debias.estimator=combined", "model.memory=64",
+                                            "model.memory_after=1", NULL});
+}
+
+static int setup_admitting(void **state)
+{
+    (void)state;
+    return setup_with((const char *const[]){"tables.admit_items=3", "tables.item_ttl=1h", NULL});
+}
+
 static int teardown(void **state)
 {
     (void)state;
@@ -175,6 +191,21 @@ static void write_state(uint64_t generation)
     if (state_write(&f.trainer, &options, &f.stamp, f.error, sizeof f.error) < 0)
         fail_msg("%s", f.error);
     snprintf(f.path, sizeof f.path, "%s/%" PRIu64, f.state.path, generation);
+}
+
+// As a program would write it that does not look at the numbers.
+static void write_unchecked(uint64_t generation)
+{
+    const struct columns *s = &f.trainer.columns;
+    size_t n[COLUMNS_MAX];
+    for (int i = 0; i < s->n; i++) {
+        n[i] = s->list[i]->numbers.n;
+        s->list[i]->numbers.n = 0;
+    }
+    columns_cut(&f.trainer.columns);
+    write_state(generation);
+    for (int i = 0; i < s->n; i++)
+        s->list[i]->numbers.n = n[i];
 }
 
 static int restore(struct trainer *t)
@@ -475,6 +506,154 @@ static void a_damaged_column_is_refused(void **state)
     assert_refused("item.vector.safetensors", -EBADMSG);
     strcpy(f.path, "/nonexistent");
     assert_refused("/nonexistent", -ENOENT);
+}
+
+// Every column with numbers, and one of them wrong: of its first, a middle and its last unit, at
+// both ends of what is arithmetic. Checksums are right: it was written so.
+static void a_state_that_was_computed_wrong_is_neither_written_nor_taken_back(void **state)
+{
+    (void)state;
+    static const double wrong[] = {NAN, INFINITY, -INFINITY, 1e38, -3e37};
+    static struct trainer other;
+    static const char *const names[] = {
+        "item.vector",   "item.state",     "item.optimizer", "item.context",
+        "user.vector",   "user.optimizer", "memory.vector",  "item.context_optimizer",
+        "memory.entry",  "model.dense",    "model.state",    "model.heads",
+        "model.guard",   "reference.item", "reference.user", "reference.dense",
+        "weight.linear", "weight.user",    "weight.item",
+    };
+    size_t columns = 0;
+    uint64_t generation = 1;
+    learn(1, 200);
+    for (int i = 0; i < f.trainer.columns.n; i++) {
+        struct column *c = f.trainer.columns.list[i];
+        const struct column_numbers numbers = c->numbers;
+        for (size_t k = 0; k < sizeof names / sizeof *names; k++)
+            columns += numbers.n > 0 && !strcmp(names[k], c->name);
+        for (size_t k = 0; numbers.n > 0 && c->n > 0 && k < 5; k++) {
+            const size_t unit = k == 0 ? 0 : k == 1 ? c->n / 2 : c->n - 1;
+            const size_t at = numbers.from + (k % 2 ? numbers.n - 1 : 0) * numbers.size;
+            unsigned char *to = (unsigned char *)column_edit(c, unit) + at, kept[8];
+            memcpy(kept, to, numbers.size);
+            const float narrow = (float)wrong[k];
+            memcpy(to, numbers.size == 4 ? (const void *)&narrow : &wrong[k], numbers.size);
+
+            const struct state_write_options options = {.root = f.state.path,
+                                                        .generation = ++generation,
+                                                        .engine = f.state.engine,
+                                                        .config = &f.config,
+                                                        .partitions = partitions,
+                                                        .n_partitions = 2};
+            columns_cut(&f.trainer.columns);
+            assert_int_equal(state_write(&f.trainer, &options, &f.stamp, f.error, sizeof f.error),
+                             -EBADMSG);
+            assert_non_null(strstr(f.error, c->name));
+            assert_false(atomic_load(&f.trainer.columns.cut));
+
+            write_unchecked(++generation);
+            open_trainer(&other);
+            if (restore(&other) != -EBADMSG || !strstr(f.error, c->name))
+                fail_msg("%s with %g: '%s'", c->name, wrong[k], f.error);
+            trainer_close(&other);
+            memcpy(to, kept, numbers.size);
+        }
+    }
+    assert_int_equal(columns, sizeof names / sizeof *names);
+    // And put right again it is taken.
+    columns_cut(&f.trainer.columns);
+    write_state(++generation);
+    open_trainer(&other);
+    assert_int_equal(restore(&other), 0);
+    trainer_close(&other);
+}
+
+// What a checkpoint and a snapshot leave behind in the state that they were made of: nothing.
+static void writing_changes_nothing(void **state)
+{
+    (void)state;
+    struct core_copy copy;
+    struct published published;
+    learn(1, 300);
+    core_copy_take(&copy, &f.trainer.columns);
+    for (uint64_t generation = 10; generation < 14; generation++) {
+        columns_cut(&f.trainer.columns);
+        write_state(generation);
+        const struct publish_options options = {.checkpoint = f.path,
+                                                .root = f.snapshots.path,
+                                                .generation = generation,
+                                                .engine = f.snapshots.engine,
+                                                .config = &f.config};
+        if (publish_snapshot(&options, &published, f.error, sizeof f.error) < 0)
+            fail_msg("%s", f.error);
+        core_copy_assert_equal(&copy, &f.trainer.columns, NULL, NULL);
+    }
+    core_copy_free(&copy);
+}
+
+static void checkpoints_and_snapshots_leave_no_memory_behind(void **state)
+{
+    enum { ROUNDS = 300 / CORE_SLOWNESS + 10 };
+    (void)state;
+    long early = 0;
+    learn(1, 300);
+    for (uint64_t round = 1; round <= ROUNDS; round++) {
+        struct published published;
+        static struct trainer other;
+        columns_cut(&f.trainer.columns);
+        write_state(round);
+        const struct publish_options options = {.checkpoint = f.path,
+                                                .root = f.snapshots.path,
+                                                .generation = round,
+                                                .engine = f.snapshots.engine,
+                                                .config = &f.config};
+        if (publish_snapshot(&options, &published, f.error, sizeof f.error) < 0)
+            fail_msg("%s", f.error);
+        open_trainer(&other);
+        assert_int_equal(restore(&other), 0);
+        trainer_close(&other);
+        char path[320];
+        snprintf(path, sizeof path, "%s/%" PRIu64, f.snapshots.path, round);
+        tree_remove(path);
+        tree_remove(f.path);
+        if (round == 10)
+            early = core_resident_kb();
+    }
+    core_assert_no_growth(early);
+}
+
+// Twice seen, a restart, and the third time it has a row; so old it was, so soon it leaves.
+static void sightings_and_their_times_outlive_a_restart(void **state)
+{
+    (void)state;
+    static struct core_event e;
+    const int64_t minute = 60000;
+    const uint64_t shown[] = {9};
+    for (int round = 0; round < 3; round++) {
+        if (round == 2) {
+            columns_cut(&f.trainer.columns);
+            write_state(1);
+            trainer_close(&f.trainer);
+            open_trainer(&f.trainer);
+            assert_int_equal(restore(&f.trainer), 0);
+            assert_int_equal(id_table_state(&f.trainer.rows.items)->waiting, 2);
+            assert_int_equal(id_table_state(&f.trainer.rows.items)->live, 0);
+        }
+        core_impression(&e, TEST_START_MS + round * minute, (uint64_t)round, 1, 1, shown);
+        one(&e.event, 1);
+        const struct id id = core_id("i", 9);
+        assert_int_equal(id_table_find(&f.trainer.rows.items, &id), round < 2 ? ID_NO_ROW : 0);
+    }
+    // The time of its last sighting is kept, too: an hour after it, and not an instant sooner.
+    columns_cut(&f.trainer.columns);
+    write_state(2);
+    trainer_close(&f.trainer);
+    open_trainer(&f.trainer);
+    assert_int_equal(restore(&f.trainer), 0);
+    const int64_t seen = TEST_START_MS + 2 * minute;
+    assert_int_equal(rows_expire(&f.trainer.rows, seen + 3600000), 0);
+    assert_int_equal(id_table_state(&f.trainer.rows.items)->live, 1);
+    assert_true(rows_expire(&f.trainer.rows, seen + 3600001) > 0);
+    assert_int_equal(id_table_state(&f.trainer.rows.items)->live, 0);
 }
 
 // Publishing.
@@ -928,8 +1107,7 @@ static void a_head_that_is_not_finite_is_not_published(void **state)
     (void)state;
     learn(1, 100);
     ((float *)(void *)trainer_heads())[5] = INFINITY;
-    columns_cut(&f.trainer.columns);
-    write_state(1);
+    write_unchecked(1);
     struct published published;
     const struct publish_options options = {.checkpoint = f.path,
                                             .root = f.snapshots.path,
@@ -966,8 +1144,7 @@ static void expect_verdict(uint64_t good, double recall, enum guard_reason reaso
 {
     static uint64_t generation = 100000;
     const int before = count_entries(f.snapshots.path);
-    columns_cut(&f.trainer.columns);
-    write_state(++generation);
+    write_unchecked(++generation);
     struct published published;
     const struct publish_options options = {.checkpoint = f.path,
                                             .root = f.snapshots.path,
@@ -1076,6 +1253,13 @@ int main(void)
         TEST(whatever_is_not_finite_is_not_published),
         TEST(a_checkpoint_whose_tables_say_other_rows_is_not_published),
         TEST(a_snapshot_is_compared_with_the_last_good_one),
+        TEST(writing_changes_nothing),
+        TEST(checkpoints_and_snapshots_leave_no_memory_behind),
+        cmocka_unit_test_setup_teardown(
+            a_state_that_was_computed_wrong_is_neither_written_nor_taken_back, setup_everything,
+            teardown),
+        cmocka_unit_test_setup_teardown(sightings_and_their_times_outlive_a_restart,
+                                        setup_admitting, teardown),
         TEST(a_snapshot_says_what_the_trainer_says),
         TEST(ids_may_be_integers),
         TEST(a_snapshot_is_a_function_of_its_checkpoint),

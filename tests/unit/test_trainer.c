@@ -800,7 +800,7 @@ static void without_slates_there_are_no_columns_of_them(void **state)
     trainer_close(&t);
     options = slate_options();
     open_with_slates(&options);
-    assert_int_equal(t.columns.n, columns + 7 + 2); // the model's: guards and scalars
+    assert_int_equal(t.columns.n, columns + 8 + 2); // the model's: guards and scalars
     trainer_close(&t);
 }
 
