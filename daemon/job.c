@@ -331,6 +331,7 @@ static int reading_start(struct job *j, char *error, size_t error_size)
         next[p] = trainer_position(&j->trainer, p)->next;
         time_max[p] = trainer_position(&j->trainer, p)->time_max_ms;
         epoch[p] = trainer_position(&j->trainer, p)->epoch;
+        j->durable_next[p] = next[p];
     }
     struct cutter_options options =
         assemble_cutter(j->config, j->options.bounded || j->source->ops->wait == NULL ||

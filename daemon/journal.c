@@ -157,10 +157,12 @@ static int restore(struct journal *j, struct trainer *trainer, char *error, size
             j->n_kept--;
         }
     }
-    if (rc == 0) // to begin again from nothing is for a person to decide
-        log_info("restored", "checkpoint=%" PRIu64 " slice=%" PRIu64 " examples=%" PRIu64,
-                 j->stamp.generation, j->stamp.slice, trainer_state(trainer)->examples);
-    return rc;
+    if (rc < 0) // to begin again from nothing is for a person to decide
+        return rc;
+    atomic_store(&j->durable_slice, j->kept[0].slice);
+    log_info("restored", "checkpoint=%" PRIu64 " slice=%" PRIu64 " examples=%" PRIu64,
+             j->stamp.generation, j->stamp.slice, trainer_state(trainer)->examples);
+    return 0;
 }
 
 // ---- What is recorded
