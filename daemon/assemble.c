@@ -250,6 +250,7 @@ int assemble_source(const struct config *c, bool replay, struct source **s, char
                            [TOPIC_IMPRESSIONS] = topic_or_null(c->source_impressions),
                            [TOPIC_ENGAGEMENTS] = topic_or_null(c->source_engagements)},
                 .replay = replay,
+                .keep_ms = c->join_window_ms,
                 .n_properties = c->source_kafka.n,
                 .properties = c->source_kafka.list,
                 .log = kafka_log},

@@ -29,6 +29,7 @@
 
 enum { TICK_MS = 200, STATUS_EVERY = 5, PROGRESS_EVERY = 25, STUCK_TICKS = 50 };
 enum { STALE_CHECKPOINTS = 10 }; // intervals without one
+enum { AWAY_MS = 10000 };        // without an answer of any broker; as long as a start waits
 // What a checkpoint may take to read: 100 GB at the rate at which one is verified, and more.
 enum { SECOND_US = 1000000, RESTORE_US = 600 * SECOND_US };
 
@@ -47,7 +48,7 @@ struct watching {
     uint64_t checkpoint;
 };
 
-// What readiness means: restored and reading, checkpoints not stale.
+// What readiness means: restored and reading, checkpoints not stale, the source answers.
 static int ready_checks(void *arg, struct http_check *checks)
 {
     const struct watching *w = arg;
@@ -64,7 +65,11 @@ static int ready_checks(void *arg, struct http_check *checks)
     snprintf(checks[2].message, sizeof checks[2].message,
              "%" PRIu64 " failed, %" PRIu64 " checkpoints and %" PRIu64 " snapshots written",
              s.failures, s.checkpoints, s.snapshots);
-    return 3;
+    checks[3] = (struct http_check){.name = "source", .ok = s.away_ms < AWAY_MS};
+    snprintf(checks[3].message, sizeof checks[3].message,
+             "%.1f s without an answer, the limit is %.1f s", (double)s.away_ms / 1000,
+             (double)AWAY_MS / 1000);
+    return 4;
 }
 
 static bool ready_now(struct watching *w)

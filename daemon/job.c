@@ -54,6 +54,7 @@ struct job {
     struct notify_worker workers[JOB_WORKERS];
     _Atomic bool stop, failed, ended, reading;
     _Atomic uint64_t durable_slice; // of the oldest checkpoint kept; for trimming the log
+    _Atomic int64_t away_ms;        // as the source last said
 
     // The ingest thread's. Others hand slices back with cutter_give; the writer syncs the log; the
     // names of the source's partitions are everybody's.
@@ -528,12 +529,25 @@ static int ingest_trim(struct job *j)
 // How far the slices are behind the ends of the logs, as far as the source has heard of those.
 static void lag_tell(const struct job *j, const struct slice *slice)
 {
-    for (int p = 0; j->source->ops->end && p < j->n && p < METRIC_PARTITIONS_MAX; p++) {
-        const int64_t end = j->source->ops->end(j->source, p);
+    const struct source_ops *ops = j->source->ops;
+    for (int p = 0; ops->end && p < j->n && p < METRIC_PARTITIONS_MAX; p++) {
+        const int64_t end = ops->end(j->source, p);
         if (end >= 0)
             metrics_set_of(METRIC_PARTITION_LAG, p,
                            end > slice->next[p] ? (double)(end - slice->next[p]) : 0);
+        if (ops->held)
+            metrics_set_of(METRIC_PARTITION_HELD, p, (double)ops->held(j->source, p));
     }
+}
+
+// Without any slice, too: it is when nothing comes that this matters.
+static void away_tell(struct job *j)
+{
+    if (!j->source->ops->away_ms)
+        return;
+    const int64_t away_ms = j->source->ops->away_ms(j->source);
+    atomic_store_explicit(&j->away_ms, away_ms, memory_order_relaxed);
+    metrics_set(METRIC_SOURCE_AWAY, (double)away_ms / 1000);
 }
 
 // The next slice: from the log while it has one, else cut now and logged. 1, 0 when there is none
@@ -589,9 +603,13 @@ static int ingest_one(struct job *j, bool *done)
         return rc;
     if (!j->recorded && !atomic_load_explicit(&j->reading, memory_order_relaxed))
         atomic_store(&j->reading, true);
+    away_tell(j);
     if (rc == 0)
         return 0;
-    metrics_put_of(METRIC_RECORD_BYTES, 0, cutter_counts(j->cutter).bytes);
+    const struct cutter_counts counts = cutter_counts(j->cutter);
+    metrics_put_of(METRIC_RECORD_BYTES, 0, counts.bytes);
+    for (enum topic t = 0; t < TOPICS; t++)
+        metrics_put_of(METRIC_RECORDS_UNKEYED, t, counts.unkeyed[t]);
     busy_tell(BY_STAGE_INGEST, clock_s(CLOCK_THREAD_CPUTIME_ID));
     lag_tell(j, slice);
     rc = 0;
@@ -1188,6 +1206,7 @@ void job_status(const struct job *j_in, struct job_status *status)
     *status = j->status;
     status->checkpoint_age_ms = clock_ms(CLOCK_MONOTONIC) - j->durable_ms;
     status->reading = atomic_load(&j->reading);
+    status->away_ms = atomic_load(&j->away_ms);
     status->io_backend = engine_backend(j->engine);
     status->io_reason = engine_reason(j->engine);
     pthread_mutex_unlock(&j->lock);

@@ -71,6 +71,7 @@ struct job_status {
     struct evaluation window, total;
     uint64_t checkpoint, snapshot; // newest generations, 0: none
     int64_t checkpoint_age_ms;     // since the last durable one, or the start
+    int64_t away_ms;               // for how long the source has got no answer, 0: it does
     uint64_t snapshots, checkpoints, failures;
     double wait_max_ms; // longest that the trainer stood still for a cut
     double progress;    // of a bounded run: share of records read

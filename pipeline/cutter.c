@@ -286,6 +286,23 @@ static void entry_reject(struct chunk *chunk, struct entry *entry, enum reject r
     entry->record = copy;
 }
 
+// Whether the record's key is its event's user, as text. Producers that key otherwise spread a user
+// over partitions.
+static bool is_keyed_by(const struct record *r, const struct id *user)
+{
+    char digits[24];
+    if (!r->key)
+        return false;
+    if (user->kind == ID_STRING)
+        return r->key_size == user->size && !memcmp(r->key, user->bytes, user->size);
+    uint64_t bits;
+    memcpy(&bits, user->bytes, sizeof bits);
+    const int size = user->kind == ID_SIGNED
+                         ? snprintf(digits, sizeof digits, "%" PRId64, (int64_t)bits)
+                         : snprintf(digits, sizeof digits, "%" PRIu64, bits);
+    return r->key_size == (size_t)size && !memcmp(r->key, digits, r->key_size);
+}
+
 // Reads and decodes what partition p has now. Returns how many records, or -errno.
 static int partition_read(struct cutter *c, int p, int64_t now_ms)
 {
@@ -321,6 +338,8 @@ static int partition_read(struct cutter *c, int p, int64_t now_ms)
             event->partition = p;
             event->offset = records[i].offset;
             entry.event = event;
+            if (s->ops->keyed && topic != TOPIC_ITEMS)
+                c->counts.unkeyed[topic] += !is_keyed_by(&records[i], &event->user);
             if (event->ts_ms > part->mt_ms)
                 part->mt_ms = event->ts_ms;
         }

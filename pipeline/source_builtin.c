@@ -404,7 +404,8 @@ static int builtin_read(struct source *s, int p, int max, struct record *records
     for (; n < max && n < RECORDS_PER_READ && b->next[p] < end; n++, b->next[p]++) {
         char *text = b->text + (size_t)n * RECORD_BYTES, *after;
         struct record *record = &records[n];
-        *record = (struct record){.offset = b->next[p], .broker_ts_ms = -1, .value = text};
+        *record = (struct record){
+            .offset = b->next[p], .broker_ts_ms = -1, .value = text, .leader_epoch = -1};
         if (p == TOPIC_ENGAGEMENTS) {
             struct engagement e;
             const int rc = engagement_next(b, &b->engagements, &e);

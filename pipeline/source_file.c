@@ -393,6 +393,7 @@ static int source_file_read(struct source *s, int p, int max, struct record *rec
             .broker_ts_ms = -1,
             .value = line,
             .value_size = size,
+            .leader_epoch = -1,
         };
     }
     return n;
