@@ -5,7 +5,7 @@
 #include <time.h>
 
 enum {
-    PROBE_MS = 2000, // for a fetch to bring something
+    PROBE_MS = 1000, // for a fetch to bring something
     // What follows a damaged batch in the same answer is there as soon as the error is.
     AFTER_ERROR_MS = 100,
     TOPICS_MAX = 16,

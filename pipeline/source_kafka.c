@@ -52,7 +52,7 @@ enum {
     REPORT_INTERVAL_MS = 60000, // between two lines about the same trouble
     STALLS_MAX = 3,             // new clients for one silent partition
     REREADS_MAX = 3,            // of one offset that was damaged on its way
-    SEARCH_MS = 20000,          // for the next readable offset; the process is about to stop
+    SEARCH_MS = 30000,          // for the next readable offset; the process is about to stop
     HOLD_MS = 60000,            // an open transaction keeps a partition from being idle
     HOLD_INTERVAL_MS = 1000,    // between two looks at open transactions
     AWAY_INTERVAL_MS = 2000,    // between two questions whether the brokers are back
@@ -333,6 +333,28 @@ static void partition_fail(struct source_kafka *k, int index, const struct failu
              at->partition, p->next, f->what, range, detail, hint);
 }
 
+// Where a partition that cannot be read at its position could go on, and the words for it. -1: not
+// known. hi: where its log ends.
+static int64_t partition_search(struct source_kafka *k, int index, int64_t *hi, char *hint,
+                                size_t size)
+{
+    const struct source_partition *at = &k->base.partitions[index];
+    const int64_t next = k->partitions[index].next;
+    int64_t lo = -1, found = -1;
+
+    *hi = -1;
+    *hint = '\0';
+    if (!rd_kafka_query_watermark_offsets(k->client, at->name, at->partition, &lo, hi,
+                                          CHECK_TIMEOUT_MS))
+        found = kafka_probe_readable(k->conf, at->name, at->partition, next, *hi, SEARCH_MS);
+    if (found > next)
+        snprintf(hint, size, "; %s %" PRId64,
+                 found < *hi ? "the next readable record is at offset"
+                             : "no readable record follows, the log ends at",
+                 found);
+    return found;
+}
+
 // What cannot be read may have been damaged on its way: then it is read again. Otherwise the
 // partition ends, and the sentence says where it could go on.
 static void partition_unreadable(struct source_kafka *k, int index, const struct failure *f,
@@ -340,27 +362,20 @@ static void partition_unreadable(struct source_kafka *k, int index, const struct
 {
     struct partition *p = &k->partitions[index];
     const struct source_partition *at = &k->base.partitions[index];
-    int64_t lo = -1, hi = -1, found = -1;
-    char hint[96] = "";
+    char hint[96];
+    int64_t hi;
 
     if (p->rc)
         return;
-    if (!rd_kafka_query_watermark_offsets(k->client, at->name, at->partition, &lo, &hi,
-                                          CHECK_TIMEOUT_MS))
-        found = kafka_probe_readable(k->conf, at->name, at->partition, p->next, hi, SEARCH_MS);
-    if (found == p->next && f->rc == -EBADMSG && p->rereads++ < REREADS_MAX) {
+    if (partition_search(k, index, &hi, hint, sizeof hint) == p->next &&
+        p->rereads++ < REREADS_MAX) {
         say(k, LOG_WARNING,
             "kafka: topic %s partition %" PRId32 " offset %" PRId64
-            ": damaged on its way, not on the broker: read again (%s)",
+            ": damaged on the way, not on the broker: read again (%s)",
             at->name, at->partition, p->next, detail);
         k->restart = true;
         return;
     }
-    if (found >= hi && found > p->next)
-        snprintf(hint, sizeof hint, "; no readable record follows, the log ends at %" PRId64,
-                 found);
-    else if (found > p->next)
-        snprintf(hint, sizeof hint, "; the next readable record is at offset %" PRId64, found);
     partition_fail(k, index, f, detail, hint);
 }
 
@@ -650,6 +665,7 @@ static int client_check_topics(struct source_kafka *k)
 static void client_check_silence(struct source_kafka *k)
 {
     static const struct failure stalled = {0, -EIO, "no records arrive although there are some"};
+    static const struct failure silent = {0, -EBADMSG, "the records cannot be read"};
     static const struct failure cut = {0, -ERANGE, "the log ends before it"};
 
     for (int i = 0; i < k->base.n_partitions; i++) {
@@ -659,6 +675,7 @@ static void client_check_silence(struct source_kafka *k)
             !p->rc && !partition_done(p) && !p->moved && rd_kafka_queue_length(p->queue) == 0;
         const bool was_behind = p->behind, was_beyond = p->beyond;
         int64_t lo = -1, hi = -1;
+        char hint[96];
 
         p->moved = p->behind = p->beyond = false;
         if (!waiting)
@@ -675,8 +692,16 @@ static void client_check_silence(struct source_kafka *k)
             partition_fail(k, i, &cut, "was the topic truncated or created anew?", "");
         if (!p->behind || !was_behind)
             continue;
+        // One new client did not help: perhaps these records never come, but later ones would.
+        if (p->stalls == 1) {
+            const int64_t found = partition_search(k, i, &hi, hint, sizeof hint);
+            if (found > p->next && found < hi) {
+                partition_fail(k, i, &silent, "nothing comes of them, not even an error", hint);
+                continue;
+            }
+        }
         if (p->stalls++ == STALLS_MAX) {
-            partition_unreadable(k, i, &stalled, "a new client did not help");
+            partition_fail(k, i, &stalled, "a new client did not help", "");
             continue;
         }
         say(k, LOG_WARNING,
