@@ -133,6 +133,8 @@ static const struct failure {
     {RD_KAFKA_RESP_ERR__BAD_MSG, -EBADMSG, "the records are damaged on the broker"},
     {RD_KAFKA_RESP_ERR_INVALID_MSG, -EBADMSG, "the records are damaged on the broker"},
     {RD_KAFKA_RESP_ERR__BAD_COMPRESSION, -EBADMSG, "the records cannot be decompressed"},
+    // A codec that it does not know. It is told again and again, so there is no silence to notice.
+    {RD_KAFKA_RESP_ERR__NOT_IMPLEMENTED, -EBADMSG, "this librdkafka cannot decompress the records"},
     {RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE, -EBADMSG, "this librdkafka cannot read the records"},
     {RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC, -ENOENT, "the topic does not exist any more"},
     {RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION, -ENOENT, "the partition does not exist any more"},
