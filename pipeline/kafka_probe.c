@@ -116,7 +116,7 @@ void kafka_probe_settings(rd_kafka_t *client, int n, const char *const *topics, 
     rd_kafka_ConfigResource_destroy_array(asked, count);
     rd_kafka_AdminOptions_destroy(options);
 
-    rd_kafka_event_t *event = rd_kafka_queue_poll(queue, timeout_ms + 1000);
+    rd_kafka_event_t *event = rd_kafka_queue_poll(queue, timeout_ms);
     const rd_kafka_DescribeConfigs_result_t *result =
         event && !rd_kafka_event_error(event) ? rd_kafka_event_DescribeConfigs_result(event) : NULL;
     const rd_kafka_ConfigResource_t **resources = NULL;

@@ -32,6 +32,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,10 +43,11 @@
 #include <unistd.h>
 
 enum {
-    BATCH_MAX = 1024,         // messages of one read
-    REPLY_TIMEOUT_MS = 10000, // for the brokers to answer a question at start
-    CHECK_TIMEOUT_MS = 2000,  // and while reading: nobody may be held up for long
-    WAIT_MS = 50,             // an eventfd edge that was missed costs this much
+    BATCH_MAX = 1024,           // messages of one read
+    REPLY_TIMEOUT_MS = 10000,   // for the brokers to answer a question at start
+    CHECK_TIMEOUT_MS = 2000,    // and while reading: nobody may be held up for long
+    SETTINGS_TIMEOUT_MS = 1000, // at start, for what is only a warning
+    WAIT_MS = 50,               // an eventfd edge that was missed costs this much
     DESTROY_TIMEOUT_S = 3,
     COMMIT_TIMEOUT_MS = 1000,   // for the last commits at close
     CHECK_INTERVAL_MS = 60000,  // between two looks at the metadata and at silent partitions
@@ -170,7 +172,8 @@ struct source_kafka {
     int commits;              // without an answer yet
     int rc;                   // the client is dead, 0: it is not
     char *bootstrap;
-    char trouble[256]; // the latest thing librdkafka complained about
+    _Atomic int x509_error; // of the last certificate that was refused
+    char trouble[256];      // the latest thing librdkafka complained about
     char fatal[400];
     int64_t now_ms;              // of the last call
     int64_t away_ms;             // since when no broker answers, 0: one does
@@ -261,11 +264,55 @@ static void log_line(const rd_kafka_t *client, int level, const char *facility, 
         k->check_ms = 0;
 }
 
+// For every error librdkafka has the same advice, to look at ssl.ca.location. OpenSSL's numbers
+// (X509_V_ERR_*) say what it really is.
+static const char *certificate_words(int x509_error)
+{
+    static const struct {
+        int code;
+        const char *words;
+    } errors[] = {
+        {9, "is not valid yet"},
+        {10, "has expired"},
+        {18, "is signed by itself, and ssl.ca.location does not have it"},
+        {19, "is of an authority that ssl.ca.location does not have"},
+        {20, "is of an authority that ssl.ca.location does not have"},
+        {23, "was revoked"},
+        {62, "is for another host"},
+    };
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
+        if (errors[i].code == x509_error)
+            return errors[i].words;
+    return NULL;
+}
+
+// Runs in a thread of librdkafka's. It decides nothing, it takes note.
+static int certificate_event(rd_kafka_t *client, const char *broker, int32_t id, int *x509_error,
+                             int depth, const char *bytes, size_t size, char *why, size_t why_size,
+                             void *opaque)
+{
+    struct source_kafka *k = opaque;
+    const char *words = certificate_words(*x509_error);
+    (void)client, (void)broker, (void)id, (void)depth, (void)bytes, (void)size;
+
+    if (!*x509_error)
+        return 1;
+    atomic_store(&k->x509_error, *x509_error);
+    snprintf(why, why_size, "the certificate %s", words ? words : "cannot be verified");
+    return 0;
+}
+
 static void error_event(rd_kafka_t *client, int code, const char *reason, void *opaque)
 {
     struct source_kafka *k = opaque;
+    const char *words = certificate_words(atomic_load(&k->x509_error));
+    char text[256];
     (void)client;
 
+    if (words && strstr(reason, "certificate verify failed")) {
+        snprintf(text, sizeof text, "the broker's certificate %s: %s", words, reason);
+        reason = text;
+    }
     // "All brokers are down" follows the error that says why and must not replace it.
     if (code != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || !k->trouble[0])
         snprintf(k->trouble, sizeof k->trouble, "%s", reason);
@@ -450,6 +497,7 @@ static int client_open(struct source_kafka *k)
     char why[256] = "";
     rd_kafka_conf_t *conf = rd_kafka_conf_dup(k->conf);
 
+    rd_kafka_conf_set_ssl_cert_verify_cb(conf, certificate_event);
     k->client = rd_kafka_new(RD_KAFKA_CONSUMER, conf, why, sizeof why);
     if (!k->client) {
         rd_kafka_conf_destroy(conf);
@@ -1298,7 +1346,7 @@ static void settings_check(struct source_kafka *k)
     for (enum topic t = 0; t < TOPICS; t++)
         if (k->topics[t])
             topics[n++] = k->topics[t];
-    kafka_probe_settings(k->client, n, topics, CHECK_TIMEOUT_MS, setting_warn, k);
+    kafka_probe_settings(k->client, n, topics, SETTINGS_TIMEOUT_MS, setting_warn, k);
 }
 
 int source_kafka_open(struct source **s, const struct source_kafka_options *options, char *error,

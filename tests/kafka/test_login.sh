@@ -90,10 +90,10 @@ tries right "$tls" 0 "TLS, the right authority" "" security.protocol=ssl "ssl.ca
 tries plain "$secured" 0 "SASL PLAIN, the right password" "" "${sasl[@]}" sasl.mechanism=PLAIN \
     sasl.username=plainer sasl.password=plain-secret
 # Those that fail wait for ten seconds, all at once.
-tries wrong "$tls" 69 "TLS, another authority" "certificate" security.protocol=ssl "ssl.ca.location=$dir/other.crt" &
+tries wrong "$tls" 69 "TLS, another authority" "the broker's certificate is of an authority that ssl.ca.location does not have" security.protocol=ssl "ssl.ca.location=$dir/other.crt" &
 tries denied "$secured" 69 "SASL PLAIN, a wrong password" "[Aa]uthentication" "${sasl[@]}" sasl.mechanism=PLAIN \
     sasl.username=plainer sasl.password=wrong-secret &
-tries expired "$past" 69 "TLS, a certificate that has expired" "certificate" security.protocol=ssl "ssl.ca.location=$dir/ca.crt" &
+tries expired "$past" 69 "TLS, a certificate that has expired" "the broker's certificate has expired" security.protocol=ssl "ssl.ca.location=$dir/ca.crt" &
 tries clear "$tls" 69 "no TLS where TLS is spoken" "security.protocol" &
 tries nofile "$tls" 78 "TLS, a file that is not there" "Kafka property ssl.ca.location: .*none.crt: No such file" security.protocol=ssl "ssl.ca.location=$dir/none.crt" &
 # The password is right; it is the library that cannot, before 2.6.1.

@@ -397,6 +397,87 @@ static void the_ends_that_fetches_bring_along_are_known(void **state)
     s->ops->close(s);
 }
 
+static int32_t next_epoch;
+
+static int32_t made_up_epoch(const rd_kafka_message_t *m)
+{
+    return m->offset < 20 ? 3 : next_epoch;
+}
+
+static void a_leader_epoch_that_goes_back_ends_the_partition(void **state)
+{
+    struct cluster *c = *state;
+    struct record r;
+    produce(c, 0, 40);
+    for (next_epoch = 2; next_epoch <= 4; next_epoch++) {
+        struct source *s = open_at(c, 0, 0);
+        assert_int_equal(s->ops->epoch(s, 0), -1);
+        of(s)->leader_epoch = made_up_epoch;
+        assert_int_equal(read_on(s, 0, 20), 20);
+        assert_int_equal(s->ops->epoch(s, 0), 3);
+        const int rc = read_on(s, 0, 20);
+        assert_int_equal(rc, next_epoch < 3 ? -ERANGE : 20);
+        assert_int_equal(s->ops->epoch(s, 0), next_epoch < 3 ? 3 : next_epoch);
+        if (next_epoch < 3) {
+            assert_non_null(
+                strstr(s->error, "topic t partition 0 offset 20: the log was rewritten"));
+            assert_non_null(strstr(s->error, "leader epoch 2 after 3"));
+            assert_int_equal(s->ops->read(s, 0, 1, &r), -ERANGE);
+        }
+        s->ops->close(s);
+    }
+}
+
+static void brokers_that_are_away_are_timed_until_one_answers(void **state)
+{
+    struct cluster *c = *state;
+    struct source *s = open_at(c, 0, 0);
+    assert_int_equal(s->ops->away_ms(s), 0);
+    rd_kafka_mock_broker_set_down(c->mock, 1);
+    const int64_t end = now_ms() + PATIENCE_MS;
+    while (s->ops->away_ms(s) == 0 && now_ms() < end)
+        assert_int_equal(s->ops->wait(s, 50), 0);
+    const int64_t away = s->ops->away_ms(s);
+    assert_true(away > 0);
+    of(s)->ask_ms = 0; // the question whether it is back has no answer
+    assert_int_equal(s->ops->wait(s, 50), 0);
+    assert_int_equal(s->ops->wait(s, 50), 0);
+    assert_true(s->ops->away_ms(s) > away);
+    rd_kafka_mock_broker_set_up(c->mock, 1);
+    while (s->ops->away_ms(s) > 0 && now_ms() < end)
+        assert_int_equal(s->ops->wait(s, 50), 0);
+    assert_int_equal(s->ops->away_ms(s), 0);
+    assert_non_null(strstr(logged, "<5>kafka: the brokers answer again, after "));
+    s->ops->close(s);
+}
+
+// A log of which [from, to) cannot be read. What is asked is counted.
+struct torn_log {
+    int64_t from, to, end;
+    int asked;
+};
+
+static int64_t torn_readable(void *arg, int64_t offset)
+{
+    struct torn_log *l = arg;
+    l->asked++;
+    assert_true(offset < l->end);
+    return offset >= l->from && offset < l->to ? -1 : offset;
+}
+
+static void the_next_readable_offset_is_found_behind_any_gap(void **state)
+{
+    (void)state;
+    for (int64_t size = 0; size < 200; size++)
+        for (int64_t behind = 0; behind < 3; behind++) {
+            struct torn_log l = {.from = 50, .to = 50 + size, .end = 50 + size + behind};
+            if (l.end == 50)
+                continue;
+            assert_int_equal(kafka_probe_search(50, l.end, torn_readable, &l), l.to);
+            assert_true(l.asked <= 18); // twice the doublings
+        }
+}
+
 static void properties_of_the_user_win_over_ours(void **state)
 {
     struct cluster *c = *state;
@@ -423,6 +504,11 @@ int main(void)
         cmocka_unit_test(topics_are_named_once_and_as_kafka_allows),
         cmocka_unit_test(versions_with_known_defects_are_refused_or_warned_about),
         cmocka_unit_test(a_broker_that_is_not_there_is_named_within_the_time),
+        cmocka_unit_test(the_next_readable_offset_is_found_behind_any_gap),
+        cmocka_unit_test_setup_teardown(a_leader_epoch_that_goes_back_ends_the_partition, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(brokers_that_are_away_are_timed_until_one_answers, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(properties_of_the_user_win_over_ours, setup, teardown),
         cmocka_unit_test_setup_teardown(errors_that_pass_are_waited_out, setup, teardown),
         cmocka_unit_test_setup_teardown(an_error_that_stays_ends_its_partition_and_names_it, setup,
