@@ -23,7 +23,7 @@
 #include "model/value.h"
 #include "snapshot/catalog.h"
 
-enum { QUEUE_SLICES = 8, WAIT_MS = 50 };
+enum { QUEUE_SLICES = 8, WAIT_MS = 50, LAG_INTERVAL_MS = 1000 };
 enum { KEPT_MAX = 64 }; // what checkpoint.keep may be at most
 enum { AHEAD_MS = 24 * 3600 * 1000, MINUTE_MS = 60 * 1000 };
 
@@ -80,6 +80,10 @@ struct job {
     struct catalog *checkpoints, *scratch, *snapshots;
     struct state_stamp kept[KEPT_MAX]; // checkpoints on disk, oldest first
     int n_kept;
+
+    // The ingest thread's.
+    int64_t *sliced; // the positions after the last slice, SOURCE_BEGIN before any
+    int64_t lag_ms;  // when the lag is told without a slice
 
     pthread_mutex_t lock;   // around all that follows
     pthread_cond_t changed; // any of it
@@ -326,6 +330,7 @@ static int reading_start(struct job *j, char *error, size_t error_size)
         memcpy(options.values.weight, two_tower_values(j->trainer.rows.model)->weight,
                sizeof options.values.weight);
     }
+    memcpy(j->sliced, next, (size_t)j->n * sizeof *next);
     int rc = j->source->ops->start(j->source, next, j->to);
     if (rc < 0)
         snprintf(error, error_size, "%s", j->source->error);
@@ -381,9 +386,10 @@ int job_open(struct job **j_out, const struct config *c, struct source *source,
     j->checkpoint_ms = j->snapshot_ms = j->durable_ms = j->opened_ms;
     j->from = calloc((size_t)j->n, sizeof *j->from);
     j->to = calloc((size_t)j->n, sizeof *j->to);
+    j->sliced = calloc((size_t)j->n, sizeof *j->sliced);
     j->cut_next = calloc((size_t)j->n, sizeof *j->cut_next);
     j->durable_next = calloc((size_t)j->n, sizeof *j->durable_next);
-    int rc = j->from && j->to && j->cut_next && j->durable_next ? 0 : -ENOMEM;
+    int rc = j->from && j->to && j->sliced && j->cut_next && j->durable_next ? 0 : -ENOMEM;
     if (rc == 0)
         rc = catalogs_open(j, error, error_size);
     if (rc == 0)
@@ -472,6 +478,7 @@ void job_close(struct job *j)
     pthread_cond_destroy(&j->changed);
     free(j->from);
     free(j->to);
+    free(j->sliced);
     free(j->cut_next);
     free(j->durable_next);
     free(j);
@@ -526,15 +533,22 @@ static int ingest_trim(struct job *j)
     return slice_log_trim(&j->slice_log, durable);
 }
 
-// How far the slices are behind the ends of the logs, as far as the source has heard of those.
-static void lag_tell(const struct job *j, const struct slice *slice)
+// How far the slices are behind the ends of the logs, as far as the source has heard of those. Once
+// a second without any slice: an open transaction holds up every slice, and that is to be seen.
+static void lag_tell(struct job *j, const struct slice *slice)
 {
     const struct source_ops *ops = j->source->ops;
+    const int64_t now_ms = clock_ms(CLOCK_MONOTONIC);
+    if (slice)
+        memcpy(j->sliced, slice->next, (size_t)j->n * sizeof *j->sliced);
+    else if (now_ms < j->lag_ms)
+        return;
+    j->lag_ms = now_ms + LAG_INTERVAL_MS;
     for (int p = 0; ops->end && p < j->n && p < METRIC_PARTITIONS_MAX; p++) {
         const int64_t end = ops->end(j->source, p);
-        if (end >= 0)
+        if (end >= 0 && j->sliced[p] >= 0)
             metrics_set_of(METRIC_PARTITION_LAG, p,
-                           end > slice->next[p] ? (double)(end - slice->next[p]) : 0);
+                           end > j->sliced[p] ? (double)(end - j->sliced[p]) : 0);
         if (ops->held)
             metrics_set_of(METRIC_PARTITION_HELD, p, (double)ops->held(j->source, p));
     }
@@ -604,8 +618,10 @@ static int ingest_one(struct job *j, bool *done)
     if (!j->recorded && !atomic_load_explicit(&j->reading, memory_order_relaxed))
         atomic_store(&j->reading, true);
     away_tell(j);
-    if (rc == 0)
+    if (rc == 0) {
+        lag_tell(j, NULL);
         return 0;
+    }
     const struct cutter_counts counts = cutter_counts(j->cutter);
     metrics_put_of(METRIC_RECORD_BYTES, 0, counts.bytes);
     for (enum topic t = 0; t < TOPICS; t++)
