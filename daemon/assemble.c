@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <syslog.h>
 
 #include "daemon/log.h"
 #include "model/value.h"
@@ -216,7 +217,13 @@ struct cutter_options assemble_cutter(const struct config *c, enum slice_order o
 static void kafka_log(void *arg, int level, const char *text)
 {
     (void)arg;
-    log_foreign(level, "librdkafka", text);
+    // What the source itself says is not to be held back by a flood of the library's lines.
+    if (strncmp(text, "kafka: ", 7) != 0)
+        log_foreign(level, "librdkafka", text);
+    else if (level <= LOG_WARNING)
+        log_warning("the source reports", "text=%s", text);
+    else
+        log_info("the source reports", "text=%s", text);
 }
 
 static const char *topic_or_null(const char *name)

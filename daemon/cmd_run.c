@@ -296,6 +296,8 @@ int cmd_run(const struct config *c, const struct command_line *line)
                             "--until-end: the built-in stream has none; set source.requests");
     const int rc = assemble_source(c, until_end, &source, error, sizeof error);
     if (rc < 0)
+        log_flush(); // the sentence comes last
+    if (rc < 0)
         return command_fail(line, command_status(rc), "%s", error);
     // A file has an end; only a broker and the endless built-in stream go on.
     const bool bounded = until_end || c->source_type == CONFIG_SOURCE_FILE ||
@@ -353,6 +355,8 @@ int cmd_replay(const struct config *c, const struct command_line *line)
         return command_fail(line, EX_USAGE,
                             "--to end: the built-in stream has none; set source.requests");
     int rc = assemble_source(c, true, &source, error, sizeof error);
+    if (rc < 0)
+        log_flush();
     if (rc < 0)
         return command_fail(line, command_status(rc), "%s", error);
     const size_t n = (size_t)source->n_partitions;

@@ -54,7 +54,7 @@ enum {
     REPORT_INTERVAL_MS = 60000, // between two lines about the same trouble
     STALLS_MAX = 3,             // new clients for one silent partition
     REREADS_MAX = 3,            // of one offset that was damaged on its way
-    SEARCH_MS = 30000,          // for the next readable offset; the process is about to stop
+    SEARCH_MS = 15000,          // for the next readable offset; the process is about to stop
     HOLD_MS = 60000,            // an open transaction keeps a partition from being idle
     HOLD_INTERVAL_MS = 1000,    // between two looks at open transactions
     AWAY_INTERVAL_MS = 2000,    // between two questions whether the brokers are back
@@ -416,12 +416,15 @@ static void partition_unreadable(struct source_kafka *k, int index, const struct
 
     if (p->rc)
         return;
-    if (partition_search(k, index, &hi, hint, sizeof hint) == p->next &&
-        p->rereads++ < REREADS_MAX) {
+    const int64_t found = partition_search(k, index, &hi, hint, sizeof hint);
+    // -1: the network that damaged it may just have given no answer.
+    if (found <= p->next && p->rereads++ < REREADS_MAX) {
         say(k, LOG_WARNING,
-            "kafka: topic %s partition %" PRId32 " offset %" PRId64
-            ": damaged on the way, not on the broker: read again (%s)",
-            at->name, at->partition, p->next, detail);
+            "kafka: topic %s partition %" PRId32 " offset %" PRId64 ": %s: read again (%s)",
+            at->name, at->partition, p->next,
+            found < 0 ? "damaged, on the way or on the broker"
+                      : "damaged on the way, not on the broker",
+            detail);
         k->restart = true;
         return;
     }
