@@ -168,6 +168,7 @@ struct source_kafka {
     rd_kafka_queue_t *events; // log lines, errors, commit results
     int wake;                 // eventfd: something was added to an empty queue
     bool started;             // the client has its assignment
+    bool unanswered;          // no broker has answered since away_ms
     bool restart;             // a new client is needed
     int commits;              // without an answer yet
     int rc;                   // the client is dead, 0: it is not
@@ -176,7 +177,7 @@ struct source_kafka {
     char trouble[256];      // the latest thing librdkafka complained about
     char fatal[400];
     int64_t now_ms;              // of the last call
-    int64_t away_ms;             // since when no broker answers, 0: one does
+    int64_t away_ms;             // since when connections fail, 0: they do not
     int64_t report_ms, login_ms; // when the next line about trouble, about a login is due
     int64_t check_ms, hold_ms;   // when the next look around, at transactions is due
     int64_t ask_ms;              // when brokers that are away are asked again
@@ -316,7 +317,9 @@ static void error_event(rd_kafka_t *client, int code, const char *reason, void *
     // "All brokers are down" follows the error that says why and must not replace it.
     if (code != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || !k->trouble[0])
         snprintf(k->trouble, sizeof k->trouble, "%s", reason);
-    if (code == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN && !k->away_ms)
+    // Any of them may be the last that was there; a question will tell. "All brokers are down" does
+    // not come when one was never connected to, as the group's coordinator may not have been.
+    if (!k->away_ms)
         k->away_ms = now_ms();
     if (k->started)
         report(k, code, reason);
@@ -803,17 +806,21 @@ static void client_check_held(struct source_kafka *k)
     }
 }
 
-// While no broker answers: whether one does. Records are no sign of it, they may have been fetched
-// before.
+// While connections fail: whether a broker answers all the same. Records are no sign of it, they
+// may have been fetched before.
 static void client_check_away(struct source_kafka *k)
 {
     const struct rd_kafka_metadata *metadata;
-    if (rd_kafka_metadata(k->client, 0, NULL, &metadata, AWAY_TIMEOUT_MS))
+    if (rd_kafka_metadata(k->client, 0, NULL, &metadata, AWAY_TIMEOUT_MS)) {
+        k->unanswered = true;
         return;
+    }
     rd_kafka_metadata_destroy(metadata);
-    say(k, LOG_NOTICE, "kafka: the brokers answer again, after %.1f s",
-        (double)(now_ms() - k->away_ms) / 1000);
+    if (k->unanswered)
+        say(k, LOG_NOTICE, "kafka: the brokers answer again, after %.1f s",
+            (double)(now_ms() - k->away_ms) / 1000);
     k->away_ms = 0;
+    k->unanswered = false;
 }
 
 // What every call does first: callbacks, and once a minute a look around.
@@ -1093,7 +1100,7 @@ static int64_t kafka_held(const struct source *s, int index)
 static int64_t kafka_away_ms(const struct source *s)
 {
     const struct source_kafka *k = (const struct source_kafka *)s;
-    return k->away_ms && k->now_ms > k->away_ms ? k->now_ms - k->away_ms : 0;
+    return k->unanswered && k->now_ms > k->away_ms ? k->now_ms - k->away_ms : 0;
 }
 
 static int kafka_wait(struct source *s, int timeout_ms)
