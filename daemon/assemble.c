@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <syslog.h>
 
 #include "daemon/clock.h"
 #include "daemon/log.h"
@@ -221,7 +222,13 @@ struct cutter_options assemble_cutter(const struct config *c, enum slice_order o
 static void kafka_log(void *arg, int level, const char *text)
 {
     (void)arg;
-    log_foreign(level, "librdkafka", text);
+    // What the source itself says is not to be held back by a flood of the library's lines.
+    if (strncmp(text, "kafka: ", 7) != 0)
+        log_foreign(level, "librdkafka", text);
+    else if (level <= LOG_WARNING)
+        log_warning("the source reports", "text=%s", text);
+    else
+        log_info("the source reports", "text=%s", text);
 }
 
 int assemble_letters(const struct config *c, struct dead_letter_kafka **k, char *error,
@@ -268,6 +275,7 @@ int assemble_source(const struct config *c, bool replay, struct source **s, char
                            [TOPIC_IMPRESSIONS] = topic_or_null(c->source_impressions),
                            [TOPIC_ENGAGEMENTS] = topic_or_null(c->source_engagements)},
                 .replay = replay,
+                .keep_ms = c->join_window_ms,
                 .n_properties = c->source_kafka.n,
                 .properties = c->source_kafka.list,
                 .log = kafka_log},

@@ -31,6 +31,7 @@
 enum { TICK_MS = 200, STATUS_EVERY = 5, PROGRESS_EVERY = 25, STUCK_TICKS = 50 };
 enum { STALE_CHECKPOINTS = 10 }; // intervals without one
 enum { STALE_SNAPSHOTS = 3 };    // intervals in which all were refused
+enum { AWAY_MS = 10000 };        // without an answer of any broker; as long as a start waits
 // What a checkpoint may take to read: 100 GB at the rate at which one is verified, and more.
 enum { SECOND_US = 1000000, RESTORE_US = 600 * SECOND_US };
 
@@ -49,9 +50,9 @@ struct watching {
     uint64_t checkpoint;
 };
 
-// What readiness means: restored and reading, checkpoints not stale. A model that is refused goes
-// on learning, and the fleets have the last good snapshot: a person is to know, nothing is to
-// restart.
+// What readiness means: restored and reading, checkpoints not stale, the source answers. A model
+// that is refused goes on learning, and the fleets have the last good snapshot: a person is to
+// know, nothing is to restart.
 static int ready_checks(void *arg, struct http_check *checks)
 {
     const struct watching *w = arg;
@@ -68,17 +69,21 @@ static int ready_checks(void *arg, struct http_check *checks)
     snprintf(checks[2].message, sizeof checks[2].message,
              "%" PRIu64 " failed, %" PRIu64 " checkpoints and %" PRIu64 " snapshots written",
              s.failures, s.checkpoints, s.snapshots);
+    checks[3] = (struct http_check){.name = "source", .ok = s.away_ms < AWAY_MS};
+    snprintf(checks[3].message, sizeof checks[3].message,
+             "%.1f s without an answer, the limit is %.1f s", (double)s.away_ms / 1000,
+             (double)AWAY_MS / 1000);
     const int64_t patience = STALE_SNAPSHOTS * w->config->snapshot_interval_ms;
     const int64_t refused_ms = s.refused > 0 ? clock_ms(CLOCK_MONOTONIC) - s.refused_ms : 0;
-    checks[3] = (struct http_check){
+    checks[4] = (struct http_check){
         .name = "snapshot", .ok = s.refused == 0 || refused_ms < patience, .advisory = true};
     if (s.refused > 0)
-        snprintf(checks[3].message, sizeof checks[3].message,
+        snprintf(checks[4].message, sizeof checks[4].message,
                  "%" PRIu64 " refused since %.1f s, the last for its %s", s.refused,
                  (double)refused_ms / 1000, s.refusal);
     else
-        snprintf(checks[3].message, sizeof checks[3].message, "none refused");
-    return 4;
+        snprintf(checks[4].message, sizeof checks[4].message, "none refused");
+    return 5;
 }
 
 static bool ready_now(struct watching *w)
@@ -341,6 +346,8 @@ int cmd_run(const struct config *c, const struct command_line *line)
                             "--until-end: the built-in stream has none; set source.requests");
     const int rc = assemble_source(c, until_end, &source, error, sizeof error);
     if (rc < 0)
+        log_flush(); // the sentence comes last
+    if (rc < 0)
         return command_fail(line, command_status(rc), "%s", error);
     // A file has an end; only a broker and the endless built-in stream go on.
     const bool bounded = until_end || c->source_type == CONFIG_SOURCE_FILE ||
@@ -444,6 +451,8 @@ int cmd_replay(const struct config *c, const struct command_line *line)
         return command_fail(line, EX_USAGE,
                             "--to end: the built-in stream has none; set source.requests");
     int rc = assemble_source(c, true, &source, error, sizeof error);
+    if (rc < 0)
+        log_flush();
     if (rc < 0)
         return command_fail(line, command_status(rc), "%s", error);
     const size_t n = (size_t)source->n_partitions;

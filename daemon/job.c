@@ -27,7 +27,7 @@
 #include "pipeline/traffic.h"
 #include "snapshot/catalog.h"
 
-enum { QUEUE_SLICES = 8, WAIT_MS = 50 };
+enum { QUEUE_SLICES = 8, WAIT_MS = 50, LAG_INTERVAL_MS = 1000 };
 enum { AHEAD_MS = 24 * 3600 * 1000, MINUTE_MS = 60 * 1000 };
 
 // What the writer is asked for.
@@ -49,8 +49,9 @@ struct job {
     // Anybody's, at any time.
     struct notify_worker workers[JOB_WORKERS];
     _Atomic bool stop, failed, ended, reading;
-    _Atomic bool followed;  // all of options.recorded was applied
-    struct journal journal; // its header says who may call what
+    _Atomic bool followed;   // all of options.recorded was applied
+    _Atomic int64_t away_ms; // as the source last said
+    struct journal journal;  // its header says who may call what
 
     // The ingest thread's. Others hand slices back with cutter_give, and tell how full the join is;
     // the names of the source's partitions are everybody's.
@@ -74,6 +75,10 @@ struct job {
 
     // The writer thread's.
     struct catalog *snapshots;
+
+    // The ingest thread's.
+    int64_t *sliced; // the positions after the last slice, SOURCE_BEGIN before any
+    int64_t lag_ms;  // when the lag is told without a slice
 
     pthread_mutex_t lock;   // around all that follows
     pthread_cond_t changed; // any of it
@@ -349,6 +354,7 @@ static int reading_start(struct job *j, char *error, size_t error_size)
         memcpy(options.values.weight, two_tower_values(j->trainer.rows.model)->weight,
                sizeof options.values.weight);
     }
+    memcpy(j->sliced, next, (size_t)j->n * sizeof *next);
     if (rc == 0)
         rc = source_start(j, next, error, error_size);
     if (rc == 0)
@@ -420,9 +426,10 @@ int job_open(struct job **j_out, const struct config *c, struct source *source,
     j->checkpoint_ms = j->snapshot_ms = j->durable_ms = j->opened_ms;
     j->from = calloc((size_t)j->n, sizeof *j->from);
     j->to = calloc((size_t)j->n, sizeof *j->to);
+    j->sliced = calloc((size_t)j->n, sizeof *j->sliced);
     j->cut_next = calloc((size_t)j->n, sizeof *j->cut_next);
     j->durable_next = calloc((size_t)j->n, sizeof *j->durable_next);
-    int rc = j->from && j->to && j->cut_next && j->durable_next ? 0 : -ENOMEM;
+    int rc = j->from && j->to && j->sliced && j->cut_next && j->durable_next ? 0 : -ENOMEM;
     if (rc == 0)
         rc = engine_open(
             &j->engine,
@@ -501,6 +508,7 @@ void job_close(struct job *j)
     free(j->moves);
     free(j->from);
     free(j->to);
+    free(j->sliced);
     free(j->cut_next);
     free(j->durable_next);
     free(j);
@@ -543,15 +551,35 @@ static int ingest_trim(struct job *j)
     return rc;
 }
 
-// How far the slices are behind the ends of the logs, as far as the source has heard of those.
-static void lag_tell(const struct job *j, const struct slice *slice)
+// How far the slices are behind the ends of the logs, as far as the source has heard of those. Once
+// a second without any slice: an open transaction holds up every slice, and that is to be seen.
+static void lag_tell(struct job *j, const struct slice *slice)
 {
-    for (int p = 0; j->source->ops->end && p < j->n && p < METRIC_PARTITIONS_MAX; p++) {
-        const int64_t end = j->source->ops->end(j->source, p);
-        if (end >= 0)
+    const struct source_ops *ops = j->source->ops;
+    const int64_t now_ms = clock_ms(CLOCK_MONOTONIC);
+    if (slice)
+        memcpy(j->sliced, slice->next, (size_t)j->n * sizeof *j->sliced);
+    else if (now_ms < j->lag_ms)
+        return;
+    j->lag_ms = now_ms + LAG_INTERVAL_MS;
+    for (int p = 0; ops->end && p < j->n && p < METRIC_PARTITIONS_MAX; p++) {
+        const int64_t end = ops->end(j->source, p);
+        if (end >= 0 && j->sliced[p] >= 0)
             metrics_set_of(METRIC_PARTITION_LAG, p,
-                           end > slice->next[p] ? (double)(end - slice->next[p]) : 0);
+                           end > j->sliced[p] ? (double)(end - j->sliced[p]) : 0);
+        if (ops->held)
+            metrics_set_of(METRIC_PARTITION_HELD, p, (double)ops->held(j->source, p));
     }
+}
+
+// Without any slice, too: it is when nothing comes that this matters.
+static void away_tell(struct job *j)
+{
+    if (!j->source->ops->away_ms)
+        return;
+    const int64_t away_ms = j->source->ops->away_ms(j->source);
+    atomic_store_explicit(&j->away_ms, away_ms, memory_order_relaxed);
+    metrics_set(METRIC_SOURCE_AWAY, (double)away_ms / 1000);
 }
 
 // A slice of a log, made again. With options.recorded nothing follows the last of them.
@@ -650,9 +678,15 @@ static int ingest_one(struct job *j, bool *done)
         return rc;
     if (ingest_caught_up(j) && !atomic_load_explicit(&j->reading, memory_order_relaxed))
         atomic_store(&j->reading, true);
-    if (rc == 0)
+    away_tell(j);
+    if (rc == 0) {
+        lag_tell(j, NULL);
         return 0;
-    metrics_put_of(METRIC_RECORD_BYTES, 0, cutter_counts(j->cutter).bytes);
+    }
+    const struct cutter_counts counts = cutter_counts(j->cutter);
+    metrics_put_of(METRIC_RECORD_BYTES, 0, counts.bytes);
+    for (enum topic t = 0; t < TOPICS; t++)
+        metrics_put_of(METRIC_RECORDS_UNKEYED, t, counts.unkeyed[t]);
     busy_tell(BY_STAGE_INGEST, clock_s(CLOCK_THREAD_CPUTIME_ID));
     lag_tell(j, slice);
     if (slice_rejects(slice) > 0) {
@@ -1276,6 +1310,7 @@ void job_status(const struct job *j_in, struct job_status *status)
     *status = j->status;
     status->checkpoint_age_ms = clock_ms(CLOCK_MONOTONIC) - j->durable_ms;
     status->reading = atomic_load(&j->reading);
+    status->away_ms = atomic_load(&j->away_ms);
     status->io_backend = engine_backend(j->engine);
     status->io_reason = engine_reason(j->engine);
     pthread_mutex_unlock(&j->lock);

@@ -86,6 +86,7 @@ struct job_status {
     struct evaluation window, total;
     uint64_t checkpoint, snapshot; // newest generations, 0: none
     int64_t checkpoint_age_ms;     // since the last durable one, or the start
+    int64_t away_ms;               // for how long the source has got no answer, 0: it does
     uint64_t snapshots, checkpoints, failures;
     uint64_t refused;   // snapshots since the last one published; they are no failures
     int64_t refused_ms; // monotonic, when the first of them was

@@ -128,6 +128,12 @@ enum { METRIC_PARTITIONS_MAX = 1024, METRIC_RANKERS_MAX = RANKERS_MAX + 1 };
       "Times that delivery to the topic failed and was begun again.")                              \
     X(PARTITION_LAG, "consumer_lag_records", GAUGE, PARTITION,                                     \
       "Records between the position and the end of the partition.")                                \
+    X(PARTITION_HELD, "consumer_open_transaction_records", GAUGE, PARTITION,                       \
+      "Records at the end of the partition that wait for an open transaction.")                    \
+    X(SOURCE_AWAY, "source_away_seconds", GAUGE, NONE,                                             \
+      "For how long no broker has answered; 0: one does.")                                         \
+    X(RECORDS_UNKEYED, "records_unkeyed_total", COUNTER, TOPIC,                                    \
+      "Kafka records whose key is not the event's user, catalogue apart; one process takes them.") \
     X(EVENT_TIME_LAG, "event_time_lag_seconds", GAUGE, NONE,                                       \
       "Now minus the event time of the newest record that was applied.")                           \
     X(WATERMARK, "watermark_timestamp_seconds", GAUGE, NONE,                                       \

@@ -382,6 +382,23 @@ static const char *time_judge(const struct cutter *c, int p, const struct record
     return *verdict ? "ts is ahead of the clock" : NULL;
 }
 
+// Whether the record's key is its event's user, as text. Producers that key otherwise spread a user
+// over partitions.
+static bool is_keyed_by(const struct record *r, const struct id *user)
+{
+    char digits[24];
+    if (!r->key)
+        return false;
+    if (user->kind == ID_STRING)
+        return r->key_size == user->size && !memcmp(r->key, user->bytes, user->size);
+    uint64_t bits;
+    memcpy(&bits, user->bytes, sizeof bits);
+    const int size = user->kind == ID_SIGNED
+                         ? snprintf(digits, sizeof digits, "%" PRId64, (int64_t)bits)
+                         : snprintf(digits, sizeof digits, "%" PRIu64, bits);
+    return r->key_size == (size_t)size && !memcmp(r->key, digits, r->key_size);
+}
+
 // Reads and decodes what partition p has now. Returns how many records, or -errno.
 static int partition_read(struct cutter *c, int p, struct cutter_clock now)
 {
@@ -427,6 +444,8 @@ static int partition_read(struct cutter *c, int p, struct cutter_clock now)
             event->partition = p;
             event->offset = records[i].offset;
             entry.event = event;
+            if (s->ops->keyed && topic != TOPIC_ITEMS)
+                c->counts.unkeyed[topic] += !is_keyed_by(&records[i], &event->user);
             if (event->ts_ms > part->mt_ms)
                 part->mt_ms = event->ts_ms;
         }

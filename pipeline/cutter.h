@@ -103,6 +103,7 @@ void cutter_give(struct cutter *c, struct slice *slice);
 
 struct cutter_counts {
     uint64_t records, bytes, tombstones;
-    uint64_t pending; // decoded, not yet in a slice
+    uint64_t unkeyed[TOPICS]; // events whose record's key is not their user, of a keyed source
+    uint64_t pending;         // decoded, not yet in a slice
 };
 struct cutter_counts cutter_counts(const struct cutter *c);

@@ -56,6 +56,7 @@ struct source {
 
 struct source_ops {
     const char *name;
+    bool keyed; // its producers give records a key
     // Resolves the first and the end offset of every partition at this moment:
     // first <= any record's offset < end. A bounded run reads up to these ends.
     int (*bounds)(struct source *s, int64_t *first, int64_t *end);
@@ -79,6 +80,12 @@ struct source_ops {
     bool (*at_end)(const struct source *s, int p);
     // The end of the partition's log as last heard, without asking; -1: unknown. May be NULL.
     int64_t (*end)(const struct source *s, int p);
+    // Records at the end of the log that wait for an open transaction, theirs or an earlier one, as
+    // last heard. at_end() is false because of them until nothing has moved for a minute. May be
+    // NULL.
+    int64_t (*held)(const struct source *s, int p);
+    // For how long nobody has answered, 0: somebody does. May be NULL.
+    int64_t (*away_ms)(const struct source *s);
     // Waits until a record may be there, or timeout_ms.
     int (*wait)(struct source *s, int timeout_ms);
     // Tells the outside how far a durable checkpoint has come (Kafka: a commit for lag tools). May
@@ -99,6 +106,8 @@ struct source_kafka_options {
     const char *bootstrap;      // host:port,...
     const char *topics[TOPICS]; // names on the broker; NULL: this topic is not read
     bool replay;                // larger fetches instead of low latency
+    // Events are needed for that long: who keeps them for less is warned about. 0: unknown.
+    int64_t keep_ms;
     int n_properties;
     const struct source_kafka_property *properties; // passed through; the ones we own are refused
     // librdkafka's log lines, with syslog levels; may be NULL.

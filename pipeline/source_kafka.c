@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The "kafka" source: the consumer. Its configuration is pipeline/kafka_conf.c.
+// The "kafka" source: the consumer. Its configuration is pipeline/kafka_conf.c, its questions
+// beside the reading are pipeline/kafka_probe.c.
 //
 // Every partition of the named topics is assigned by hand, at offsets that come from the caller:
 // there is no group, so there is no rebalance, and librdkafka's own notion of a position is never
@@ -18,15 +19,21 @@
 //     - Aborted data and control records are never delivered, so the last record of a range is not
 //       at stop - 1. A range ends with a record or an end-of-partition at or behind stop.
 //     - An unknown topic can be assigned without any error; metadata is asked first.
+//     - A batch whose checksum is wrong is skipped by librdkafka after its error, and what follows
+//       in the same fetch is delivered. Nothing behind an error is therefore taken.
 #include "pipeline/source.h"
 
+#include "pipeline/kafka_probe.h"
+
 #include <assert.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <librdkafka/rdkafka.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,15 +45,22 @@
 #include "pipeline/kafka_conf.h"
 
 enum {
-    BATCH_MAX = 1024,         // messages of one read
-    REPLY_TIMEOUT_MS = 10000, // for the brokers to answer a question at start
-    CHECK_TIMEOUT_MS = 2000,  // and while reading: nobody may be held up for long
-    WAIT_MS = 50,             // an eventfd edge that was missed costs this much
+    BATCH_MAX = 1024,           // messages of one read
+    REPLY_TIMEOUT_MS = 10000,   // for the brokers to answer a question at start
+    CHECK_TIMEOUT_MS = 2000,    // and while reading: nobody may be held up for long
+    SETTINGS_TIMEOUT_MS = 1000, // at start, for what is only a warning
+    WAIT_MS = 50,               // an eventfd edge that was missed costs this much
     DESTROY_TIMEOUT_S = 3,
     COMMIT_TIMEOUT_MS = 1000,   // for the last commits at close
     CHECK_INTERVAL_MS = 60000,  // between two looks at the metadata and at silent partitions
     REPORT_INTERVAL_MS = 60000, // between two lines about the same trouble
     STALLS_MAX = 3,             // new clients for one silent partition
+    REREADS_MAX = 3,            // of one offset that was damaged on its way
+    SEARCH_MS = 15000,          // for the next readable offset; the process is about to stop
+    HOLD_MS = 60000,            // an open transaction keeps a partition from being idle
+    HOLD_INTERVAL_MS = 1000,    // between two looks at open transactions
+    AWAY_INTERVAL_MS = 2000,    // between two questions whether the brokers are back
+    AWAY_TIMEOUT_MS = 500,      // for the answer
     TOPIC_NAME_MAX = 249,       // Kafka's limit
 };
 
@@ -61,6 +75,8 @@ static const struct failure {
     {RD_KAFKA_RESP_ERR__BAD_MSG, -EBADMSG, "the records are damaged on the broker"},
     {RD_KAFKA_RESP_ERR_INVALID_MSG, -EBADMSG, "the records are damaged on the broker"},
     {RD_KAFKA_RESP_ERR__BAD_COMPRESSION, -EBADMSG, "the records cannot be decompressed"},
+    // A codec that it does not know. It is told again and again, so there is no silence to notice.
+    {RD_KAFKA_RESP_ERR__NOT_IMPLEMENTED, -EBADMSG, "this librdkafka cannot decompress the records"},
     {RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE, -EBADMSG, "this librdkafka cannot read the records"},
     {RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC, -ENOENT, "the topic does not exist any more"},
     {RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION, -ENOENT, "the partition does not exist any more"},
@@ -71,12 +87,16 @@ static const struct failure {
 struct partition {
     rd_kafka_queue_t *queue;
     int64_t next, stop;
-    bool moved;  // since the last look around something came
-    bool behind; // that look found that something should have come
-    int stalls;  // new clients since something came
-    bool eof;    // the end of the log is at next
-    bool told;   // wait() returned for its sake, and it was not read since
-    int rc;      // why it cannot go on, 0: it can
+    bool moved;       // since the last look around something came
+    bool behind;      // that look found that something should have come
+    int stalls;       // new clients since something came
+    bool eof;         // the end of the log is at next
+    bool told;        // wait() returned for its sake, and it was not read since
+    bool beyond;      // the last look found the log shorter than next
+    bool held;        // it was told that a transaction holds it up
+    int rereads;      // of next, since something came
+    int64_t moved_ms; // when something came last
+    int rc;           // why it cannot go on, 0: it can
     char failure[400];
 };
 
@@ -87,19 +107,27 @@ struct source_kafka {
     rd_kafka_queue_t *events; // log lines, errors, commit results
     int wake;                 // eventfd: something was added to an empty queue
     bool started;             // the client has its assignment
+    bool unanswered;          // no broker has answered since away_ms
     bool restart;             // a new client is needed
     int commits;              // without an answer yet
     int rc;                   // the client is dead, 0: it is not
     char *bootstrap;
-    char trouble[256]; // the latest thing librdkafka complained about
+    _Atomic int x509_error; // of the last certificate that was refused
+    char trouble[256];      // the latest thing librdkafka complained about
     char fatal[400];
-    int64_t report_ms, check_ms; // when the next line, the next look are due
+    int64_t now_ms;              // of the last call
+    int64_t away_ms;             // since when connections fail, 0: they do not
+    int64_t report_ms, login_ms; // when the next line about trouble, about a login is due
+    int64_t check_ms, hold_ms;   // when the next look around, at transactions is due
+    int64_t ask_ms;              // when brokers that are away are asked again
     int64_t below;               // records dropped since the last report
     struct partition *partitions;
     int n_messages;
     rd_kafka_message_t *messages[BATCH_MAX];
+    int32_t (*leader_epoch)(const rd_kafka_message_t *m); // NULL: this librdkafka has none
     void (*log)(void *arg, int level, const char *text);
     void *log_arg;
+    int64_t keep_ms;
     const char *topics[TOPICS]; // owned copies
 };
 
@@ -108,6 +136,17 @@ static int64_t now_ms(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+// librdkafka has it from 2.1.0 on, and the one that is loaded may be newer than the one that this
+// was built with.
+static int32_t (*message_leader_epoch(void))(const rd_kafka_message_t *)
+{
+    union {
+        void *symbol;
+        int32_t (*function)(const rd_kafka_message_t *);
+    } found = {dlsym(RTLD_DEFAULT, "rd_kafka_message_leader_epoch")};
+    return found.function;
 }
 
 static struct source_kafka *of(struct source *s)
@@ -140,12 +179,17 @@ __attribute__((format(printf, 3, 4))) static void say(struct source_kafka *k, in
 }
 
 // Trouble that passes is told once a minute: an outage gives an error for each attempt to connect.
-static void report(struct source_kafka *k, const char *what)
+// A login that is refused is a line of its own, or it would be lost behind the broken connection
+// that precedes it.
+static void report(struct source_kafka *k, rd_kafka_resp_err_t code, const char *what)
 {
     const int64_t now = now_ms();
-    if (now < k->report_ms)
+    int64_t *due = code == RD_KAFKA_RESP_ERR__AUTHENTICATION || code == RD_KAFKA_RESP_ERR__SSL
+                       ? &k->login_ms
+                       : &k->report_ms;
+    if (now < *due)
         return;
-    k->report_ms = now + REPORT_INTERVAL_MS;
+    *due = now + REPORT_INTERVAL_MS;
     say(k, LOG_WARNING, "kafka: %s (told once a minute)", what);
 }
 
@@ -160,16 +204,64 @@ static void log_line(const rd_kafka_t *client, int level, const char *facility, 
         k->check_ms = 0;
 }
 
+// For every error librdkafka has the same advice, to look at ssl.ca.location. OpenSSL's numbers
+// (X509_V_ERR_*) say what it really is.
+static const char *certificate_words(int x509_error)
+{
+    static const struct {
+        int code;
+        const char *words;
+    } errors[] = {
+        {9, "is not valid yet"},
+        {10, "has expired"},
+        {18, "is signed by itself, and ssl.ca.location does not have it"},
+        {19, "is of an authority that ssl.ca.location does not have"},
+        {20, "is of an authority that ssl.ca.location does not have"},
+        {23, "was revoked"},
+        {62, "is for another host"},
+    };
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
+        if (errors[i].code == x509_error)
+            return errors[i].words;
+    return NULL;
+}
+
+// Runs in a thread of librdkafka's. It decides nothing, it takes note.
+static int certificate_event(rd_kafka_t *client, const char *broker, int32_t id, int *x509_error,
+                             int depth, const char *bytes, size_t size, char *why, size_t why_size,
+                             void *opaque)
+{
+    struct source_kafka *k = opaque;
+    const char *words = certificate_words(*x509_error);
+    (void)client, (void)broker, (void)id, (void)depth, (void)bytes, (void)size;
+
+    if (!*x509_error)
+        return 1;
+    atomic_store(&k->x509_error, *x509_error);
+    snprintf(why, why_size, "the certificate %s", words ? words : "cannot be verified");
+    return 0;
+}
+
 static void error_event(rd_kafka_t *client, int code, const char *reason, void *opaque)
 {
     struct source_kafka *k = opaque;
+    const char *words = certificate_words(atomic_load(&k->x509_error));
+    char text[256];
     (void)client;
 
+    if (words && strstr(reason, "certificate verify failed")) {
+        snprintf(text, sizeof text, "the broker's certificate %s: %s", words, reason);
+        reason = text;
+    }
     // "All brokers are down" follows the error that says why and must not replace it.
     if (code != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || !k->trouble[0])
         snprintf(k->trouble, sizeof k->trouble, "%s", reason);
+    // Any of them may be the last that was there; a question will tell. "All brokers are down" does
+    // not come when one was never connected to, as the group's coordinator may not have been.
+    if (!k->away_ms)
+        k->away_ms = now_ms();
     if (k->started)
-        report(k, reason);
+        report(k, code, reason);
 }
 
 static void commit_event(rd_kafka_t *client, rd_kafka_resp_err_t code,
@@ -212,8 +304,9 @@ static const struct failure *failure_find(rd_kafka_resp_err_t code)
     return NULL;
 }
 
+// Ends a partition; hint goes to the end of the sentence.
 static void partition_fail(struct source_kafka *k, int index, const struct failure *f,
-                           const char *detail)
+                           const char *detail, const char *hint)
 {
     struct partition *p = &k->partitions[index];
     const struct source_partition *at = &k->base.partitions[index];
@@ -227,8 +320,57 @@ static void partition_fail(struct source_kafka *k, int index, const struct failu
                                                               &lo, &hi, CHECK_TIMEOUT_MS))
         snprintf(range, sizeof range, "; it has %" PRId64 " up to %" PRId64, lo, hi);
     snprintf(p->failure, sizeof p->failure,
-             "topic %s partition %" PRId32 " offset %" PRId64 ": %s%s (%s)", at->name,
-             at->partition, p->next, f->what, range, detail);
+             "topic %s partition %" PRId32 " offset %" PRId64 ": %s%s (%.150s)%s", at->name,
+             at->partition, p->next, f->what, range, detail, hint);
+}
+
+// Where a partition that cannot be read at its position could go on, and the words for it. -1: not
+// known. hi: where its log ends.
+static int64_t partition_search(struct source_kafka *k, int index, int64_t *hi, char *hint,
+                                size_t size)
+{
+    const struct source_partition *at = &k->base.partitions[index];
+    const int64_t next = k->partitions[index].next;
+    int64_t lo = -1, found = -1;
+
+    *hi = -1;
+    *hint = '\0';
+    if (!rd_kafka_query_watermark_offsets(k->client, at->name, at->partition, &lo, hi,
+                                          CHECK_TIMEOUT_MS))
+        found = kafka_probe_readable(k->conf, at->name, at->partition, next, *hi, SEARCH_MS);
+    if (found > next)
+        snprintf(hint, size, "; %s %" PRId64,
+                 found < *hi ? "the next readable record is at offset"
+                             : "no readable record follows, the log ends at",
+                 found);
+    return found;
+}
+
+// What cannot be read may have been damaged on its way: then it is read again. Otherwise the
+// partition ends, and the sentence says where it could go on.
+static void partition_unreadable(struct source_kafka *k, int index, const struct failure *f,
+                                 const char *detail)
+{
+    struct partition *p = &k->partitions[index];
+    const struct source_partition *at = &k->base.partitions[index];
+    char hint[96];
+    int64_t hi;
+
+    if (p->rc)
+        return;
+    const int64_t found = partition_search(k, index, &hi, hint, sizeof hint);
+    // -1: the network that damaged it may just have given no answer.
+    if (found <= p->next && p->rereads++ < REREADS_MAX) {
+        say(k, LOG_WARNING,
+            "kafka: topic %s partition %" PRId32 " offset %" PRId64 ": %s: read again (%s)",
+            at->name, at->partition, p->next,
+            found < 0 ? "damaged, on the way or on the broker"
+                      : "damaged on the way, not on the broker",
+            detail);
+        k->restart = true;
+        return;
+    }
+    partition_fail(k, index, f, detail, hint);
 }
 
 // ---- the client ----
@@ -300,6 +442,7 @@ static int client_open(struct source_kafka *k)
     char why[256] = "";
     rd_kafka_conf_t *conf = rd_kafka_conf_dup(k->conf);
 
+    rd_kafka_conf_set_ssl_cert_verify_cb(conf, certificate_event);
     k->client = rd_kafka_new(RD_KAFKA_CONSUMER, conf, why, sizeof why);
     if (!k->client) {
         rd_kafka_conf_destroy(conf);
@@ -334,9 +477,9 @@ static void client_serve(struct source_kafka *k)
                 if (!strcmp(k->base.partitions[i].name, topic) &&
                     (m->partition == RD_KAFKA_PARTITION_UA ||
                      m->partition == k->base.partitions[i].partition))
-                    partition_fail(k, i, f, rd_kafka_message_errstr(m));
+                    partition_fail(k, i, f, rd_kafka_message_errstr(m), "");
         } else {
-            report(k, rd_kafka_message_errstr(m));
+            report(k, m->err, rd_kafka_message_errstr(m));
         }
         rd_kafka_message_destroy(m);
     }
@@ -445,7 +588,8 @@ static int client_assign(struct source_kafka *k)
     for (int i = 0; i < n; i++) {
         const struct source_partition *at = &k->base.partitions[i];
         struct partition *p = &k->partitions[i];
-        p->eof = p->behind = false;
+        p->eof = p->behind = p->beyond = p->held = false;
+        p->moved_ms = now;
         if (p->rc || partition_done(p))
             continue;
         p->queue = rd_kafka_queue_get_partition(k->client, at->name, at->partition);
@@ -511,32 +655,48 @@ static int client_check_topics(struct source_kafka *k)
 }
 
 // A partition that is silent although its log goes on gets a new client, three times. Seen with
-// batches that do not parse (no error at all comes up) and after a broker had stalled.
+// batches that do not parse (no error at all comes up) and after a broker had stalled. One whose
+// log is shorter than what was read of it ends: there are records in the state that the log lost.
 static void client_check_silence(struct source_kafka *k)
 {
     static const struct failure stalled = {0, -EIO, "no records arrive although there are some"};
+    static const struct failure silent = {0, -EBADMSG, "the records cannot be read"};
+    static const struct failure cut = {0, -ERANGE, "the log ends before it"};
 
     for (int i = 0; i < k->base.n_partitions; i++) {
         const struct source_partition *at = &k->base.partitions[i];
         struct partition *p = &k->partitions[i];
         const bool waiting =
             !p->rc && !partition_done(p) && !p->moved && rd_kafka_queue_length(p->queue) == 0;
-        const bool was_behind = p->behind;
+        const bool was_behind = p->behind, was_beyond = p->beyond;
         int64_t lo = -1, hi = -1;
+        char hint[96];
 
-        p->moved = p->behind = false;
+        p->moved = p->behind = p->beyond = false;
         if (!waiting)
             continue;
         // No answer: an outage, which is no reason for anything, and others would take as long.
         if (rd_kafka_query_watermark_offsets(k->client, at->name, at->partition, &lo, &hi,
                                              CHECK_TIMEOUT_MS))
             return;
-        // What has just arrived may be on its way, so it takes two looks.
+        // What has just arrived may be on its way, and a new leader may not know the end yet: so
+        // it takes two looks.
         p->behind = hi > p->next;
+        p->beyond = hi < p->next;
+        if (p->beyond && was_beyond)
+            partition_fail(k, i, &cut, "was the topic truncated or created anew?", "");
         if (!p->behind || !was_behind)
             continue;
+        // One new client did not help: perhaps these records never come, but later ones would.
+        if (p->stalls == 1) {
+            const int64_t found = partition_search(k, i, &hi, hint, sizeof hint);
+            if (found > p->next && found < hi) {
+                partition_fail(k, i, &silent, "nothing comes of them, not even an error", hint);
+                continue;
+            }
+        }
         if (p->stalls++ == STALLS_MAX) {
-            partition_fail(k, i, &stalled, "a new client did not help");
+            partition_fail(k, i, &stalled, "a new client did not help", "");
             continue;
         }
         say(k, LOG_WARNING,
@@ -547,18 +707,82 @@ static void client_check_silence(struct source_kafka *k)
     }
 }
 
+// The end of the log as the fetches brought it along, transactions that are open included.
+static int64_t client_end(const struct source_kafka *k, int index)
+{
+    const struct source_partition *at = &k->base.partitions[index];
+    int64_t lo = -1, hi = -1;
+    if (!k->client || rd_kafka_get_watermark_offsets(k->client, at->name, at->partition, &lo, &hi))
+        return -1;
+    return hi;
+}
+
+// An end was seen, and behind it is more: that waits for the end of a transaction.
+static int64_t client_held(const struct source_kafka *k, int index)
+{
+    const struct partition *p = &k->partitions[index];
+    if (!p->eof || p->rc || !p->queue || rd_kafka_queue_length(p->queue) > 0)
+        return 0;
+    const int64_t end = client_end(k, index);
+    return end > p->next ? end - p->next : 0;
+}
+
+// Who has forgotten to end a transaction holds up every reader of the partition.
+static void client_check_held(struct source_kafka *k)
+{
+    for (int i = 0; i < k->base.n_partitions; i++) {
+        const struct source_partition *at = &k->base.partitions[i];
+        struct partition *p = &k->partitions[i];
+        if (p->held || k->now_ms - p->moved_ms < HOLD_MS)
+            continue;
+        const int64_t held = client_held(k, i);
+        p->held = held > 0;
+        if (p->held)
+            say(k, LOG_WARNING,
+                "kafka: topic %s partition %" PRId32 ": %" PRId64 " records from offset %" PRId64
+                " on wait for a transaction that has been open for a minute",
+                at->name, at->partition, held, p->next);
+    }
+}
+
+// While connections fail: whether a broker answers all the same. Records are no sign of it, they
+// may have been fetched before.
+static void client_check_away(struct source_kafka *k)
+{
+    const struct rd_kafka_metadata *metadata;
+    if (rd_kafka_metadata(k->client, 0, NULL, &metadata, AWAY_TIMEOUT_MS)) {
+        k->unanswered = true;
+        return;
+    }
+    rd_kafka_metadata_destroy(metadata);
+    if (k->unanswered)
+        say(k, LOG_NOTICE, "kafka: the brokers answer again, after %.1f s",
+            (double)(now_ms() - k->away_ms) / 1000);
+    k->away_ms = 0;
+    k->unanswered = false;
+}
+
 // What every call does first: callbacks, and once a minute a look around.
 static int client_tend(struct source_kafka *k)
 {
     const int64_t now = now_ms();
     int rc = 0;
 
+    k->now_ms = now;
     if (k->rc == 0) {
         assert(k->started);
         client_serve(k);
     }
     if (k->rc < 0)
         return fail(k, k->rc, "%s", k->fatal);
+    if (k->away_ms && now >= k->ask_ms) {
+        k->ask_ms = now + AWAY_INTERVAL_MS;
+        client_check_away(k);
+    }
+    if (now >= k->hold_ms) {
+        k->hold_ms = now + HOLD_INTERVAL_MS;
+        client_check_held(k);
+    }
     if (now >= k->check_ms) {
         k->check_ms = now + CHECK_INTERVAL_MS;
         rc = client_check_topics(k);
@@ -684,6 +908,33 @@ out:
     return rc;
 }
 
+static void partition_moved(struct source_kafka *k, struct partition *p, int64_t next)
+{
+    partition_advance(p, next);
+    p->moved = true;
+    p->held = false;
+    p->stalls = p->rereads = 0;
+    p->moved_ms = k->now_ms;
+}
+
+// What is no record: an error, or the end of the log.
+static void partition_event(struct source_kafka *k, int index, const rd_kafka_message_t *m)
+{
+    struct partition *p = &k->partitions[index];
+    const struct failure *f = failure_find(m->err);
+
+    if (m->err == RD_KAFKA_RESP_ERR__PARTITION_EOF) {
+        partition_moved(k, p, m->offset);
+        p->eof = m->offset >= p->next;
+    } else if (f && f->rc == -EBADMSG) {
+        partition_unreadable(k, index, f, rd_kafka_message_errstr(m));
+    } else if (f) {
+        partition_fail(k, index, f, rd_kafka_message_errstr(m), "");
+    } else {
+        report(k, m->err, rd_kafka_message_errstr(m));
+    }
+}
+
 static int kafka_read(struct source *s, int index, int max, struct record *records)
 {
     struct source_kafka *k = of(s);
@@ -701,19 +952,10 @@ static int kafka_read(struct source *s, int index, int max, struct record *recor
             p->queue, 0, k->messages, (size_t)(max < BATCH_MAX ? max : BATCH_MAX));
         k->n_messages = got < 0 ? 0 : (int)got;
     }
-    for (int i = 0; i < k->n_messages && p->rc == 0 && !partition_done(p); i++) {
+    for (int i = 0; i < k->n_messages && p->rc == 0 && !k->restart && !partition_done(p); i++) {
         const rd_kafka_message_t *m = k->messages[i];
-        if (m->err == RD_KAFKA_RESP_ERR__PARTITION_EOF) {
-            partition_advance(p, m->offset);
-            p->eof = m->offset >= p->next;
-            p->moved = true;
-            p->stalls = 0;
-        } else if (m->err) {
-            const struct failure *f = failure_find(m->err);
-            if (f)
-                partition_fail(k, index, f, rd_kafka_message_errstr(m));
-            else
-                report(k, rd_kafka_message_errstr(m));
+        if (m->err) {
+            partition_event(k, index, m);
         } else if (m->offset < p->next) {
             k->below++;
         } else if (p->stop == SOURCE_UNBOUNDED || m->offset < p->stop) {
@@ -722,7 +964,7 @@ static int kafka_read(struct source *s, int index, int max, struct record *recor
             records[n++] = (struct record){
                 .offset = m->offset,
                 .broker_ts_ms = kind == RD_KAFKA_TIMESTAMP_NOT_AVAILABLE ? -1 : ts,
-                .leader_epoch = -1,
+                .leader_epoch = k->leader_epoch ? k->leader_epoch(m) : -1,
                 .key = m->key,
                 .value = m->payload,
                 .key_size = m->key_len,
@@ -730,10 +972,8 @@ static int kafka_read(struct source *s, int index, int max, struct record *recor
                 .tombstone = !m->payload,
                 .handle = m,
             };
-            partition_advance(p, m->offset + 1);
             p->eof = false;
-            p->moved = true;
-            p->stalls = 0;
+            partition_moved(k, p, m->offset + 1);
         } else {
             partition_advance(p, p->stop);
         }
@@ -776,21 +1016,30 @@ static int64_t kafka_position(const struct source *s, int index)
 
 static bool kafka_at_end(const struct source *s, int index)
 {
-    const struct partition *p = &((const struct source_kafka *)s)->partitions[index];
+    const struct source_kafka *k = (const struct source_kafka *)s;
+    const struct partition *p = &k->partitions[index];
     if (p->stop != SOURCE_UNBOUNDED)
         return partition_done(p);
-    return p->eof && p->rc == 0 && rd_kafka_queue_length(p->queue) == 0;
+    if (!p->eof || p->rc || rd_kafka_queue_length(p->queue) > 0)
+        return false;
+    // What waits for a transaction is coming, but nobody waits for ever.
+    return k->now_ms - p->moved_ms >= HOLD_MS || client_held(k, index) == 0;
 }
 
-// Every fetch brings it along, so it is known without a question.
 static int64_t kafka_end(const struct source *s, int index)
 {
+    return client_end((const struct source_kafka *)s, index);
+}
+
+static int64_t kafka_held(const struct source *s, int index)
+{
+    return client_held((const struct source_kafka *)s, index);
+}
+
+static int64_t kafka_away_ms(const struct source *s)
+{
     const struct source_kafka *k = (const struct source_kafka *)s;
-    const struct source_partition *at = &s->partitions[index];
-    int64_t lo = -1, hi = -1;
-    if (!k->client || rd_kafka_get_watermark_offsets(k->client, at->name, at->partition, &lo, &hi))
-        return -1;
-    return hi;
+    return k->unanswered && k->now_ms > k->away_ms ? k->now_ms - k->away_ms : 0;
 }
 
 static int kafka_wait(struct source *s, int timeout_ms)
@@ -871,6 +1120,7 @@ static void kafka_close(struct source *s)
 
 static const struct source_ops kafka_ops = {
     .name = "kafka",
+    .keyed = true,
     .bounds = kafka_bounds,
     .offsets_for_time = kafka_offsets_for_time,
     .start = kafka_start,
@@ -879,6 +1129,8 @@ static const struct source_ops kafka_ops = {
     .position = kafka_position,
     .at_end = kafka_at_end,
     .end = kafka_end,
+    .held = kafka_held,
+    .away_ms = kafka_away_ms,
     .wait = kafka_wait,
     .commit = kafka_commit,
     .close = kafka_close,
@@ -954,6 +1206,38 @@ static int topics_take(struct source_kafka *k, const struct source_kafka_options
     return n > 0 ? 0 : fail(k, -EINVAL, "no Kafka topic is named");
 }
 
+// A setting under which events are gone before they are read. Of the catalogue only the last word
+// about an item counts, so compaction is right there.
+static void setting_warn(void *arg, const char *topic, const char *key, const char *value)
+{
+    struct source_kafka *k = arg;
+    char *rest;
+
+    if (k->topics[TOPIC_ITEMS] && !strcmp(topic, k->topics[TOPIC_ITEMS]))
+        return;
+    const long long ms = strtoll(value, &rest, 10);
+    if (!strcmp(key, "cleanup.policy") && strstr(value, "compact"))
+        say(k, LOG_WARNING,
+            "kafka: topic %s has cleanup.policy=%s: the broker removes events whose key comes "
+            "again",
+            topic, value);
+    else if (!strcmp(key, "retention.ms") && rest != value && ms >= 0 && ms < k->keep_ms)
+        say(k, LOG_WARNING,
+            "kafka: topic %s has retention.ms=%s, events are needed for %" PRId64
+            " ms: a restart may find them gone",
+            topic, value, k->keep_ms);
+}
+
+static void settings_check(struct source_kafka *k)
+{
+    const char *topics[TOPICS];
+    int n = 0;
+    for (enum topic t = 0; t < TOPICS; t++)
+        if (k->topics[t])
+            topics[n++] = k->topics[t];
+    kafka_probe_settings(k->client, n, topics, SETTINGS_TIMEOUT_MS, setting_warn, k);
+}
+
 int source_kafka_open(struct source **s, const struct source_kafka_options *options, char *error,
                       size_t error_size)
 {
@@ -969,6 +1253,8 @@ int source_kafka_open(struct source **s, const struct source_kafka_options *opti
     k->base.ops = &kafka_ops;
     k->log = options->log;
     k->log_arg = options->log_arg;
+    k->keep_ms = options->keep_ms;
+    k->leader_epoch = message_leader_epoch();
     k->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     k->bootstrap = strdup(options->bootstrap);
     if (k->wake < 0 || !k->bootstrap) {
@@ -989,6 +1275,7 @@ int source_kafka_open(struct source **s, const struct source_kafka_options *opti
     rc = partitions_list(k);
     if (rc < 0)
         goto close;
+    settings_check(k);
     *s = &k->base;
     return 0;
 close:

@@ -13,12 +13,14 @@
 #   broker.sh freeze | thaw               SIGSTOP | SIGCONT
 #   broker.sh stop | kill                 end it by SIGTERM | by SIGKILL, as a crash would
 #   broker.sh wipe                        stop it and remove its data; the jars stay
+#   broker.sh scram NAME:PASSWORD         give a SCRAM-SHA-256 user another password
 #   broker.sh env                         print KAFKA_BOOTSTRAP=HOST:PORT
 #
 # Needs Java 17, Maven (fetch), kcat, and a C compiler with librdkafka's header (topic). Environment:
 #
 #   KAFKA_HOME_DIR    jars and data            (build/kafka in the source tree)
 #   KAFKA_STATE_DIR   data, log and pid        ($KAFKA_HOME_DIR/state)
+#   KAFKA_VERSION     of the broker            (what pom.xml says)
 #   KAFKA_PORT        the controller has the port above it   (19092)
 #   KAFKA_HEAP        (256m)
 #   KAFKA_CONFIG      a file of properties; they go over ours
@@ -31,7 +33,8 @@ mkdir -p "$home"
 home=$(cd "$home" && pwd)
 state=${KAFKA_STATE_DIR:-$home/state}
 port=${KAFKA_PORT:-19092}
-jars=$home/jars
+version=${KAFKA_VERSION:-$(sed -n 's|.*<kafka.version>\(.*\)</kafka.version>.*|\1|p' "$here/pom.xml")}
+jars=$home/jars-$version
 bootstrap=127.0.0.1:$port
 
 say() { printf 'broker: %s\n' "$*" >&2; }
@@ -45,7 +48,7 @@ fetch() {
     [ "$(cat "$jars/complete" 2>/dev/null)" = "$stamp" ] && return 0
     say "fetching Kafka's jars into $jars"
     rm -rf "$jars"
-    mvn -B -q -f "$here/pom.xml" -Dkafka.jars="$jars" dependency:copy-dependencies >&2
+    mvn -B -q -f "$here/pom.xml" -Dkafka.jars="$jars" -Dkafka.version="$version" dependency:copy-dependencies >&2
     printf '%s\n' "$stamp" >"$jars/complete"
 }
 
@@ -127,7 +130,7 @@ wait_until_it_answers() {
 }
 
 start() {
-    local archive=$home/classes.jsa share user=()
+    local archive=$home/classes-$version.jsa share user=()
     fetch
     if running >/dev/null; then
         say "already running"
@@ -181,6 +184,11 @@ topics() { # create|grow|delete|trim|transact ARGUMENTS
     exec "$tool" "$bootstrap" "$@"
 }
 
+scram() { # NAME:PASSWORD
+    java -Xmx64m "${jvm[@]}" -cp "$(class_path)" kafka.admin.ConfigCommand --bootstrap-server "$bootstrap" --alter \
+        --add-config "SCRAM-SHA-256=[password=${1#*:}]" --entity-type users --entity-name "${1%%:*}" >&2
+}
+
 case ${1:-} in
     fetch) fetch ;;
     start) start ;;
@@ -191,6 +199,7 @@ case ${1:-} in
     stop) end TERM ;;
     kill) end KILL ;;
     wipe) end TERM; rm -rf "$state" ;;
+    scram) scram "$2" ;;
     env) echo "KAFKA_BOOTSTRAP=$bootstrap" ;;
-    *) sed -n '4,29s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
+    *) sed -n '4,31s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
 esac

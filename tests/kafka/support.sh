@@ -9,9 +9,9 @@ dir=$TEST_DIR
 failures=$dir/failures
 bad() { echo "FAIL $1: $2" | tee -a "$failures"; }
 
-# The first of four free ports, below the broker's and below those that the system hands out.
+# The first of eight free ports, below the broker's and below those that the system hands out.
 # shellcheck disable=SC2034
-ports=$((10000 + KAFKA_PORT / 2 % 2000 * 4))
+ports=$((10000 + KAFKA_PORT / 2 % 1000 * 8))
 
 topics=(items ranker_scores impressions engagements)
 

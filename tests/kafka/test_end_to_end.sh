@@ -40,8 +40,9 @@ for n in 4 7; do
     same "$n partitions: the same model as from files" "$expected" "$(verdict_of "p$n")"
 done
 
-killed_often "$seed" 10 200 $((took / 5 + 400)) killed "${kafka[@]}" -o checkpoint.interval=200ms -o snapshot.interval=500ms
+killed_often "$seed" 10 200 $((took / 8 + 400)) killed "${kafka[@]}" -o checkpoint.interval=200ms -o snapshot.interval=500ms
 check "it was killed in the middle" "$kills times" [ "$kills" -ge 3 ]
+survived=$kills tried=10
 same "killed $kills times while it reads seven partitions: the same model" "$expected" "$(verdict_of killed)"
 rm -rf "${dir:?}"/{file,p4,p7,killed}
 
@@ -122,8 +123,9 @@ same "bad records are counted: the dead letters and three tombstones" "$((${lett
     "$(totals bad | grep -oE 'rejected=[0-9]+' | cut -d= -f2)"
 check "a huge record and one of bytes are among them" "$letters" grep -qE 'not_utf8=1 .*too_large=1' <<<"$letters"
 expected="$(verdict_of bad) $letters $(state_sum bad)"
-killed_often "$seed" 8 100 250 badkilled "${kafka[@]}" -o checkpoint.interval=100ms -o slice.events=20 -o slice.log_max=64KiB
+killed_often "$seed" 10 100 250 badkilled "${kafka[@]}" -o checkpoint.interval=100ms -o slice.events=20 -o slice.log_max=64KiB
 check "it was killed among them" "$kills times" [ "$kills" -ge 2 ]
+survived=$((survived + kills)) tried=$((tried + 10))
 dead badkilled
 same "killed $kills times, every bad record is counted and kept once" "$expected" \
     "$(verdict_of badkilled) $letters $(state_sum badkilled)"
@@ -188,15 +190,18 @@ echo "# after the broker was back: $(($(now_ms) - begun)) ms until all was learn
 for at in 5 6 7 8; do
     part "$at" &
     feeder=$!
-    random_state=$((seed + at))
-    random 100 900
-    sleep "0.$(printf %03d "$drawn")"
-    kill -KILL "$pid"
-    wait_for "$pid"
-    twotower_start live run "${live[@]}"
+    for again in 1 2; do
+        random_state=$((seed + at * again))
+        random 100 900
+        sleep "0.$(printf %03d "$drawn")"
+        kill -KILL "$pid" && survived=$((survived + 1))
+        tried=$((tried + 1))
+        wait_for "$pid"
+        twotower_start live run "${live[@]}"
+    done
     wait "$feeder"
 done
-check "live: killed four times while records come, each is counted once" "$(count 0 9) sent, $(events live) seen" \
+check "live: killed eight times while records come, each is counted once" "$(count 0 9) sent, $(events live) seen" \
     reaches live "$(count 0 9)"
 # For lag tools the group has the checkpoints' offsets: whoever reads from there finds little left.
 sleep 2
@@ -220,7 +225,8 @@ check "replay: from a time to the end, and then live" "not live in 20 s" said ag
 check "replay: it reads what was written since" "$(count 9 10) sent since, $(events again) seen" reaches again "$(count 9 10)"
 part 10
 check "replay: and goes on with what comes" "$(count 9 11) sent since, $(events again) seen" reaches again "$(count 9 11)"
-kill -KILL "$pid"
+kill -KILL "$pid" && survived=$((survived + 1))
+tried=$((tried + 1))
 wait_for "$pid"
 part 11
 twotower_start again replay --from "${since}ms" --to end --then-live "${live[@]}"
@@ -228,5 +234,7 @@ check "replay: killed after the seam, nothing counts twice" "$(count 9 12) sent 
     reaches again "$(count 9 12)"
 kill -TERM "$pid"
 wait_for "$pid"
+echo "# kills survived $survived of $tried tried"
+check "it was killed twenty times and more" "$survived" [ "$survived" -ge 20 ]
 
 [ ! -e "$failures" ]

@@ -106,8 +106,13 @@ lag -eq 0 "transactions: no lag, although the log ends with aborted records"
 tx_send "$dir/made2" 1 100
 tx flush
 lag -ge 100 "transactions: an open one is seen as lag"
+is=0
+comes_to consumer_open_transaction_records -ge 100 || is=1
+check "transactions: and as what it is" "${value:-none}" [ "$is" = 0 ]
 tx abort
 lag -eq 0 "transactions: when it was aborted there is no lag"
+same "transactions: and no record waits for one" 0 "$(metric consumer_open_transaction_records)"
+same "transactions: all records are keyed by their user" 0 "$(metric records_unkeyed_total)"
 same "transactions: and nothing of it was learned" "$sent" "$(events txlive)"
 tx_send "$dir/made2" 1 100
 tx flush

@@ -332,11 +332,12 @@ static void a_bounded_range_ends_before_an_open_transaction(void **state)
 
     // Unbounded, the rest comes when it is committed, and not before.
     start(s, 6, SOURCE_UNBOUNDED);
-    assert_int_equal(read_on(s, 0, 32, NULL, NULL), 0);
-    assert_true(s->ops->at_end(s, 0));
+    for (int i = 0; i < 10; i++) {
+        assert_int_equal(s->ops->read(s, 0, 1, &(struct record){0}), 0);
+        check(s, s->ops->wait(s, 100));
+    }
     assert_null(rd_kafka_commit_transaction(producer, PATIENCE_MS));
-    for (int got = 0; got == 0; got = read_on(s, 0, 32, NULL, NULL))
-        check(s, s->ops->wait(s, 200));
+    assert_int_equal(read_on(s, 0, 32, NULL, NULL), 4);
     assert_int_equal(s->ops->position(s, 0), 11);
     rd_kafka_destroy(producer);
     s->ops->close(s);
@@ -595,50 +596,295 @@ static void a_topic_that_was_deleted_stops_the_source(void **state)
     s->ops->close(s);
 }
 
-// Changes a byte of the second batch of topic-0 on the broker's disk.
-static void damage(const char *topic)
-{
-    char path[512];
-    static unsigned char bytes[1 << 16];
+// ---- logs that were changed on the broker's disk ----
 
+static uint32_t crc32c(const unsigned char *bytes, size_t size)
+{
+    uint32_t crc = ~0u;
+    for (size_t i = 0; i < size; i++) {
+        crc ^= bytes[i];
+        for (int bit = 0; bit < 8; bit++)
+            crc = crc >> 1 ^ (crc & 1 ? 0x82f63b78 : 0);
+    }
+    return ~crc;
+}
+
+static uint32_t big_endian(const unsigned char *bytes)
+{
+    return (uint32_t)bytes[0] << 24 | (uint32_t)bytes[1] << 16 | (uint32_t)bytes[2] << 8 | bytes[3];
+}
+
+static void put_big_endian(unsigned char *bytes, uint32_t value)
+{
+    for (int i = 0; i < 4; i++)
+        bytes[i] = (unsigned char)(value >> (24 - 8 * i));
+}
+
+// Where the parts of a batch lie in it (KIP-98); its checksum is over what follows it.
+enum {
+    BATCH_OFFSET = 4, // the lower half
+    BATCH_SIZE = 8,
+    BATCH_EPOCH = 12,
+    BATCH_CRC = 17,
+    BATCH_ATTRIBUTES = 21,
+    BATCH_LAST = 23, // record, counted from 0
+    BATCH_HEADER = 61
+};
+enum change { CHANGE_BYTE, CHANGE_CODEC, CHANGE_LENGTH, CHANGE_EPOCH, CHANGE_CUT };
+
+// A change to the batch of topic-0 that holds the record at offset, while the broker is down. How a
+// producer makes batches is its own business: first is the batch's first offset, next the one
+// behind it.
+struct changed_log {
+    const char *topic;
+    uint32_t offset;
+    enum change how;
+    int first, next;
+};
+
+static void change(struct changed_log *to)
+{
+    static unsigned char bytes[1 << 16];
+    const enum change how = to->how;
+    char path[512];
     snprintf(path, sizeof path, "%s/data/%s-0/00000000000000000000.log", getenv("KAFKA_STATE_DIR"),
-             topic);
+             to->topic);
     FILE *f = fopen(path, "r+");
     assert_non_null(f);
     const size_t size = fread(bytes, 1, sizeof bytes, f);
-    const size_t second =
-        12 + ((size_t)bytes[8] << 24 | (size_t)bytes[9] << 16 | (size_t)bytes[10] << 8 | bytes[11]);
-    assert_true(second + 80 < size);
-    assert_int_equal(fseek(f, (long)second + 75, SEEK_SET), 0);
-    fputc(bytes[second + 75] ^ 0xff, f);
+    size_t at = 0;
+    for (;; at += 12 + big_endian(bytes + at + BATCH_SIZE)) {
+        assert_true(at + BATCH_HEADER < size);
+        to->first = (int)big_endian(bytes + at + BATCH_OFFSET);
+        to->next = to->first + (int)big_endian(bytes + at + BATCH_LAST) + 1;
+        if (to->next > (int)to->offset)
+            break;
+    }
+    unsigned char *batch = bytes + at;
+    const size_t length = 12 + big_endian(batch + BATCH_SIZE);
+    if (how == CHANGE_BYTE)
+        batch[BATCH_HEADER + 14] ^= 0xff;
+    if (how == CHANGE_EPOCH)
+        put_big_endian(batch + BATCH_EPOCH, 7);
+    if (how == CHANGE_CODEC)
+        batch[BATCH_ATTRIBUTES + 1] = 6; // no codec has this number yet
+    if (how == CHANGE_LENGTH) {
+        batch[BATCH_ATTRIBUTES + 1] = 0; // not compressed, and then no records
+        memset(batch + BATCH_HEADER, 0xff, length - BATCH_HEADER);
+    }
+    if (how == CHANGE_CODEC || how == CHANGE_LENGTH)
+        put_big_endian(batch + BATCH_CRC,
+                       crc32c(batch + BATCH_ATTRIBUTES, length - BATCH_ATTRIBUTES));
+    rewind(f);
+    assert_int_equal(fwrite(bytes, 1, size, f), size);
     assert_int_equal(fclose(f), 0);
+    if (how == CHANGE_CUT)
+        assert_int_equal(truncate(path, (off_t)at), 0);
 }
 
-static void damaged_records_stop_the_partition_at_their_offset(void **state)
-{
-    int n, rc = 0;
-    (void)state;
+// All of them are changed with one restart of the broker. The source on "cut" has read it to the
+// end before.
+enum { LOG_DAMAGED, LOG_TAIL, LOG_CODEC, LOG_RECORDS, LOG_EPOCH, LOG_CUT, LOGS };
+static struct changed_log logs[LOGS] = {
+    [LOG_DAMAGED] = {.topic = "damaged", .offset = 10, .how = CHANGE_BYTE},
+    [LOG_TAIL] = {.topic = "damaged-tail", .offset = 29, .how = CHANGE_BYTE},
+    [LOG_CODEC] = {.topic = "codec", .offset = 10, .how = CHANGE_CODEC},
+    [LOG_RECORDS] = {.topic = "records", .offset = 10, .how = CHANGE_LENGTH},
+    [LOG_EPOCH] = {.topic = "epoch", .offset = 10, .how = CHANGE_EPOCH},
+    [LOG_CUT] = {.topic = "cut", .offset = 29, .how = CHANGE_CUT},
+};
+static struct source *on_cut;
 
-    run("%s topic damaged 1", broker);
+static void change_logs(void)
+{
+    if (on_cut)
+        return;
     rd_kafka_t *producer = producer_open(NULL);
-    for (int batch = 0; batch < 3; batch++)
-        produce_numbers(producer, "damaged", 0, 10 * batch, 10);
-    rd_kafka_destroy(producer);
-    run("%s stop", broker);
-    damage("damaged");
-    run("%s start", broker);
-    struct source *s = open_topic("damaged");
-    start(s, SOURCE_BEGIN, SOURCE_UNBOUNDED);
-    n = read_on(s, 0, 10, NULL, NULL);
-    assert_int_equal(n, 10);
-    for (int i = 0; i < 100 && rc == 0; i++) {
-        struct record r;
-        check(s, s->ops->wait(s, 100));
-        rc = s->ops->read(s, 0, 1, &r);
+    for (int i = 0; i < LOGS; i++) {
+        run("%s topic %s 1", broker, logs[i].topic);
+        for (int batch = 0; batch < 3; batch++)
+            produce_numbers(producer, logs[i].topic, 0, 10 * batch, 10);
     }
-    assert_int_equal(rc, -EBADMSG);
-    assert_non_null(strstr(s->error, "topic damaged partition 0 offset 10: "));
-    assert_int_equal(s->ops->position(s, 0), 10);
+    rd_kafka_destroy(producer);
+    on_cut = open_topic("cut");
+    start(on_cut, SOURCE_BEGIN, SOURCE_UNBOUNDED);
+    assert_int_equal(read_on(on_cut, 0, 100, NULL, NULL), 30);
+    run("%s stop", broker);
+    for (int i = 0; i < LOGS; i++)
+        change(&logs[i]);
+    run("%s start", broker);
+}
+
+// Reads all until the partition ends, and returns why; the count is of the records before that.
+// Looks around at each turn, if asked.
+static int read_until_it_fails(struct source *s, int *count, bool look)
+{
+    const int64_t deadline = now_ms() + 2 * PATIENCE_MS;
+    struct record records[READ_MAX];
+    int got = 0;
+    for (*count = 0; got >= 0 && now_ms() < deadline; *count += got > 0 ? got : 0) {
+        if (look)
+            look_around_now(s);
+        got = s->ops->read(s, 0, READ_MAX, records);
+        if (got == 0)
+            s->ops->wait(s, 100);
+    }
+    return got;
+}
+
+static void assert_ends_with(const char *text, const char *end)
+{
+    if (strlen(text) < strlen(end) || strcmp(text + strlen(text) - strlen(end), end) != 0)
+        fail_msg("'%s' does not end with '%s'", text, end);
+}
+
+static void damaged_records_stop_the_partition_and_the_next_readable_one_is_named(void **state)
+{
+    static const struct {
+        int log;
+        const char *says, *hint;
+    } cases[] = {
+        {LOG_DAMAGED, "the records are damaged on the broker",
+         "the next readable record is at offset"},
+        {LOG_TAIL, "the records are damaged on the broker",
+         "no readable record follows, the log ends at"},
+        // No error at all comes of these: it is their silence that is noticed.
+        {LOG_CODEC, "this librdkafka cannot decompress the records",
+         "the next readable record is at offset"},
+        {LOG_RECORDS, "", "the next readable record is at offset"},
+    };
+    (void)state;
+    change_logs();
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const struct changed_log *log = &logs[cases[i].log];
+        const bool silent = cases[i].log == LOG_RECORDS;
+        char says[256];
+        int count;
+        struct source *s = open_topic(log->topic);
+        start(s, SOURCE_BEGIN, SOURCE_UNBOUNDED);
+        const int64_t before = now_ms();
+        const int rc = read_until_it_fails(s, &count, silent);
+        print_message("# %s, %" PRId64 " ms\n", s->error, now_ms() - before);
+        assert_int_equal(rc, -EBADMSG);
+        assert_int_equal(count, log->first);
+        assert_int_equal(s->ops->position(s, 0), log->first);
+        snprintf(says, sizeof says, "topic %s partition 0 offset %d: %s", log->topic, log->first,
+                 cases[i].says);
+        assert_non_null(strstr(s->error, says));
+        snprintf(says, sizeof says, "; %s %d", cases[i].hint, log->next);
+        assert_ends_with(s->error, says);
+        s->ops->close(s);
+    }
+}
+
+static void a_log_that_was_cut_under_the_reader_stops_it(void **state)
+{
+    char range[64];
+    int count;
+    (void)state;
+    change_logs();
+    assert_int_equal(read_until_it_fails(on_cut, &count, true), -ERANGE);
+    assert_int_equal(count, 0);
+    print_message("# %s\n", on_cut->error);
+    assert_non_null(strstr(on_cut->error, "topic cut partition 0 offset 30: "));
+    snprintf(range, sizeof range, "it has 0 up to %d", logs[LOG_CUT].first);
+    assert_non_null(strstr(on_cut->error, range));
+}
+
+// The batches are of epoch 0, one is of 7, and then 0 again. What follows from that is the
+// cutter's.
+static void records_carry_the_epoch_of_their_leader(void **state)
+{
+    struct record records[30];
+    int32_t least = INT32_MAX, most = INT32_MIN;
+    (void)state;
+    change_logs();
+    struct source *s = open_topic("epoch");
+    start(s, SOURCE_BEGIN, SOURCE_UNBOUNDED);
+    for (int seen = 0; seen < 30;) {
+        const int n = s->ops->read(s, 0, 30, records);
+        assert_true(n >= 0);
+        for (int i = 0; i < n; i++) {
+            least = records[i].leader_epoch < least ? records[i].leader_epoch : least;
+            most = records[i].leader_epoch > most ? records[i].leader_epoch : most;
+        }
+        seen += n;
+        if (n == 0)
+            s->ops->wait(s, 100);
+    }
+    const bool known = of(s)->leader_epoch != NULL; // else this librdkafka has none
+    assert_int_equal(least, known ? 0 : -1);
+    assert_int_equal(most, known ? 7 : -1);
+    s->ops->close(s);
+}
+
+static void an_open_transaction_is_waited_for_and_then_told(void **state)
+{
+    const char *sentence =
+        "topic held partition 0: 8 records from offset 6 on wait for a transaction";
+    (void)state;
+    run("%s topic held 1", broker);
+    rd_kafka_t *producer = producer_open("held");
+    transact(producer, "held", 5, COMMIT); // and its marker
+    assert_null(rd_kafka_begin_transaction(producer));
+    produce_numbers(producer, "held", 0, 0, 5);
+    rd_kafka_t *other = producer_open(NULL);
+    produce_numbers(other, "held", 0, 0, 3);
+    struct source *s = open_topic("held");
+    start(s, SOURCE_BEGIN, SOURCE_UNBOUNDED);
+    assert_int_equal(read_on(s, 0, 5, NULL, NULL), 5);
+    for (int i = 0; i < 100 && s->ops->held(s, 0) == 0; i++) {
+        check(s, s->ops->wait(s, 100));
+        check(s, s->ops->read(s, 0, 1, &(struct record){0}));
+    }
+    assert_int_equal(s->ops->held(s, 0), 8);
+    assert_false(s->ops->at_end(s, 0));
+    assert_null(strstr(logged, sentence));
+    of(s)->partitions[0].moved_ms -= HOLD_MS; // a minute later
+    for (int i = 0; i < 2; i++) {
+        of(s)->hold_ms = 0;
+        check(s, s->ops->wait(s, 0));
+    }
+    assert_true(s->ops->at_end(s, 0));
+    assert_non_null(strstr(logged, sentence));
+    assert_null(strstr(strstr(logged, sentence) + 1, sentence)); // once
+    assert_null(rd_kafka_commit_transaction(producer, PATIENCE_MS));
+    of(s)->partitions[0].moved_ms = now_ms(); // read_on ends at the end
+    assert_int_equal(read_on(s, 0, 8, NULL, NULL), 8);
+    assert_int_equal(read_on(s, 0, 1, NULL, NULL), 0);
+    assert_int_equal(s->ops->held(s, 0), 0);
+    rd_kafka_destroy(producer);
+    rd_kafka_destroy(other);
+    s->ops->close(s);
+}
+
+static void settings_under_which_events_vanish_are_warned_about(void **state)
+{
+    struct source *s;
+    char error[512];
+    (void)state;
+    run("%s topic compacted 1,cleanup.policy=compact brief 1,retention.ms=60000 "
+        "catalogue 1,cleanup.policy=compact,retention.ms=60000 kept 1,retention.ms=3600000",
+        broker);
+    logged[0] = '\0';
+    assert_int_equal(source_kafka_open(&s,
+                                       &(struct source_kafka_options){
+                                           .bootstrap = bootstrap,
+                                           .topics = {[TOPIC_IMPRESSIONS] = "compacted",
+                                                      [TOPIC_ENGAGEMENTS] = "brief",
+                                                      [TOPIC_SCORES] = "kept",
+                                                      [TOPIC_ITEMS] = "catalogue"},
+                                           .keep_ms = 3600000,
+                                           .log = keep_log,
+                                       },
+                                       error, sizeof error),
+                     0);
+    assert_non_null(strstr(logged, "<4>kafka: topic compacted has cleanup.policy=compact"));
+    assert_non_null(strstr(logged, "<4>kafka: topic brief has retention.ms=60000, events are "
+                                   "needed for 3600000 ms"));
+    assert_null(strstr(logged, "topic kept"));
+    assert_null(strstr(logged, "topic catalogue"));
+    assert_null(strstr(logged, "compacted has retention.ms"));
     s->ops->close(s);
 }
 
@@ -719,7 +965,11 @@ int main(int argc, char **argv)
         cmocka_unit_test(reading_goes_on_after_the_broker_was_killed_and_came_back),
         cmocka_unit_test(partitions_that_were_added_stop_the_source),
         cmocka_unit_test(a_topic_that_was_deleted_stops_the_source),
-        cmocka_unit_test(damaged_records_stop_the_partition_at_their_offset),
+        cmocka_unit_test(damaged_records_stop_the_partition_and_the_next_readable_one_is_named),
+        cmocka_unit_test(a_log_that_was_cut_under_the_reader_stops_it),
+        cmocka_unit_test(records_carry_the_epoch_of_their_leader),
+        cmocka_unit_test(an_open_transaction_is_waited_for_and_then_told),
+        cmocka_unit_test(settings_under_which_events_vanish_are_warned_about),
         cmocka_unit_test(throughput),
     };
     bootstrap = getenv("KAFKA_BOOTSTRAP");

@@ -77,7 +77,7 @@ printf '%s\n' "$includes" | awk -F: '$2 ~ /^(model|snapshot|pipeline|daemon|test
 libraries='
 OpenBLAS       cblas.h                model/gemm.c
 liburing       liburing.h             snapshot/engine.c
-librdkafka     librdkafka/rdkafka.h   pipeline/kafka_conf.h pipeline/source_kafka.c tests/kafka/topics.c
+librdkafka     librdkafka/rdkafka.h   pipeline/kafka_conf.h pipeline/kafka_probe.h pipeline/source_kafka.c tests/kafka/topics.c
 librdkafka     librdkafka/rdkafka_mock.h tests/*
 libmicrohttpd  microhttpd.h           daemon/http.c
 simdjson       simdjson.h             pipeline/decode_json.cpp

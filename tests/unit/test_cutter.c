@@ -17,7 +17,7 @@ struct memory_partition {
         int64_t offset, broker_ts_ms;
         int32_t epoch;
         bool tombstone;
-        char key[16], value[160];
+        char key[24], value[160];
     } list[RECORDS_MAX];
 };
 
@@ -1399,6 +1399,45 @@ static void a_join_that_gets_full_is_in_the_slices(void **state)
     memory_close(&m);
 }
 
+static void records_that_are_not_keyed_by_their_user_are_counted(void **state)
+{
+    static const struct {
+        const char *user, *key;
+        bool keyed;
+    } cases[] = {
+        {"\"u1\"", "u1", true}, {"\"u1\"", "u2", false},
+        {"\"u1\"", "", false},  {"\"u1\"", "u11", false},
+        {"7", "7", true},       {"7", "07", false},
+        {"-7", "-7", true},     {"18446744073709551615", "18446744073709551615", true},
+    };
+    struct memory_source m;
+    struct slice *slice;
+    unsigned unkeyed = 0;
+    (void)state;
+    for (int keyed = 0; keyed < 2; keyed++) {
+        struct source_ops ops = memory_ops;
+        memory_open(&m, 1);
+        ops.keyed = keyed;
+        m.source.ops = &ops;
+        unkeyed = 0;
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+            put(&m, 2, "{\"user_id\":%s,\"ts\":%" PRId64 ",\"item_id\":\"i1\",\"action\":\"a\"}",
+                cases[i].user, TEST_START_MS + (int64_t)i);
+            strcpy(m.partitions[2].list[i].key, cases[i].key);
+            unkeyed += !cases[i].keyed;
+        }
+        put(&m, 0, "{\"item_id\":\"i1\",\"ts\":%" PRId64 "}", TEST_START_MS);
+        struct cutter *c = open_cutter(&m);
+        assert_int_equal(cutter_next(c, (struct cutter_clock){0, 0}, 0, &slice), 1);
+        assert_int_equal(slice->n_events, 9);
+        cutter_give(c, slice);
+        assert_int_equal(cutter_counts(c).unkeyed[TOPIC_ENGAGEMENTS], keyed ? unkeyed : 0);
+        assert_int_equal(cutter_counts(c).unkeyed[TOPIC_ITEMS], 0);
+        cutter_close(c);
+        memory_close(&m);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1429,6 +1468,7 @@ int main(void)
         FLOOD_TEST(what_was_kept_of_a_flood_holds_for_its_place_alone),
         FLOOD_TEST(tombstones_are_no_flood),
         FLOOD_TEST(a_flood_in_the_log_was_taken_on_purpose),
+        TEST(records_that_are_not_keyed_by_their_user_are_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -401,6 +401,80 @@ static void the_ends_that_fetches_bring_along_are_known(void **state)
     s->ops->close(s);
 }
 
+static int32_t made_up_epoch(const rd_kafka_message_t *m)
+{
+    return m->offset < 20 ? 3 : 2;
+}
+
+static void records_carry_the_epoch_of_their_leader_where_librdkafka_knows_it(void **state)
+{
+    struct cluster *c = *state;
+    struct record records[40];
+    produce(c, 0, 40);
+    struct source *s = open_at(c, 0, 0);
+    of(s)->leader_epoch = made_up_epoch;
+    for (int seen = 0; seen < 40;) {
+        const int n = s->ops->read(s, 0, 40, records);
+        assert_true(n >= 0);
+        for (int i = 0; i < n; i++)
+            assert_int_equal(records[i].leader_epoch, records[i].offset < 20 ? 3 : 2);
+        seen += n;
+        if (n == 0)
+            s->ops->wait(s, 100);
+    }
+    s->ops->close(s);
+}
+
+static void brokers_that_are_away_are_timed_until_one_answers(void **state)
+{
+    struct cluster *c = *state;
+    struct source *s = open_at(c, 0, 0);
+    assert_int_equal(s->ops->away_ms(s), 0);
+    rd_kafka_mock_broker_set_down(c->mock, 1);
+    const int64_t end = now_ms() + PATIENCE_MS;
+    while (s->ops->away_ms(s) == 0 && now_ms() < end)
+        assert_int_equal(s->ops->wait(s, 50), 0);
+    const int64_t away = s->ops->away_ms(s);
+    assert_true(away > 0);
+    of(s)->ask_ms = 0; // the question whether it is back has no answer
+    assert_int_equal(s->ops->wait(s, 50), 0);
+    assert_int_equal(s->ops->wait(s, 50), 0);
+    assert_true(s->ops->away_ms(s) > away);
+    rd_kafka_mock_broker_set_up(c->mock, 1);
+    while (s->ops->away_ms(s) > 0 && now_ms() < end)
+        assert_int_equal(s->ops->wait(s, 50), 0);
+    assert_int_equal(s->ops->away_ms(s), 0);
+    assert_non_null(strstr(logged, "<5>kafka: the brokers answer again, after "));
+    s->ops->close(s);
+}
+
+// A log of which [from, to) cannot be read. What is asked is counted.
+struct torn_log {
+    int64_t from, to, end;
+    int asked;
+};
+
+static int64_t torn_readable(void *arg, int64_t offset)
+{
+    struct torn_log *l = arg;
+    l->asked++;
+    assert_true(offset < l->end);
+    return offset >= l->from && offset < l->to ? -1 : offset;
+}
+
+static void the_next_readable_offset_is_found_behind_any_gap(void **state)
+{
+    (void)state;
+    for (int64_t size = 0; size < 200; size++)
+        for (int64_t behind = 0; behind < 3; behind++) {
+            struct torn_log l = {.from = 50, .to = 50 + size, .end = 50 + size + behind};
+            if (l.end == 50)
+                continue;
+            assert_int_equal(kafka_probe_search(50, l.end, torn_readable, &l), l.to);
+            assert_true(l.asked <= 18); // twice the doublings
+        }
+}
+
 static void properties_of_the_user_win_over_ours(void **state)
 {
     struct cluster *c = *state;
@@ -427,6 +501,11 @@ int main(void)
         cmocka_unit_test(topics_are_named_once_and_as_kafka_allows),
         cmocka_unit_test(versions_with_known_defects_are_refused_or_warned_about),
         cmocka_unit_test(a_broker_that_is_not_there_is_named_within_the_time),
+        cmocka_unit_test(the_next_readable_offset_is_found_behind_any_gap),
+        cmocka_unit_test_setup_teardown(
+            records_carry_the_epoch_of_their_leader_where_librdkafka_knows_it, setup, teardown),
+        cmocka_unit_test_setup_teardown(brokers_that_are_away_are_timed_until_one_answers, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(properties_of_the_user_win_over_ours, setup, teardown),
         cmocka_unit_test_setup_teardown(errors_that_pass_are_waited_out, setup, teardown),
         cmocka_unit_test_setup_teardown(an_error_that_stays_ends_its_partition_and_names_it, setup,
