@@ -28,7 +28,7 @@
 #include "snapshot/catalog.h"
 
 enum { QUEUE_SLICES = 8, WAIT_MS = 50, LAG_INTERVAL_MS = 1000 };
-enum { AHEAD_MS = 24 * 3600 * 1000, MINUTE_MS = 60 * 1000 };
+enum { MINUTE_MS = 60 * 1000 };
 
 // What the writer is asked for.
 enum work { WORK_NONE, WORK_CHECKPOINT, WORK_SNAPSHOT, WORK_FINAL };
@@ -68,7 +68,6 @@ struct job {
     struct traffic *traffic;
     double loss, step_begun_s, evaluate_s;
     int64_t first_example_ms;
-    bool ahead;              // it was said that event time is ahead of the clock
     struct step_sums minute; // since the gauges of the steps were told last
     int64_t minute_ms;       // when that was; 0: not yet
     int rankers;             // versions whose names the metrics know
@@ -925,14 +924,9 @@ static void status_tell(struct job *j)
     table_tell(BY_TABLE_USERS, &j->trainer.rows.users);
     metrics_add(METRIC_SLICES, 1);
     metrics_put_of(METRIC_RECORDS_SKIPPED, 0, state->skipped);
-    const int64_t lag_ms = clock_ms(CLOCK_REALTIME) - state->event_time_ms;
     if (state->event_time_ms > 0)
-        metrics_set(METRIC_EVENT_TIME_LAG, (double)lag_ms / 1000);
-    // A file has no time stamps to compare with, and one wrong record makes all after it late.
-    if (lag_ms < -AHEAD_MS && !j->ahead && j->config->source_type != CONFIG_SOURCE_BUILTIN) {
-        j->ahead = true;
-        log_warning("event time is ahead of the clock", "days=%" PRId64, -lag_ms / AHEAD_MS);
-    }
+        metrics_set(METRIC_EVENT_TIME_LAG,
+                    (double)(clock_ms(CLOCK_REALTIME) - state->event_time_ms) / 1000);
     if (watermark != INT64_MIN)
         metrics_set(METRIC_WATERMARK, (double)watermark / 1000);
 

@@ -160,14 +160,18 @@ same "hot: a request holds 1,000 items, the rest is refused and counted" 96000 "
 same "waiting: a request holds 256 records for later, the rest is refused and counted" 99744 "$(count waiting rejected)"
 
 made future
-ends future 0 "a record of the year 2099 in a file is said" "event time is ahead of the clock" "${from[@]}"
+ends future 0 "a record of the year 2099 in a file is rejected" "examples=2000 pending=0 rejected=1 " "${from[@]}"
+check "by the clock, which its dead letter says" "$(tail -n 1 "$dir/future/state/dead-letters.jsonl")" \
+    grep -q '"bad_time","message":"ts is ahead of the clock"' "$dir/future/state/dead-letters.jsonl"
 
 made features
-ends features 0 "features and values at their limits are learned" "examples=2000" "${from[@]}" \
-    -o model.type=two_tower -o model.item_features=3 -o model.user_features=2 -o snapshot.f16=true
+limits=("${from[@]}" -o model.type=two_tower -o model.item_features=3 -o model.user_features=2 -o snapshot.f16=true)
+ends features 0 "features and values at their limits are learned" "examples=2000" "${limits[@]}" -o snapshot.guard_norm_max=0
 check "no batch is left out for them" "$(grep -c skipped "$dir/features/log")" \
     [ "$(grep -c 'batch skipped' "$dir/features/log")" -eq 0 ]
 whole features "and the snapshot has nothing infinite"
+rm -rf "$dir/features/state" "$dir/features/snapshots"
+ends features 65 "but what they make of the vectors is not published" "long; the limit is 1000" "${limits[@]}"
 
 # Files.
 
