@@ -391,13 +391,21 @@ static ssize_t disk_read_at(struct storage *s, int handle, void *bytes, size_t n
     return (ssize_t)n;
 }
 
-static int disk_resize(struct storage *s, int handle, uint64_t size)
+static int disk_allocate(struct storage *s, int handle, uint64_t size)
 {
     struct disk *d = disk_of(s);
     const int rc = refusal(d);
     if (rc == 0)
         resize(d, handle_of(d, handle)->inode, size);
     return rc;
+}
+
+static int disk_truncate(struct storage *s, int handle, uint64_t size)
+{
+    struct disk *d = disk_of(s);
+    return d->lies && d->lies(d, handle_of(d, handle), DISK_LIES_TRUNCATE)
+               ? 0
+               : disk_allocate(s, handle, size);
 }
 
 static int disk_size(struct storage *s, int handle, uint64_t *size)
@@ -414,7 +422,7 @@ static int disk_sync(struct storage *s, int handle)
     assert(!h->failed); // the second one would lie
     const int rc = refusal(d);
     h->failed = rc < 0;
-    if (rc < 0 || (d->lies && d->lies(d, h)))
+    if (rc < 0 || (d->lies && d->lies(d, h, DISK_LIES_SYNC)))
         return rc;
     disk_tick(d);
     for (int i = h->inode < d->newest_max ? d->newest[h->inode] : -1;
@@ -519,8 +527,8 @@ static const struct storage_ops disk_ops = {
     .close = disk_close_file,
     .write_at = disk_write_at,
     .read_at = disk_read_at,
-    .allocate = disk_resize,
-    .truncate = disk_resize,
+    .allocate = disk_allocate,
+    .truncate = disk_truncate,
     .size = disk_size,
     .sync = disk_sync,
     .make_directory = disk_make_directory,

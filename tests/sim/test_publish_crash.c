@@ -24,8 +24,10 @@ static int acknowledged;        // the last acknowledged generation
 static int acked_at[TIMES_MAX]; // the same by time, as far as noted
 static int noted;
 
-static bool left_out(struct disk *d, const struct disk_handle *handle)
+static bool left_out(struct disk *d, const struct disk_handle *handle, enum disk_lie what)
 {
+    if (what != DISK_LIES_SYNC)
+        return false;
     const bool directory = d->live.inodes[handle->inode].directory;
     const bool parent = handle->inode == 0, root = strcmp(handle->name, "snapshots") == 0;
     switch (planted) {
