@@ -384,7 +384,7 @@ static int file_read(struct slice_log *l, uint64_t first, bool newest, bool keep
     return rc;
 }
 
-// All files, or those from which on something after `after` is.
+// All files, or those from the one on that has record `after`: the next one goes on from its sum.
 static int files_read(struct slice_log *l, bool keep, uint64_t after, uint64_t *first,
                       slice_log_fn see, void *arg)
 {
@@ -392,7 +392,7 @@ static int files_read(struct slice_log *l, bool keep, uint64_t after, uint64_t *
     int rc = files_list(l, &list);
     const int n = rc;
     int from = 0;
-    while (from + 1 < n && list[from + 1] <= after + 1)
+    while (from + 1 < n && list[from + 1] <= after)
         from++;
     *first = n > 0 ? list[0] : 0;
     for (int i = from; rc >= 0 && i < n; i++)

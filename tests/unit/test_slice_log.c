@@ -347,6 +347,19 @@ static void of_what_was_not_synced_the_log_ends_before_the_first_that_is_missing
     free(bytes);
 }
 
+static void a_file_that_never_got_its_first_slice_takes_nothing_with_it(void **state)
+{
+    (void)state;
+    write_log(1, 6);
+    cut_file(6, "", 0);
+    assert_gives(5, 6, 5); // the checkpoint has all that is left
+    append(6);
+    append(7);
+    slice_log_close(&l);
+    assert_gives(0, 1, 7);
+    slice_log_close(&l);
+}
+
 static void damage_in_an_earlier_file_is_refused_even_at_its_end(void **state)
 {
     (void)state;
@@ -697,6 +710,7 @@ int main(void)
         TEST(a_missing_file_in_the_middle_is_refused),
         TEST(a_tail_torn_at_any_byte_is_cut_off),
         TEST(a_tail_of_anything_is_cut_off_but_not_with_slices_behind_it),
+        TEST(a_file_that_never_got_its_first_slice_takes_nothing_with_it),
         TEST(of_what_was_not_synced_the_log_ends_before_the_first_that_is_missing),
         TEST(damage_in_an_earlier_file_is_refused_even_at_its_end),
         TEST(a_file_of_another_history_is_refused),
