@@ -33,7 +33,7 @@
 
 // Sanitizers make it ten times slower; what they are to find is in the first seeds.
 #ifdef __SANITIZE_ADDRESS__
-enum { SEEDS = 60 };
+enum { SEEDS = 100 };
 #else
 enum { SEEDS = 1000 };
 #endif
@@ -43,7 +43,7 @@ enum {
     NOTES_MAX = 8192,
     LIVES = 3,   // in a row
     CRASHES = 3, // of each; the last is what the next life begins with
-    MUTANT_SEEDS = 60,
+    MUTANT_SEEDS = 100,
     TICKS_MAX = 20000,
     VALUES = 3, // tasks
 };
@@ -69,6 +69,7 @@ enum mutant {
     TAIL_NOT_CUT,
     ACKNOWLEDGED_FIRST,
     APPENDED_LAST,
+    PUBLISHED_FIRST,
     MUTANTS
 };
 
@@ -114,6 +115,9 @@ static char real[64], state_dir[96], snapshot_dir[96], letters_path[96];
 static struct counts {
     int seeds, lives, states, recovered, fallbacks;
     uint64_t slices, records;
+    // Slices that have something that a clock, a queue or a person decided; and what became of
+    // records in the end.
+    uint64_t idle, floors, verdicts, valued, shed, out[OUTCOMES];
 } counts;
 
 struct life {
@@ -218,7 +222,7 @@ static void configure(void)
         "model.batch=4",        "model.replay=2",       "model.replay_window=16",
         "join.window=20s",      "join.lateness=4s",     "model.uniform_negatives=2",
         "tables.items_max=256", "tables.users_max=256", "checkpoint.keep=2",
-        "slice.log_keep=0",     "join.max_future=30s",
+        "join.max_future=30s",
     };
     play.arena = (struct arena){play.memory, sizeof play.memory, 0};
     config_init(&play.config, &play.arena);
@@ -233,6 +237,7 @@ static void configure(void)
     // Smaller than a person may ask for: files are begun and removed all the time, and checkpoints
     // are small.
     play.config.slice_log_max_bytes = 800 + (int64_t)draw(3000);
+    play.config.slice_log_keep_bytes = draw(3) ? 0 : 5000;
     play.config.join_max_bytes = 1 << 16;
     play.config.state_dir = state_dir;
     play.config.snapshot_dir = snapshot_dir;
@@ -438,6 +443,8 @@ static bool checkpoint_write(struct life *l, uint64_t slice, bool final)
         play.promise.checkpoint = slice;
         note(l);
     }
+    if (play.mutant == PUBLISHED_FIRST && !final && !snapshot_publish(l, slice))
+        return false;
     if (journal_checkpoint(&l->journal, &l->trainer, final, (uint64_t)play.world.wall_ms, &stamp,
                            path, error, sizeof error) < 0)
         return wrong("checkpoint: %s", error);
@@ -500,6 +507,19 @@ static bool cut_when_due(struct life *l)
     return l->cut_wait != 0 || checkpoint_write(l, cut_slice, false);
 }
 
+static void slice_count(const struct slice *slice)
+{
+    bool idle = false;
+    for (int p = 0; p < slice->n_partitions; p++)
+        idle |= (slice->flags[p] & SLICE_IDLE) != 0;
+    counts.slices++;
+    counts.idle += idle;
+    counts.floors += slice->floor_ms != INT64_MIN;
+    counts.verdicts += slice->n_verdicts > 0;
+    counts.valued += slice->values.n > 0;
+    counts.shed += slice->shed_permille > 0;
+}
+
 // One slice that was cut now. Everybody does it in this order but the mutants.
 static bool slice_live(struct life *l, struct slice *slice)
 {
@@ -517,7 +537,7 @@ static bool slice_live(struct life *l, struct slice *slice)
     if (fine && play.mutant == APPENDED_LAST)
         fine = slice_append(l, slice);
     l->ended = slice->last;
-    counts.slices++;
+    slice_count(slice);
     cutter_give(l->cutter, slice);
     return fine;
 }
@@ -625,6 +645,8 @@ static bool expect_counts(const struct life *l)
         uint64_t out = 0;
         for (int o = 0; o < OUTCOMES; o++)
             out += c->out[t][o];
+        for (int o = 0; o < OUTCOMES; o++)
+            counts.out[o] += c->out[t][o];
         if (c->in[t] != w->in[t] || out != c->in[t] || c->pending[t] != 0)
             return wrong("%s: %" PRIu64 " made, %" PRIu64 " came in, %" PRIu64
                          " have become something, %" PRIu64 " wait",
@@ -756,9 +778,11 @@ static bool life_recover(struct life *l, const struct disk *from, struct machine
 {
     static bool keep[1 << 16];
     char how[160];
-    const int acknowledged = (int)draw((uint64_t)play.n_notes);
-    int time = draw(2) ? (int)draw((uint64_t)from->time + 1)
-                       : play.notes[acknowledged].time + (int)draw(8);
+    // Around a promise, any time, or soon after the last crash.
+    const uint64_t when = draw(4);
+    int time = when < 2    ? play.notes[draw((uint64_t)play.n_notes)].time + (int)draw(8)
+               : when == 2 ? (int)draw((uint64_t)from->time + 1)
+                           : (int)draw(60);
     time = time > from->time ? from->time : time;
     const struct promise p = *promise_at(time);
     assert_true(disk_pending(from, time) <= (int)(sizeof keep));
@@ -934,9 +958,19 @@ whatever_a_crash_leaves_every_record_counts_once_and_the_state_is_as_it_was(void
            "after a crash (%d with the newest checkpoint damaged), %d of them recovered\n",
            counts.seeds, counts.records, counts.slices, counts.lives, counts.states,
            counts.fallbacks, counts.recovered);
+    printf("# slices with idle partitions %" PRIu64 ", a floor %" PRIu64 ", verdicts %" PRIu64
+           ", values %" PRIu64 ", requests shed %" PRIu64 ";",
+           counts.idle, counts.floors, counts.verdicts, counts.valued, counts.shed);
+    for (int o = 0; o < OUTCOMES; o++)
+        printf(" %s %" PRIu64 "%s", outcome_names[o], counts.out[o], o + 1 < OUTCOMES ? "," : "\n");
     play.aloud = false;
     if (failed > 0)
         fail_msg("%d seeds", failed);
+    // Whether the worlds were what they are meant to be: nothing above is worth much otherwise.
+    for (int o = 0; o < OUTCOMES && !given; o++)
+        assert_true(counts.out[o] > SEEDS);
+    assert_true(given || (counts.idle > SEEDS && counts.floors > SEEDS && counts.verdicts > SEEDS &&
+                          counts.valued > SEEDS && counts.shed > SEEDS));
 }
 
 static void a_protocol_with_one_thing_left_out_is_caught(void **state)
@@ -966,6 +1000,7 @@ static void a_protocol_with_one_thing_left_out_is_caught(void **state)
         {TAIL_NOT_CUT, "a torn tail is not cut", true},
         {ACKNOWLEDGED_FIRST, "a checkpoint is acknowledged before it is renamed", true},
         {APPENDED_LAST, "a slice is appended after it is applied and cut", true},
+        {PUBLISHED_FIRST, "a cut is published before there is a checkpoint of it", true},
     };
     _Static_assert(sizeof mutants / sizeof *mutants == MUTANTS - 1, "all of them");
     int planted = 0, caught = 0, unexpected = 0;

@@ -9,6 +9,8 @@
 
 enum { USERS = 14, ITEMS = 24, RECENT = 16, SHOWN_MAX = 3 };
 
+#define DAY_MS INT64_C(86400000)
+
 // ---- What is in it
 
 struct author {
@@ -91,8 +93,8 @@ static int64_t time_of(struct author *a, int p)
     else if (kind < 25)
         ts -= 30000 + (int64_t)draw(a, 60000); // late
     else if (kind < 26)
-        ts = INT64_C(978307200000); // 2001
-    return p == a->behind ? ts - INT64_C(86400000) : ts;
+        ts = draw(a, 20) ? ts - 30 * DAY_MS : INT64_C(978307200000); // 2001
+    return p == a->behind ? ts - DAY_MS : ts;
 }
 
 static void impression(struct author *a)
