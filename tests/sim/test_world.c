@@ -772,68 +772,86 @@ static void letters_crash(const struct promise *p)
         file_write(letters_path, play.letters, size);
 }
 
+// What a crash does, in words and in `crashed`.
+struct crash {
+    char how[200];
+    bool damaged; // the newest checkpoint is, besides
+    struct promise promise;
+};
+
+// Around a promise, at any time, or soon after the last crash. One that a life goes on from leaves
+// the checkpoints whole: with a damaged one it could not bear another.
+static void crash_make(struct crash *c, const struct disk *d, bool goes_on)
+{
+    static bool keep[1 << 16];
+    const uint64_t when = draw(4);
+    int time = when < 2    ? play.notes[draw((uint64_t)play.n_notes)].time + (int)draw(8)
+               : when == 2 ? (int)draw((uint64_t)d->time + 1)
+                           : (int)draw(60);
+    time = time > d->time ? d->time : time;
+    c->promise = *promise_at(time);
+    assert_true(disk_pending(d, time) <= (int)(sizeof keep));
+    changes_keep(d, time, keep, c->how, sizeof c->how);
+    disk_crash(d, time, keep, &crashed);
+    c->damaged = draw(3) == 0 && !goes_on && damage(&crashed);
+    if (c->damaged)
+        strcat(c->how, ", the newest checkpoint damaged");
+    say(" crash %s; acknowledged: checkpoint of slice %" PRIu64 ", snapshot %" PRIu64, c->how,
+        c->promise.checkpoint, c->promise.snapshot);
+    counts.states++;
+    counts.fallbacks += c->damaged;
+    tree_remove(real);
+    disk_write(&crashed, 0, real);
+    letters_crash(&c->promise);
+}
+
+// What was opened has what was promised.
+static bool expect_promise(const struct crash *c, uint64_t restored, uint64_t recovered)
+{
+    const uint64_t promised = c->promise.checkpoint;
+    if (!c->damaged && restored < promised)
+        return wrong("slice %" PRIu64 " was acknowledged, in the newest checkpoint is %" PRIu64,
+                     promised, restored);
+    if (recovered < promised)
+        return wrong("slice %" PRIu64 " was acknowledged, recovered is %" PRIu64, promised,
+                     recovered);
+    if (recovered > play.last)
+        return wrong("slice %" PRIu64 " is recovered, and was never cut", recovered);
+    return expect_fleet(&c->promise, recovered);
+}
+
 // Restores from what a crash of the disk at some moment has left, and applies again.
 static bool life_recover(struct life *l, const struct disk *from, struct machine *machine,
                          uint64_t arrival, bool goes_on)
 {
-    static bool keep[1 << 16];
-    char how[160];
-    // Around a promise, any time, or soon after the last crash.
-    const uint64_t when = draw(4);
-    int time = when < 2    ? play.notes[draw((uint64_t)play.n_notes)].time + (int)draw(8)
-               : when == 2 ? (int)draw((uint64_t)from->time + 1)
-                           : (int)draw(60);
-    time = time > from->time ? from->time : time;
-    const struct promise p = *promise_at(time);
-    assert_true(disk_pending(from, time) <= (int)(sizeof keep));
-    changes_keep(from, time, keep, how, sizeof how);
-    disk_crash(from, time, keep, &crashed);
-    // One that goes on with a damaged one cannot bear another.
-    const bool damaged = draw(3) == 0 && !goes_on && damage(&crashed);
-    say(" crash %s%s; acknowledged checkpoint of slice %" PRIu64 ", snapshot %" PRIu64, how,
-        damaged ? ", the newest checkpoint damaged" : "", p.checkpoint, p.snapshot);
-    counts.states++;
-    counts.fallbacks += damaged;
-    tree_remove(real);
-    disk_write(&crashed, 0, real);
-    letters_crash(&p);
+    struct crash c;
+    crash_make(&c, from, goes_on);
     disk_restart(&machine->disk, from, &crashed);
     world_arrive(&play.world, arrival, play.order == SLICE_CANONICAL);
-
-    // What counts from here on is what this disk has.
-    const uint64_t last = play.last;
-    play.promise = (struct promise){.checkpoint = p.checkpoint, .snapshot = p.snapshot};
     bool fine = life_open(l, machine);
-    const uint64_t restored = l->journal.stamp.slice;
-    const uint64_t recovered =
-        l->journal.recorded_last > restored ? l->journal.recorded_last : restored;
-    if (fine && (damaged ? recovered : restored) < p.checkpoint)
-        fine = wrong("slice %" PRIu64 " was acknowledged, %s is %" PRIu64, p.checkpoint,
-                     damaged ? "recovered" : "in the newest checkpoint",
-                     damaged ? recovered : restored);
-    if (fine && recovered > last)
-        fine = wrong("slice %" PRIu64 " is recovered, and was never cut", recovered);
-    fine = fine && expect_fleet(&p, recovered);
+    const uint64_t restored = l->journal.stamp.slice, logged = l->journal.recorded_last;
+    const uint64_t recovered = logged > restored ? logged : restored;
+    fine = fine && expect_promise(&c, restored, recovered);
     if (fine) {
-        play.n_notes = 0;
-        play.promise.letters_synced = play.promise.letters_written =
-            dead_letter_size(l->journal.dead_letter);
-        play.promise.checkpoint = damaged ? restored : p.checkpoint;
-        play.promise.time = 0;
-        play.notes[play.n_notes++] = play.promise;
+        // From here on what counts is what this disk has.
+        const uint64_t letters = dead_letter_size(l->journal.dead_letter);
+        play.promise = (struct promise){.checkpoint = restored,
+                                        .snapshot = c.promise.snapshot,
+                                        .letters_synced = letters,
+                                        .letters_written = letters};
+        play.notes[0] = play.promise;
+        play.n_notes = 1;
         fine = life_again(l);
     }
-    if (fine) {
-        say("  restored slice %" PRIu64 ", applied again to %" PRIu64, restored, recovered);
-        counts.recovered++;
-        play.last = recovered;
-    } else {
-        wrong("(no reason)");
+    if (!fine) {
         const size_t used = strlen(play.wrong);
-        snprintf(play.wrong + used, sizeof play.wrong - used, "; crash %s%s", how,
-                 damaged ? ", the newest checkpoint damaged" : "");
+        snprintf(play.wrong + used, sizeof play.wrong - used, "; crash %s", c.how);
+        return false;
     }
-    return fine;
+    say("  restored slice %" PRIu64 ", applied again to %" PRIu64, restored, recovered);
+    counts.recovered++;
+    play.last = recovered;
+    return true;
 }
 
 static void letters_keep(void)
