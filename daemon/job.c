@@ -3,7 +3,9 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
+#include <libgen.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -12,6 +14,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "daemon/assemble.h"
 #include "daemon/clock.h"
@@ -131,6 +134,20 @@ struct notify_worker *job_workers(struct job *j)
 
 // Opening.
 
+// Makes a directory, and its name durable, unless it is there.
+static int directory_make(const char *path)
+{
+    char parent[4096];
+    if (mkdir(path, 0750) < 0)
+        return errno == EEXIST ? 0 : -errno;
+    snprintf(parent, sizeof parent, "%s", path);
+    const int fd = open(dirname(parent), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    const int rc = fd < 0 || fsync(fd) < 0 ? -errno : 0;
+    if (fd >= 0)
+        close(fd);
+    return rc;
+}
+
 static int directories_make(const char *path, char *error, size_t error_size)
 {
     char part[4096];
@@ -140,8 +157,8 @@ static int directories_make(const char *path, char *error, size_t error_size)
             continue;
         const char end = *slash;
         *slash = 0;
-        if (mkdir(part, 0750) < 0 && errno != EEXIST) {
-            const int rc = -errno;
+        const int rc = directory_make(part);
+        if (rc < 0) {
             snprintf(error, error_size, "%s: %s", part, strerror(-rc));
             return rc;
         }

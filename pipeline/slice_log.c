@@ -26,7 +26,8 @@ struct header {
     int64_t watermark_ms, floor_ms, clock_ms, dead_letters;
     uint8_t order, last, epochs, n_values;
     uint16_t shed_permille, n_moves;
-    uint32_t n_verdicts, zero;
+    uint32_t n_verdicts;
+    uint32_t unsynced; // how many records before this one were not known to be synced
 };
 struct verdict_bytes {
     int32_t partition, zero;
@@ -307,14 +308,23 @@ static int64_t file_records(struct slice_log *l, const char *name, const unsigne
     return rc < 0 ? rc : (int64_t)at;
 }
 
-// What stands behind the last whole record is a tail that a crash has torn, or it is refused.
+// What stands behind the last whole record, where record `number` is missing, is a tail that a
+// crash has torn, or it is refused. A disk writes what was not synced in any order, so that there
+// may be whole records in such a tail; they say whether the missing one had been synced before
+// them.
 static int tail_check(struct slice_log *l, const char *name, bool newest,
-                      const unsigned char *bytes, uint64_t size, uint64_t at)
+                      const unsigned char *bytes, uint64_t size, uint64_t at, uint64_t number)
 {
     uint32_t magic = 0;
-    bool whole_behind = false;
-    for (uint64_t i = at + 1; !whole_behind && i < size; i++)
-        whole_behind = record_whole((uint32_t)l->n_partitions, bytes + i, size - i) > 0;
+    bool whole_behind = false, synced = false;
+    for (uint64_t i = at + 1; !synced && i < size; i++) {
+        struct header h;
+        if (record_whole((uint32_t)l->n_partitions, bytes + i, size - i) == 0)
+            continue;
+        memcpy(&h, bytes + i, sizeof h);
+        whole_behind = true;
+        synced = h.number > number && h.number - number > h.unsynced;
+    }
     if (at == 0 && size >= sizeof magic)
         memcpy(&magic, bytes, sizeof magic);
     if (!whole_behind && magic != MAGIC && (magic & FAMILY_MASK) == MAGIC_FAMILY)
@@ -326,7 +336,7 @@ static int tail_check(struct slice_log *l, const char *name, bool newest,
     if (partitions)
         return fail(l, -EINVAL, "%s/%s: written with %" PRIu32 " partitions, there are %d now",
                     l->path, name, partitions, l->n_partitions);
-    if (whole_behind || !newest)
+    if (synced || !newest)
         return fail(l, -EBADMSG, "%s/%s: damaged at byte %" PRIu64 ", with slices behind it",
                     l->path, name, at);
     return 0;
@@ -359,7 +369,8 @@ static int file_read(struct slice_log *l, uint64_t first, bool newest, bool keep
         const int64_t end = file_records(l, name, bytes, size, after, see, arg);
         rc = end < 0 ? (int)end : 0;
         if (rc == 0 && (uint64_t)end < size) {
-            rc = tail_check(l, name, newest, bytes, size, (uint64_t)end);
+            rc = tail_check(l, name, newest, bytes, size, (uint64_t)end,
+                            end > 0 ? l->last + 1 : first);
             if (rc == 0 && keep)
                 rc = tail_cut(l, name, handle, (uint64_t)end);
         }
@@ -373,7 +384,7 @@ static int file_read(struct slice_log *l, uint64_t first, bool newest, bool keep
     return rc;
 }
 
-// All files, or those from which on something after `after` is.
+// All files, or those from the one on that has record `after`: the next one goes on from its sum.
 static int files_read(struct slice_log *l, bool keep, uint64_t after, uint64_t *first,
                       slice_log_fn see, void *arg)
 {
@@ -381,7 +392,7 @@ static int files_read(struct slice_log *l, bool keep, uint64_t after, uint64_t *
     int rc = files_list(l, &list);
     const int n = rc;
     int from = 0;
-    while (from + 1 < n && list[from + 1] <= after + 1)
+    while (from + 1 < n && list[from + 1] <= after)
         from++;
     *first = n > 0 ? list[0] : 0;
     for (int i = from; rc >= 0 && i < n; i++)
@@ -443,6 +454,7 @@ int slice_log_open(struct slice_log *l, struct storage *storage, const char *dir
                             .n_partitions = n_partitions,
                             .directory = -1,
                             .file = -1,
+                            .synced = after,
                             .size_max = size_max};
     pthread_mutex_init(&l->lock, NULL);
     int rc = directory_open(l, directory);
@@ -508,6 +520,7 @@ static int file_begin(struct slice_log *l, uint64_t first)
     if (l->file >= 0)
         s->ops->close(s, l->file);
     l->file = file;
+    atomic_store(&l->synced, first - 1);
     pthread_mutex_unlock(&l->lock);
     l->size = 0;
     rc = s->ops->sync(s, l->directory);
@@ -541,6 +554,8 @@ static int record_encode(struct slice_log *l, const struct slice *slice, struct 
                          .shed_permille = (uint16_t)slice->shed_permille,
                          .n_verdicts = (uint32_t)slice->n_verdicts,
                          .n_moves = (uint16_t)slice->n_moves};
+    const uint64_t synced = atomic_load(&l->synced);
+    h->unsynced = slice->number > synced ? (uint32_t)(slice->number - 1 - synced) : 0;
     for (size_t p = 0; p < n; p++)
         h->epochs |= slice->epoch[p] >= 0;
     h->size = (uint32_t)record_size(h);
@@ -594,14 +609,19 @@ int slice_log_append(struct slice_log *l, const struct slice *slice)
     l->size += h.size;
     l->crc = h.crc;
     l->last = slice->number;
+    atomic_store(&l->appended, l->last);
     return 0;
 }
 
 int slice_log_sync(struct slice_log *l, char *error, size_t error_size)
 {
     pthread_mutex_lock(&l->lock);
-    if (atomic_load(&l->lost) == 0 && l->file >= 0)
+    if (atomic_load(&l->lost) == 0 && l->file >= 0) {
+        const uint64_t appended = atomic_load(&l->appended);
         atomic_store(&l->lost, l->storage->ops->sync(l->storage, l->file));
+        if (atomic_load(&l->lost) == 0 && appended > atomic_load(&l->synced))
+            atomic_store(&l->synced, appended);
+    }
     pthread_mutex_unlock(&l->lock);
     const int rc = atomic_load(&l->lost);
     if (rc < 0)
@@ -636,6 +656,8 @@ int slice_log_forget(struct slice_log *l, uint64_t after)
         s->ops->close(s, l->file);
     l->file = -1;
     l->last = 0;
+    atomic_store(&l->appended, 0);
+    atomic_store(&l->synced, after);
     // The newest first: what a crash leaves is a log that ends earlier.
     for (; rc == 0 && n > 0 && list[n - 1] > after; n--) {
         file_name(list[n - 1], name);

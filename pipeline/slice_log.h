@@ -34,9 +34,12 @@ struct slice_log {
     // -errno of the first sync that failed. The kernel tells that once and then takes the pages for
     // written, so nothing that is synced later may be believed: the log is at its end.
     _Atomic int lost;
-    pthread_mutex_t lock;   // around fd: a new file against a sync
-    uint32_t crc;           // of the last record
-    uint64_t last;          // its number, 0 when there is none
+    pthread_mutex_t lock; // around fd: a new file against a sync
+    uint32_t crc;         // of the last record
+    uint64_t last;        // its number, 0 when there is none
+    // Numbers: of the last record in the file, for who syncs, and of the last that is known to be
+    // on the disk, for who appends.
+    _Atomic uint64_t appended, synced;
     int64_t size, size_max; // of the newest file; a new one is begun beyond size_max
     unsigned char *buffer;  // a record that is being written
     size_t buffer_size;

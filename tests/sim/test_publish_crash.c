@@ -13,53 +13,17 @@
 #include <sys/file.h>
 
 #include "snapshot/catalog.h"
-#include "snapshot/storage.h"
 #include "snapshot/twotower_reader.h"
+#include "tests/sim/disk.h"
 #include "tests/unit/test_snapshot.h"
 
 enum {
     GENERATIONS = 6,
     ROLLED_BACK_AFTER = 3, // to the one before, and from there to this one after the next
     UNPINNED_AFTER = 5,
-    INODES = 96,
-    ENTRIES = 24,
-    FILE_MAX = 12288,
-    PIECE = 512,
-    LOG_MAX = 4096,
-    HANDLES = 32,
+    TIMES_MAX = 4096,
     PENDING_MAX = 1024,
     RANDOM_STATES = 200,
-    NAME = 64,
-    NEVER = 1 << 30,
-};
-
-struct inode {
-    bool directory;
-    uint64_t size;
-    int n_entries;
-    struct {
-        char name[NAME];
-        int inode;
-    } entries[ENTRIES];
-    unsigned char data[FILE_MAX];
-};
-
-struct tree {
-    int n;
-    struct inode inodes[INODES]; // 0 is the directory that the root is made in
-};
-
-enum change { CHANGE_DATA, CHANGE_SIZE, CHANGE_ENTER, CHANGE_RENAME, CHANGE_REMOVE };
-
-struct entry_log {
-    enum change change;
-    int inode; // the file or directory that changes
-    int time;  // when it was done
-    int kept;  // from when on a crash cannot undo it
-    uint64_t offset, size;
-    unsigned char bytes[PIECE];
-    char name[NAME], to[NAME];
-    int target; // of CHANGE_ENTER and CHANGE_RENAME
 };
 
 // Which sync a writer leaves out; the last one removes a pointer before it renames the next there.
@@ -83,250 +47,18 @@ struct promise {
     bool moving;
 };
 
-struct sim {
-    struct storage storage;
-    struct tree live;
-    int time, n_log;
-    struct entry_log log[LOG_MAX];
-    struct {
-        bool open, failed;
-        int inode;
-        char name[NAME];
-    } handles[HANDLES];
-    enum mutant mutant;
-    struct promise promise, promised[LOG_MAX]; // now, and by time
-    // The n-th call from now fails with this, once; 0: none.
-    int fail_in, fail_with, calls;
-    bool short_writes;
-};
+static struct disk disk;
+static struct disk_tree scratch;
+static enum mutant planted;
+static struct promise promise, promised[TIMES_MAX]; // now, and by time as far as noted
+static int noted;
 
-static struct sim sim;
-static struct tree scratch;
-
-// --- trees ---
-
-static void tree_clear(struct tree *t)
+// From the moment after the last note up to now this is what is promised.
+static void note(void)
 {
-    for (int i = 0; i < INODES; i++) {
-        t->inodes[i].size = 0;
-        t->inodes[i].n_entries = 0;
-    }
-    t->inodes[0].directory = true;
-}
-
-static int inode_find(const struct inode *d, const char *name)
-{
-    for (int i = 0; i < d->n_entries; i++)
-        if (strcmp(d->entries[i].name, name) == 0)
-            return i;
-    return -1;
-}
-
-static void inode_remove(struct inode *d, const char *name)
-{
-    const int at = inode_find(d, name);
-    if (at >= 0)
-        d->entries[at] = d->entries[--d->n_entries];
-}
-
-static void inode_enter(struct inode *d, const char *name, int inode)
-{
-    inode_remove(d, name);
-    if (d->n_entries == ENTRIES)
-        abort();
-    snprintf(d->entries[d->n_entries].name, NAME, "%s", name);
-    d->entries[d->n_entries++].inode = inode;
-}
-
-static void inode_resize(struct inode *f, uint64_t size)
-{
-    if (size > f->size)
-        memset(f->data + f->size, 0, size - f->size);
-    f->size = size;
-}
-
-static void tree_apply(struct tree *t, const struct entry_log *e)
-{
-    struct inode *i = &t->inodes[e->inode];
-    switch (e->change) {
-    case CHANGE_DATA:
-        if (e->offset + e->size > i->size)
-            inode_resize(i, e->offset + e->size);
-        memcpy(i->data + e->offset, e->bytes, e->size);
-        break;
-    case CHANGE_SIZE:
-        inode_resize(i, e->size);
-        break;
-    case CHANGE_ENTER:
-        inode_enter(i, e->name, e->target);
-        break;
-    case CHANGE_RENAME:
-        inode_remove(i, e->name);
-        inode_enter(i, e->to, e->target);
-        break;
-    case CHANGE_REMOVE:
-        inode_remove(i, e->name);
-        break;
-    }
-}
-
-// --- the storage ---
-
-static struct entry_log *change(enum change kind, int inode)
-{
-    if (sim.n_log == LOG_MAX)
-        abort();
-    struct entry_log *e = &sim.log[sim.n_log++];
-    *e = (struct entry_log){.change = kind, .inode = inode, .time = sim.time, .kept = NEVER};
-    return e;
-}
-
-static void tick(void)
-{
-    sim.time++;
-    if (sim.time == LOG_MAX)
-        abort();
-    sim.promised[sim.time] = sim.promise;
-}
-
-static int refusal(void)
-{
-    sim.calls++;
-    return sim.fail_in > 0 && --sim.fail_in == 0 ? sim.fail_with : 0;
-}
-
-static int handle_new(int inode, const char *name)
-{
-    for (int h = 0; h < HANDLES; h++) {
-        if (sim.handles[h].open)
-            continue;
-        sim.handles[h].open = true;
-        sim.handles[h].failed = false;
-        sim.handles[h].inode = inode;
-        snprintf(sim.handles[h].name, NAME, "%s", name);
-        return h;
-    }
-    abort();
-}
-
-static int inode_new(bool directory)
-{
-    if (sim.live.n == INODES)
-        abort();
-    sim.live.inodes[sim.live.n].directory = directory;
-    scratch.inodes[sim.live.n].directory = directory;
-    return sim.live.n++;
-}
-
-static int enter(int directory, const char *name, bool is_directory)
-{
-    const int inode = inode_new(is_directory);
-    tick();
-    struct entry_log *e = change(CHANGE_ENTER, directory);
-    snprintf(e->name, NAME, "%s", name);
-    e->target = inode;
-    tree_apply(&sim.live, e);
-    return inode;
-}
-
-static int sim_open(struct storage *s, int directory, const char *name, int flags, unsigned mode)
-{
-    (void)s;
-    (void)mode;
-    const int rc = refusal();
-    if (rc < 0)
-        return rc;
-    if (strcmp(name, ".") == 0)
-        return handle_new(0, "parent");
-    const int parent = directory == STORAGE_CWD ? 0 : sim.handles[directory].inode;
-    const int at = inode_find(&sim.live.inodes[parent], name);
-    if (at >= 0 && flags & O_EXCL)
-        return -EEXIST;
-    if (at < 0 && !(flags & O_CREAT))
-        return -ENOENT;
-    const int inode =
-        at >= 0 ? sim.live.inodes[parent].entries[at].inode : enter(parent, name, false);
-    if (flags & O_DIRECTORY && !sim.live.inodes[inode].directory)
-        return -ENOTDIR;
-    return handle_new(inode, name);
-}
-
-static int sim_close(struct storage *s, int handle)
-{
-    (void)s;
-    assert_true(sim.handles[handle].open);
-    sim.handles[handle].open = false;
-    return 0;
-}
-
-static ssize_t sim_write_at(struct storage *s, int handle, const void *bytes, size_t n,
-                            uint64_t offset)
-{
-    (void)s;
-    const int rc = refusal();
-    if (rc < 0)
-        return rc;
-    if (sim.short_writes && n > 1000)
-        n = 1000 - n % 7;
-    tick();
-    assert_true(offset + n <= FILE_MAX);
-    for (size_t at = 0; at < n;) {
-        // To the end of the sector, as a disk would.
-        const size_t left = PIECE - (offset + at) % PIECE;
-        struct entry_log *e = change(CHANGE_DATA, sim.handles[handle].inode);
-        e->offset = offset + at;
-        e->size = n - at < left ? n - at : left;
-        memcpy(e->bytes, (const char *)bytes + at, e->size);
-        tree_apply(&sim.live, e);
-        at += e->size;
-    }
-    return (ssize_t)n;
-}
-
-static ssize_t sim_read_at(struct storage *s, int handle, void *bytes, size_t n, uint64_t offset)
-{
-    (void)s;
-    const int rc = refusal();
-    if (rc < 0)
-        return rc;
-    const struct inode *i = &sim.live.inodes[sim.handles[handle].inode];
-    if (offset >= i->size)
-        return 0;
-    if (n > i->size - offset)
-        n = i->size - offset;
-    memcpy(bytes, i->data + offset, n);
-    return (ssize_t)n;
-}
-
-static int set_size(int handle, uint64_t size)
-{
-    const int rc = refusal();
-    if (rc < 0)
-        return rc;
-    tick();
-    struct entry_log *e = change(CHANGE_SIZE, sim.handles[handle].inode);
-    e->size = size;
-    tree_apply(&sim.live, e);
-    return 0;
-}
-
-static int sim_allocate(struct storage *s, int handle, uint64_t size)
-{
-    (void)s;
-    return set_size(handle, size);
-}
-
-static int sim_truncate(struct storage *s, int handle, uint64_t size)
-{
-    (void)s;
-    return set_size(handle, size);
-}
-
-static int sim_size(struct storage *s, int handle, uint64_t *size)
-{
-    (void)s;
-    *size = sim.live.inodes[sim.handles[handle].inode].size;
-    return refusal();
+    assert_true(disk.time < TIMES_MAX);
+    for (; noted <= disk.time; noted++)
+        promised[noted] = promise;
 }
 
 static bool is_pointer(const char *name)
@@ -335,20 +67,21 @@ static bool is_pointer(const char *name)
 }
 
 // Whether the last change to a directory was to a pointer in it.
-static bool pointer_changed(int directory)
+static bool pointer_changed(const struct disk *d, int directory)
 {
-    for (int i = sim.n_log; i-- > 0;)
-        if (sim.log[i].inode == directory)
-            return is_pointer(sim.log[i].change == CHANGE_RENAME ? sim.log[i].to : sim.log[i].name);
-    return false;
+    const int last = directory < d->newest_max ? d->newest[directory] : -1;
+    return last >= 0 &&
+           is_pointer(d->log[last].kind == DISK_RENAME ? d->log[last].to : d->log[last].name);
 }
 
-static bool left_out(int handle)
+static bool left_out(struct disk *d, const struct disk_handle *handle, enum disk_lie what)
 {
-    const char *name = sim.handles[handle].name;
-    const bool directory = sim.live.inodes[sim.handles[handle].inode].directory;
-    const bool parent = sim.handles[handle].inode == 0, root = strcmp(name, "snapshots") == 0;
-    switch (sim.mutant) {
+    if (what != DISK_LIES_SYNC)
+        return false;
+    const char *name = handle->name;
+    const bool directory = d->live.inodes[handle->inode].directory;
+    const bool parent = handle->inode == 0, root = strcmp(name, "snapshots") == 0;
+    switch (planted) {
     case NONE:
         return false;
     case NO_DATA:
@@ -366,145 +99,29 @@ static bool left_out(int handle)
     case NO_PINNED:
         return !directory && strstr(name, "PINNED");
     case NO_POINTER:
-        return root && pointer_changed(sim.handles[handle].inode);
+        return root && pointer_changed(d, handle->inode);
     case GAP:
         return false;
     }
     return false;
 }
 
-static int sim_sync(struct storage *s, int handle)
+// Takes the old pointer away first.
+static void before_rename(struct disk *d, int parent, const char *from, const char *to)
 {
-    (void)s;
-    assert_false(sim.handles[handle].failed); // the second one would lie
-    const int rc = refusal();
-    sim.handles[handle].failed = rc < 0;
-    if (rc < 0 || left_out(handle))
-        return rc;
-    tick();
-    for (int i = 0; i < sim.n_log; i++)
-        if (sim.log[i].inode == sim.handles[handle].inode && sim.log[i].kept == NEVER)
-            sim.log[i].kept = sim.time;
-    return 0;
+    (void)from;
+    if (planted == GAP && is_pointer(to) && disk_find(&d->live, parent, to) >= 0)
+        disk_remove_entry(d, parent, to);
 }
-
-static int sim_make_directory(struct storage *s, int directory, const char *name)
-{
-    (void)s;
-    const int rc = refusal();
-    if (rc < 0)
-        return rc;
-    const int parent = directory == STORAGE_CWD ? 0 : sim.handles[directory].inode;
-    if (inode_find(&sim.live.inodes[parent], name) >= 0)
-        return -EEXIST;
-    enter(parent, name, true);
-    return 0;
-}
-
-static int sim_rename(struct storage *s, int directory, const char *from, const char *to)
-{
-    (void)s;
-    const int rc = refusal();
-    if (rc < 0)
-        return rc;
-    const int parent = sim.handles[directory].inode;
-    const int at = inode_find(&sim.live.inodes[parent], from);
-    if (at < 0)
-        return -ENOENT;
-    if (sim.mutant == GAP && is_pointer(to) && inode_find(&sim.live.inodes[parent], to) >= 0) {
-        tick();
-        struct entry_log *gap = change(CHANGE_REMOVE, parent);
-        snprintf(gap->name, NAME, "%s", to);
-        tree_apply(&sim.live, gap);
-    }
-    tick();
-    struct entry_log *e = change(CHANGE_RENAME, parent);
-    snprintf(e->name, NAME, "%s", from);
-    snprintf(e->to, NAME, "%s", to);
-    e->target = sim.live.inodes[parent].entries[at].inode;
-    tree_apply(&sim.live, e);
-    return 0;
-}
-
-static int sim_remove(struct storage *s, int directory, const char *name, bool is_directory)
-{
-    (void)s;
-    const int rc = refusal();
-    if (rc < 0)
-        return rc;
-    const int parent = sim.handles[directory].inode;
-    const int at = inode_find(&sim.live.inodes[parent], name);
-    if (at < 0)
-        return -ENOENT;
-    const struct inode *i = &sim.live.inodes[sim.live.inodes[parent].entries[at].inode];
-    if (i->directory != is_directory)
-        return is_directory ? -ENOTDIR : -EISDIR;
-    if (is_directory && i->n_entries > 0)
-        return -ENOTEMPTY;
-    tick();
-    struct entry_log *e = change(CHANGE_REMOVE, parent);
-    snprintf(e->name, NAME, "%s", name);
-    tree_apply(&sim.live, e);
-    return 0;
-}
-
-static int sim_list(struct storage *s, int directory, storage_each_fn *each, void *arg)
-{
-    (void)s;
-    const int rc = refusal();
-    if (rc < 0)
-        return rc;
-    static struct inode copy[4]; // entries may be removed meanwhile, and listings nest
-    static int depth;
-    struct inode *i = &copy[depth++];
-    *i = sim.live.inodes[sim.handles[directory].inode];
-    int result = 0;
-    for (int e = 0; e < i->n_entries && result == 0; e++)
-        result = each(arg, i->entries[e].name);
-    depth--;
-    return result;
-}
-
-static int sim_lock(struct storage *s, int handle, int operation)
-{
-    (void)s;
-    (void)handle;
-    (void)operation;
-    return 0;
-}
-
-static int sim_free_bytes(struct storage *s, int directory, uint64_t *bytes)
-{
-    (void)s;
-    (void)directory;
-    *bytes = 1 << 30;
-    return refusal();
-}
-
-static const struct storage_ops sim_ops = {
-    .open = sim_open,
-    .close = sim_close,
-    .write_at = sim_write_at,
-    .read_at = sim_read_at,
-    .allocate = sim_allocate,
-    .truncate = sim_truncate,
-    .size = sim_size,
-    .sync = sim_sync,
-    .make_directory = sim_make_directory,
-    .rename = sim_rename,
-    .remove = sim_remove,
-    .list = sim_list,
-    .lock = sim_lock,
-    .free_bytes = sim_free_bytes,
-};
 
 static void sim_start(enum mutant mutant)
 {
-    memset(&sim, 0, sizeof sim);
-    sim.storage.ops = &sim_ops;
-    sim.mutant = mutant;
-    sim.live.n = 1;
-    tree_clear(&sim.live);
+    disk_open(&disk, "");
+    disk.lies = left_out;
+    disk.before_rename = before_rename;
+    planted = mutant;
+    promise = (struct promise){0};
+    noted = 0;
 }
 
 // --- what is published ---
@@ -543,7 +160,7 @@ static struct engine *sim_engine(void)
 {
     struct engine *engine;
     char error[256];
-    assert_int_equal(engine_open(&engine, &(struct engine_options){.storage = &sim.storage}, error,
+    assert_int_equal(engine_open(&engine, &(struct engine_options){.storage = &disk.storage}, error,
                                  sizeof error),
                      0);
     return engine;
@@ -555,18 +172,20 @@ static int point(int to)
     char error[512];
     uint64_t newest;
     struct catalog *c;
-    int rc = catalog_look(&c, &sim.storage, "snapshots", error, sizeof error);
+    int rc = catalog_look(&c, &disk.storage, "snapshots", error, sizeof error);
     if (rc < 0)
         return rc;
-    sim.promise.moving = true;
-    sim.promise.next = to;
-    tick();
+    note();
+    promise.moving = true;
+    promise.next = to;
+    disk_tick(&disk);
     rc = to > 0 ? catalog_pin(c, (uint64_t)to) : catalog_unpin(c, &newest);
+    note();
     if (rc == 0) {
-        sim.promise.moving = false;
-        sim.promise.pinned = to;
+        promise.moving = false;
+        promise.pinned = to;
     }
-    tick();
+    disk_tick(&disk);
     catalog_close(c);
     return rc;
 }
@@ -577,64 +196,34 @@ static void live(int generations)
     char error[512];
     struct engine *engine = sim_engine();
     struct catalog *c;
-    assert_int_equal(catalog_open(&c, &sim.storage, "snapshots", error, sizeof error), 0);
+    assert_int_equal(catalog_open(&c, &disk.storage, "snapshots", error, sizeof error), 0);
     for (int g = 1; g <= generations; g++) {
         if (publish(engine, (uint64_t)g, error, sizeof error) < 0)
             fail_msg("%s", error);
-        sim.promise.acknowledged = g;
-        tick();
+        note();
+        promise.acknowledged = g;
+        disk_tick(&disk);
         assert_true(catalog_retain(c, 2) >= 0);
         if (g == ROLLED_BACK_AFTER || g == ROLLED_BACK_AFTER + 1)
             assert_int_equal(point(g - 1), 0);
         if (g == UNPINNED_AFTER)
             assert_int_equal(point(0), 0);
     }
+    note();
     catalog_close(c);
     engine_close(engine);
 }
 
 // --- the states after a crash ---
 
-static char disk[64]; // a real directory
-static char root[80]; // <disk>/snapshots
+static char real[64]; // a directory
+static char root[80]; // <real>/snapshots
 
-static void disk_name(void)
+static void real_name(void)
 {
-    snprintf(disk, sizeof disk, "%s/twotower-crash-%ld",
+    snprintf(real, sizeof real, "%s/twotower-crash-%ld",
              access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp", (long)getpid());
-    snprintf(root, sizeof root, "%s/snapshots", disk);
-}
-
-static void write_tree(const struct tree *t, int inode, const char *path)
-{
-    char name[256];
-    const struct inode *d = &t->inodes[inode];
-    mkdir(path, 0777);
-    for (int i = 0; i < d->n_entries; i++) {
-        const struct inode *child = &t->inodes[d->entries[i].inode];
-        snprintf(name, sizeof name, "%s/%s", path, d->entries[i].name);
-        if (child->directory)
-            write_tree(t, d->entries[i].inode, name);
-        else
-            file_write(name, child->data, child->size);
-    }
-}
-
-static uint64_t tree_hash(const struct tree *t, int inode)
-{
-    // Of a set of names, whatever their order.
-    uint64_t hash = 1;
-    const struct inode *d = &t->inodes[inode];
-    for (int i = 0; i < d->n_entries; i++) {
-        const struct inode *child = &t->inodes[d->entries[i].inode];
-        uint64_t h = table_crc32c(d->entries[i].name, strlen(d->entries[i].name));
-        if (child->directory)
-            h = mix(h ^ tree_hash(t, d->entries[i].inode));
-        else
-            h = mix(mix(h ^ child->size) ^ table_crc32c(child->data, child->size));
-        hash += h;
-    }
-    return mix(hash);
+    snprintf(root, sizeof root, "%s/snapshots", real);
 }
 
 // 0 when what path holds is whole and exactly what was published; then *generation is set.
@@ -682,11 +271,11 @@ static const char *load_fleet(const struct promise *p, int *generation)
     return wrong;
 }
 
-static void judge_tree(const struct tree *t, const struct promise *p, struct verdict *v,
+static void judge_tree(const struct disk_tree *t, const struct promise *p, struct verdict *v,
                        const char *how)
 {
     v->states++;
-    write_tree(t, 0, disk);
+    disk_write(t, 0, real);
     int generation;
     const char *wrong = load_fleet(p, &generation);
     if (!wrong) { // ourselves, starting again
@@ -715,7 +304,7 @@ static void judge_tree(const struct tree *t, const struct promise *p, struct ver
     if (wrong && v->bad++ == 0)
         snprintf(v->first, sizeof v->first, "acknowledged %d, pinned %d, %s: %s", p->acknowledged,
                  p->pinned, how, wrong);
-    tree_remove(disk);
+    tree_remove(real);
 }
 
 static bool seen_before(uint64_t hash)
@@ -740,18 +329,14 @@ static bool seen_before(uint64_t hash)
 
 static void judge(int time, const bool *keep, struct verdict *v, const char *how)
 {
-    tree_clear(&scratch);
-    int pending = 0;
-    for (int i = 0; i < sim.n_log && sim.log[i].time <= time; i++)
-        if (sim.log[i].kept <= time || keep[pending++])
-            tree_apply(&scratch, &sim.log[i]);
-    const struct promise *p = &sim.promised[time];
+    disk_crash(&disk, time, keep, &scratch);
+    const struct promise *p = &promised[time];
     const int numbers[] = {p->acknowledged, p->pinned, p->next, p->moving};
-    const uint64_t hash = mix(tree_hash(&scratch, 0) ^ table_crc32c(numbers, sizeof numbers)) | 1;
+    const uint64_t hash = mix(disk_hash(&scratch, 0) ^ table_crc32c(numbers, sizeof numbers)) | 1;
     if (seen_before(hash))
         return;
     char text[64];
-    snprintf(text, sizeof text, "crash at %d of %d, %s", time, sim.time, how);
+    snprintf(text, sizeof text, "crash at %d of %d, %s", time, disk.time, how);
     judge_tree(&scratch, p, v, text);
 }
 
@@ -761,11 +346,9 @@ static struct verdict crash_everywhere(enum mutant mutant)
     sim_start(mutant);
     live(GENERATIONS);
     seen_before(0);
-    disk_name();
-    for (int time = 0; time <= sim.time; time++) {
-        int pending = 0;
-        for (int i = 0; i < sim.n_log && sim.log[i].time <= time; i++)
-            pending += sim.log[i].kept > time;
+    real_name();
+    for (int time = 0; time <= disk.time; time++) {
+        const int pending = disk_pending(&disk, time);
         assert_true(pending <= PENDING_MAX);
         bool keep[PENDING_MAX + 1];
         memset(keep, 0, sizeof keep);
@@ -791,6 +374,7 @@ static struct verdict crash_everywhere(enum mutant mutant)
         if (v.bad >= 5)
             break;
     }
+    disk_tree_close(&scratch);
     return v;
 }
 
@@ -798,7 +382,7 @@ static void whatever_a_crash_leaves_the_last_acknowledged_generation_loads(void 
 {
     (void)state;
     const struct verdict v = crash_everywhere(NONE);
-    print_message("%d calls, %d different states\n", sim.time, v.states);
+    print_message("%d calls, %d different states\n", disk.time, v.states);
     if (v.bad > 0)
         fail_msg("%d of %d states are bad; the first: %s", v.bad, v.states, v.first);
     assert_true(v.states > 1000);
@@ -838,9 +422,9 @@ static void a_writer_that_leaves_a_sync_out_is_caught(void **state)
 static void expect_loadable(int at_least, const char *what, int call)
 {
     int generation;
-    write_tree(&sim.live, 0, disk);
+    disk_write(&disk.live, 0, real);
     const char *wrong = load(root, &generation);
-    tree_remove(disk);
+    tree_remove(real);
     if (wrong || generation < at_least)
         fail_msg("%s at call %d: %s, generation %d", what, call, wrong ? wrong : "loads",
                  generation);
@@ -859,29 +443,29 @@ static void whichever_call_fails_the_generation_before_loads_and_the_next_one_wo
         {-EROFS, "EROFS", false},
         {-EINTR, "EINTR", true},
     };
-    disk_name();
+    real_name();
     for (size_t e = 0; e < sizeof errors / sizeof errors[0]; e++) {
         for (int call = 1;; call++) {
             sim_start(NONE);
             live(1);
             struct engine *engine = sim_engine();
             char error[512] = "";
-            sim.fail_in = call;
-            sim.fail_with = errors[e].rc;
+            disk.fail_in = call;
+            disk.fail_with = errors[e].rc;
             const int rc = publish(engine, 2, error, sizeof error);
-            const bool all_done = sim.fail_in > 0;
-            sim.fail_in = 0;
+            const bool all_done = disk.fail_in > 0;
+            disk.fail_in = 0;
             if (rc < 0) {
                 assert_int_equal(rc, errors[e].rc);
                 assert_true(strlen(error) > 0);
             }
-            for (int h = 0; h < HANDLES; h++)
-                assert_false(sim.handles[h].open);
+            for (int h = 0; h < DISK_HANDLES; h++)
+                assert_false(disk.handles[h].open);
             expect_loadable(rc == 0 ? 2 : 1, errors[e].name, call);
             // What is left over goes at the next start; and publishing works as if nothing was.
             struct catalog *c;
-            assert_int_equal(catalog_open(&c, &sim.storage, "snapshots", error, sizeof error), 0);
-            const struct inode *top = &sim.live.inodes[sim.live.inodes[0].entries[0].inode];
+            assert_int_equal(catalog_open(&c, &disk.storage, "snapshots", error, sizeof error), 0);
+            const struct disk_inode *top = &disk.live.inodes[disk_find(&disk.live, 0, "snapshots")];
             for (int i = 0; i < top->n_entries; i++)
                 assert_null(strstr(top->entries[i].name, ".tmp"));
             uint64_t next;
@@ -901,7 +485,7 @@ static void
 whichever_call_fails_the_pointer_is_the_old_or_the_new_one_and_moves_when_asked_again(void **state)
 {
     (void)state;
-    disk_name();
+    real_name();
     for (int unpin = 0; unpin < 2; unpin++) {
         for (int call = 1;; call++) {
             sim_start(NONE);
@@ -909,17 +493,17 @@ whichever_call_fails_the_pointer_is_the_old_or_the_new_one_and_moves_when_asked_
             if (unpin)
                 assert_int_equal(point(1), 0);
             const int from = unpin ? 1 : 2, to = unpin ? 2 : 1;
-            sim.fail_in = call;
-            sim.fail_with = -EIO;
+            disk.fail_in = call;
+            disk.fail_with = -EIO;
             const int rc = point(unpin ? 0 : 1);
-            const bool all_done = sim.fail_in > 0;
-            sim.fail_in = 0;
-            for (int h = 0; h < HANDLES; h++)
-                assert_false(sim.handles[h].open);
+            const bool all_done = disk.fail_in > 0;
+            disk.fail_in = 0;
+            for (int h = 0; h < DISK_HANDLES; h++)
+                assert_false(disk.handles[h].open);
             int generation;
-            write_tree(&sim.live, 0, disk);
+            disk_write(&disk.live, 0, real);
             const char *wrong = load(root, &generation);
-            tree_remove(disk);
+            tree_remove(real);
             // To unpin with a newest that cannot be read points to an older one: no failure.
             if (wrong || (generation != to && (generation != from || (rc == 0 && !unpin))))
                 fail_msg("call %d, %d: %s, generation %d", call, rc, wrong ? wrong : "loads",
@@ -937,9 +521,9 @@ static void short_writes_are_gone_on_with(void **state)
 {
     (void)state;
     sim_start(NONE);
-    sim.short_writes = true;
+    disk.short_writes = true;
     live(1);
-    disk_name();
+    real_name();
     expect_loadable(1, "short writes", 0);
 }
 

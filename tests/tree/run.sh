@@ -83,7 +83,7 @@ libmicrohttpd  microhttpd.h           daemon/http.c
 simdjson       simdjson.h             pipeline/decode_json.cpp
 toml++         toml++/toml.h          daemon/config_toml.cpp
 isa-l          isa-l/crc.h            snapshot/crc32c.h pipeline/slice_log.c
-xxhash         xxhash.h               pipeline/decode.c pipeline/cutter.c snapshot/id_index.h
+xxhash         xxhash.h               pipeline/decode.c pipeline/cutter.c snapshot/id_index.h tests/*
 cJSON          cjson/cJSON.h          snapshot/manifest.c snapshot/reader.c snapshot/writer.c daemon/* tests/*
 libcrypto      openssl/evp.h          snapshot/digest.c daemon/config.c
 zstd           zstd.h                 pipeline/source_file.c tests/*

@@ -106,13 +106,19 @@ static void assert_gives(uint64_t after, uint64_t from, uint64_t to)
     }
 }
 
+static void sync_log(void)
+{
+    char error[256];
+    assert_int_equal(slice_log_sync(&l, error, sizeof error), 0);
+}
+
 static void write_log(uint64_t from, uint64_t to)
 {
     assert_int_equal(open_log(from - 1, NULL), 0);
-    for (uint64_t number = from; number <= to; number++)
+    for (uint64_t number = from; number <= to; number++) {
         append(number);
-    char error[256];
-    assert_int_equal(slice_log_sync(&l, error, sizeof error), 0);
+        sync_log();
+    }
     slice_log_close(&l);
 }
 
@@ -300,6 +306,60 @@ static void a_tail_of_anything_is_cut_off_but_not_with_slices_behind_it(void **s
     free(bytes);
 }
 
+// A disk writes what was not synced in any order.
+static void of_what_was_not_synced_the_log_ends_before_the_first_that_is_missing(void **state)
+{
+    (void)state;
+    static struct seen s;
+    char path[128];
+    size_t size;
+    assert_int_equal(open_log(0, NULL), 0);
+    append(1);
+    append(2);
+    sync_log();
+    for (uint64_t number = 3; number <= 5; number++)
+        append(number);
+    slice_log_close(&l);
+    path_of(1, path);
+    char *bytes = file_read(path, &size), zeroes[RECORD] = {0};
+    assert_int_equal(size, 5 * RECORD);
+    for (uint64_t missing = 1; missing <= 5; missing++) {
+        char *at = bytes + (missing - 1) * RECORD, kept[RECORD];
+        memcpy(kept, at, RECORD);
+        memcpy(at, zeroes, RECORD);
+        cut_file(1, bytes, size);
+        if (missing <= 2) {
+            assert_int_equal(open_log(0, &s), -EBADMSG);
+        } else {
+            assert_gives(0, 1, missing - 1);
+            append(missing);
+            slice_log_close(&l);
+            assert_gives(0, 1, missing);
+        }
+        slice_log_close(&l);
+        memcpy(at, kept, RECORD);
+    }
+    // The next file begins with the sync of the one before.
+    write_log(6, 6);
+    cut_file(1, bytes, size - 1);
+    assert_int_equal(open_log(0, &s), -EBADMSG);
+    slice_log_close(&l);
+    free(bytes);
+}
+
+static void a_file_that_never_got_its_first_slice_takes_nothing_with_it(void **state)
+{
+    (void)state;
+    write_log(1, 6);
+    cut_file(6, "", 0);
+    assert_gives(5, 6, 5); // the checkpoint has all that is left
+    append(6);
+    append(7);
+    slice_log_close(&l);
+    assert_gives(0, 1, 7);
+    slice_log_close(&l);
+}
+
 static void damage_in_an_earlier_file_is_refused_even_at_its_end(void **state)
 {
     (void)state;
@@ -455,8 +515,10 @@ static void a_tail_torn_inside_of_values_is_cut_off_and_damage_before_it_refused
     char path[128];
     size_t size;
     assert_int_equal(open_log(0, NULL), 0);
-    for (uint64_t number = 1; number <= 4; number++)
+    for (uint64_t number = 1; number <= 4; number++) {
         append_valued(number);
+        sync_log();
+    }
     slice_log_close(&l);
     path_of(1, path);
     char *bytes = file_read(path, &size);
@@ -648,6 +710,8 @@ int main(void)
         TEST(a_missing_file_in_the_middle_is_refused),
         TEST(a_tail_torn_at_any_byte_is_cut_off),
         TEST(a_tail_of_anything_is_cut_off_but_not_with_slices_behind_it),
+        TEST(a_file_that_never_got_its_first_slice_takes_nothing_with_it),
+        TEST(of_what_was_not_synced_the_log_ends_before_the_first_that_is_missing),
         TEST(damage_in_an_earlier_file_is_refused_even_at_its_end),
         TEST(a_file_of_another_history_is_refused),
         TEST(a_log_of_another_number_of_partitions_is_refused_and_left_alone),
