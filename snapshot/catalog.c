@@ -194,7 +194,8 @@ static int open_root(struct catalog *c)
         return fail(c, -EBUSY, "another process writes here (it holds .lock)");
     if (rc < 0)
         return fail(c, rc, "cannot lock .lock: %s", strerror(-rc));
-    return ops->list(c->storage, c->root, remove_leftover, c);
+    rc = ops->list(c->storage, c->root, remove_leftover, c);
+    return rc < 0 && c->error[0] == '\0' ? fail(c, rc, "cannot list: %s", strerror(-rc)) : rc;
 }
 
 static int look_root(struct catalog *c)
