@@ -1048,13 +1048,15 @@ static int snapshot_write(struct job *j, const char *checkpoint, char *error, si
     return 0;
 }
 
-static int work_do(struct job *j, enum work work, char *error, size_t error_size)
+// What failed, if something did, is said in *what.
+static int work_do(struct job *j, enum work work, const char **what, char *error, size_t error_size)
 {
     const bool final = work == WORK_FINAL;
     const double begun = clock_s(CLOCK_MONOTONIC);
     struct state_stamp stamp;
     char path[4096];
     const uint64_t written = engine_bytes_written(j->engine);
+    *what = "checkpoint failed";
     int rc = journal_checkpoint(&j->journal, &j->trainer, final, (uint64_t)clock_ms(CLOCK_REALTIME),
                                 &stamp, path, error, error_size);
     if (rc < 0) {
@@ -1077,6 +1079,7 @@ static int work_do(struct job *j, enum work work, char *error, size_t error_size
     }
     if (work == WORK_CHECKPOINT)
         return 0;
+    *what = "snapshot failed";
     rc = snapshot_write(j, path, error, error_size);
     if (rc < 0)
         metrics_add(METRIC_SNAPSHOT_FAILURES, 1);
@@ -1107,11 +1110,11 @@ static void *write_main(void *arg)
         pthread_mutex_unlock(&j->lock);
         if (work == WORK_NONE)
             return NULL;
-        const int rc = work_do(j, work, error, sizeof error);
+        const char *what;
+        const int rc = work_do(j, work, &what, error, sizeof error);
         busy_tell(BY_STAGE_WRITE, clock_s(CLOCK_THREAD_CPUTIME_ID));
         if (rc < 0) {
-            log_error(work == WORK_CHECKPOINT ? "checkpoint failed" : "snapshot failed",
-                      "reason=%s", error);
+            log_error(what, "reason=%s", error);
             // Training goes on with the last good ones; at the end there is no later, and who has
             // lost the directory to another process must not write once more.
             if (work == WORK_FINAL || atomic_load(&j->ended) || atomic_load(&j->stop) ||
