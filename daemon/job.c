@@ -1024,8 +1024,10 @@ static int snapshot_write(struct job *j, const char *checkpoint, char *error, si
                                                     .config = j->config,
                                                     .quality = quality},
                           &published, error, error_size);
-    if (rc < 0)
+    if (rc < 0) {
+        catalog_retain(j->snapshots, j->config->snapshot_keep + 1); // as journal_checkpoint does
         return rc;
+    }
     if (catalog_retain(j->snapshots, j->config->snapshot_keep) < 0)
         log_warning("old snapshots not removed", "reason=%s", catalog_error(j->snapshots));
     metrics_add(METRIC_SNAPSHOTS, 1);

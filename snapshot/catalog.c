@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <unistd.h>
 
 #include "snapshot/manifest.h"
 #include "snapshot/storage.h"
@@ -317,9 +318,23 @@ int catalog_newest(struct catalog *c, uint64_t *generation)
     return n > 0 ? -ENOENT : fail(c, -ENOENT, "no generation is here");
 }
 
+// What a writer of this process has left: it failed, and so did removing it. Not what another one's
+// is: where locks keep nobody out, that may be alive.
+static int remove_own(void *arg, const char *name)
+{
+    struct catalog *c = arg;
+    char end[32];
+    const int n = snprintf(end, sizeof end, "-%ld", (long)getpid());
+    const size_t size = strlen(name);
+    if (strncmp(name, ".tmp-", 5) == 0 && size > (size_t)n && strcmp(name + size - n, end) == 0)
+        storage_remove_directory(c->storage, c->root, name); // if it still fails: the next time
+    return 0;
+}
+
 int catalog_next(struct catalog *c, uint64_t now_ms, uint64_t *generation)
 {
     const uint64_t *generations;
+    c->storage->ops->list(c->storage, c->root, remove_own, c);
     const int n = catalog_list(c, &generations);
     if (n < 0)
         return n;
