@@ -15,10 +15,12 @@ echo "seed $seed; SEED=$seed tries the same random times again, ONLY='rename LAT
 
 often=(-o checkpoint.interval=100ms -o snapshot.interval=200ms -o checkpoint.keep=1 -o snapshot.keep=1
     -o slice.events=64 -o slice.log_max=64KiB -o slice.log_keep=0 -o model.dim=16)
+# shellcheck disable=SC2034 # by their names
 builtin=(-o source.type=builtin -o source.requests=8000 -o source.users=500 -o source.catalogue=240 -o source.seed=7
     "${often[@]}")
 mkdir "$dir/stream"
 python3 tests/e2e/stream_make.py "$dir/stream" 3 4000
+# shellcheck disable=SC2034
 file=(-o source.type=file -o "source.path=$dir/stream" -o dead_letter.max_bytes=16KiB -o join.window=2m "${often[@]}")
 
 # all_of NAME: everything that is to be the same at the end. The rejected records are no more than two
@@ -126,7 +128,7 @@ done
 if [ -z "${ONLY:-}" ]; then
     for i in {0..11}; do
         while [ "$(jobs -rp | wc -l)" -ge "$runs" ]; do wait -n; done
-        if [ $((i % 3)) -lt 2 ]; then stream=builtin; else stream=file; fi
+        stream=$([ $((i % 3)) -eq 2 ] && echo file || echo builtin)
         killed_at_random "random$i" "$stream" $((seed + i)) &
     done
 fi
