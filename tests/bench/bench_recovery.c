@@ -5,7 +5,7 @@
 //
 //     bench_recovery [DIRECTORY [USERS [ITEMS]]]
 //
-// DIRECTORY/state is made at the first call, with the default model and half of `history` filled,
+// DIRECTORY/state is made at the first call, with the default model and some history of each user,
 // and used again by the next; tests/bench/recovery.sh starts the daemon on it. Without DIRECTORY
 // one is made here and removed, with a tenth of the rows.
 #include <dirent.h>
@@ -29,10 +29,11 @@
 #include "model/rng.h"
 #include "snapshot/twotower_reader.h"
 
-enum { BATCH = 512, STEPS = 50, BLOCK = 1 << 20 };
+enum { BATCH = 512, STEPS = 50, HISTORY = 4, BLOCK = 1 << 20 };
 
 static struct config config;
 static struct trainer trainer;
+static struct evaluator *evaluator;
 static struct source *source;
 static char error[1024];
 
@@ -60,7 +61,6 @@ static void fill(struct trainer *t, uint32_t users, uint32_t items)
 {
     static struct example examples[BATCH];
     struct rng rng = {1, 0};
-    const int history = config.model_history / 2;
     char text[32];
     for (uint32_t i = 0; i < items; i++) {
         const int size = snprintf(text, sizeof text, "item-%08" PRIx32, i * 2654435761u);
@@ -73,7 +73,7 @@ static void fill(struct trainer *t, uint32_t users, uint32_t items)
         const struct id user = id_of_text(text, (size_t)size);
         if (rows_user(&t->rows, &user, 1) < 0)
             die("the user table is full");
-        for (int k = 0; k < history; k++) {
+        for (int k = 0; k < HISTORY; k++) {
             const uint32_t item = (uint32_t)rng_below(&rng, items);
             history_add(&t->rows.history, i,
                         (struct history_entry){item, rows_item_ref(&t->rows, item).generation, 0, 0,
@@ -95,6 +95,18 @@ static void open_trainer(void)
     const struct trainer_options t = assemble_trainer(&config, source->n_partitions, windows);
     if (trainer_open(&trainer, &t) < 0)
         die("out of memory");
+    // Its columns are in a checkpoint, too.
+    const struct evaluator_options e = {.sampling = config.eval_sampling,
+                                        .popularity_half_life = config.eval_popularity_half_life,
+                                        .chunk_max = trainer.chunk};
+    if (evaluator_open(&evaluator, &trainer.columns, &trainer.rows, &e) < 0)
+        die("out of memory");
+}
+
+static void close_trainer(void)
+{
+    evaluator_close(evaluator);
+    trainer_close(&trainer);
 }
 
 static void make(const char *root, uint32_t users, uint32_t items)
@@ -124,7 +136,7 @@ static void make(const char *root, uint32_t users, uint32_t items)
         die(error);
     printf("filled in %.1f s, written in %.1f s\n", filled - begun,
            clock_s(CLOCK_MONOTONIC) - filled);
-    trainer_close(&trainer);
+    close_trainer();
     engine_close(engine);
 }
 
@@ -163,15 +175,12 @@ static uint64_t file_read(int file)
     return sum;
 }
 
-static double said_s; // when the last line was
-
 static void say(const char *what, double begun, double cpu, uint64_t bytes)
 {
     const double s = clock_s(CLOCK_MONOTONIC) - begun;
     printf("%-44s %6.2f s  %6.2f CPU-s  %6.0f MB/s\n", what, s,
            clock_s(CLOCK_PROCESS_CPUTIME_ID) - cpu, (double)bytes / 1e6 / s);
     fflush(stdout);
-    said_s = s;
 }
 
 static void restore(const char *path, const char *what, uint64_t bytes)
@@ -183,7 +192,7 @@ static void restore(const char *path, const char *what, uint64_t bytes)
                       error, sizeof error) < 0)
         die(error);
     say(what, begun, cpu, bytes);
-    trainer_close(&trainer);
+    close_trainer();
 }
 
 static void measure(const char *path)
@@ -213,7 +222,7 @@ static void measure(const char *path)
     if (rows_rebuild(&trainer.rows) < 0 || join_rebuild(&trainer.join) < 0)
         die("the indexes cannot be rebuilt");
     say("of it rebuilding the indexes", begun, cpu, bytes);
-    trainer_close(&trainer);
+    close_trainer();
     files(path, file_forget);
     restore(path, "restoring, cold", bytes);
 }
