@@ -250,6 +250,8 @@ int main(int argc, char **argv)
     config_init(&config, &arena);
     set("source.users", users);
     set("source.catalogue", items);
+    set("tables.users_max", "20000000"); // room for those of the stream
+    set("tables.items_max", "20000000");
     if (assemble_source(&config, false, &source, error, sizeof error) < 0)
         die(error);
     snprintf(root, sizeof root, "%s/state", directory);
