@@ -14,9 +14,9 @@ seed=${SEED:-$RANDOM}
 echo "seed $seed; SEED=$seed tries the same random times again, ONLY='rename LATEST' one point"
 
 often=(-o checkpoint.interval=100ms -o snapshot.interval=200ms -o checkpoint.keep=1 -o snapshot.keep=1
-    -o slice.events=64 -o slice.log_max=64KiB -o slice.log_keep=0 -o model.dim=16)
+    -o slice.events=4 -o slice.log_max=64KiB -o slice.log_keep=0 -o model.dim=16)
 # shellcheck disable=SC2034 # by their names
-builtin=(-o source.type=builtin -o source.requests=8000 -o source.users=500 -o source.catalogue=240 -o source.seed=7
+builtin=(-o source.type=builtin -o source.requests=12000 -o source.users=500 -o source.catalogue=240 -o source.seed=7
     "${often[@]}")
 mkdir "$dir/stream"
 python3 tests/e2e/stream_make.py "$dir/stream" 3 4000
@@ -119,6 +119,7 @@ while IFS=$'\t' read -r n point; do
     planned file "$point" "$n"
 done <"$dir/points_file"
 
+[ ${#plan[@]} -gt 0 ] || bad "there is a point" "none is called '$ONLY'"
 begun=$SECONDS
 for i in "${!plan[@]}"; do
     while [ "$(jobs -rp | wc -l)" -ge "$runs" ]; do wait -n; done
