@@ -1149,8 +1149,10 @@ static int snapshot_write(struct job *j, const char *checkpoint, char *error, si
                           &published, error, error_size);
     if (published.refused != GUARD_REASONS)
         snapshot_refused(j, published.refused, error);
-    if (rc < 0)
+    if (rc < 0) {
+        catalog_retain(j->snapshots, j->config->snapshot_keep + 1); // as journal_checkpoint does
         return rc;
+    }
     if (catalog_pointer(j->snapshots, &pointer) < 0)
         log_warning("pointer not read", "reason=%s", catalog_error(j->snapshots));
     if (catalog_retain(j->snapshots, j->config->snapshot_keep) < 0)
@@ -1177,13 +1179,15 @@ static int snapshot_write(struct job *j, const char *checkpoint, char *error, si
     return 0;
 }
 
-static int work_do(struct job *j, enum work work, char *error, size_t error_size)
+// What failed, if something did, is said in *what.
+static int work_do(struct job *j, enum work work, const char **what, char *error, size_t error_size)
 {
     const bool final = work == WORK_FINAL;
     const double begun = clock_s(CLOCK_MONOTONIC);
     struct state_stamp stamp;
     char path[4096];
     const uint64_t written = engine_bytes_written(j->engine);
+    *what = "checkpoint failed";
     int rc = journal_checkpoint(&j->journal, &j->trainer, final, (uint64_t)clock_ms(CLOCK_REALTIME),
                                 &stamp, path, error, error_size);
     if (rc < 0) {
@@ -1206,6 +1210,7 @@ static int work_do(struct job *j, enum work work, char *error, size_t error_size
     }
     if (work == WORK_CHECKPOINT)
         return 0;
+    *what = "snapshot failed";
     rc = snapshot_write(j, path, error, error_size);
     if (rc < 0 && rc != -EDOM)
         metrics_add(METRIC_SNAPSHOT_FAILURES, 1);
@@ -1236,12 +1241,12 @@ static void *write_main(void *arg)
         pthread_mutex_unlock(&j->lock);
         if (work == WORK_NONE)
             return NULL;
-        const int rc = work_do(j, work, error, sizeof error);
+        const char *what;
+        const int rc = work_do(j, work, &what, error, sizeof error);
         busy_tell(BY_STAGE_WRITE, clock_s(CLOCK_THREAD_CPUTIME_ID));
         const bool refused = rc == -EDOM; // said already, and no failure of the writer
         if (rc < 0 && !refused)
-            log_error(work == WORK_CHECKPOINT ? "checkpoint failed" : "snapshot failed",
-                      "reason=%s", error);
+            log_error(what, "reason=%s", error);
         // Training goes on with the last good ones; at the end there is no later, and who has lost
         // the directory to another process must not write once more.
         const bool last = work == WORK_FINAL || atomic_load(&j->followed) ||

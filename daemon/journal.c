@@ -487,8 +487,13 @@ int journal_checkpoint(struct journal *j, struct trainer *trainer, bool final, u
                                                    .permit = owner_check,
                                                    .permit_arg = j},
                      stamp, error, error_size);
-    if (rc < 0)
+    if (rc < 0) {
+        // It may have become visible before something failed. Such must not pile up; LATEST, which
+        // names the last good one, keeps that. What another process has taken over is left alone.
+        if (rc != -EBUSY)
+            catalog_retain(catalog, o->config->checkpoint_keep + 1);
         return rc;
+    }
     catalog_path(catalog, generation, path, PATH_SIZE);
     if (final)
         catalog_retain(catalog, 1); // one state after the end is enough

@@ -4,6 +4,7 @@
 #include <cjson/cJSON.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -289,6 +290,39 @@ int state_stamp_read(const char *path, struct state_stamp *stamp, char *error, s
     return rc;
 }
 
+// A large column is copied by several threads: most of it is the kernel's work, who has to find and
+// clear the pages, and who else would is still waiting for the state.
+struct part {
+    unsigned char *to;
+    const unsigned char *from;
+    size_t n;
+};
+
+enum { PARTS = 4, PART_MIN = 16 << 20 };
+
+static void *part_copy(void *arg)
+{
+    const struct part *p = arg;
+    memcpy(p->to, p->from, p->n);
+    return NULL;
+}
+
+static void bytes_copy(unsigned char *to, const unsigned char *from, size_t n)
+{
+    struct part parts[PARTS];
+    pthread_t threads[PARTS];
+    const size_t each = n / PARTS < PART_MIN ? PART_MIN : (n / PARTS / 4096 + 1) * 4096;
+    int started = 0;
+    for (; n > each; started++, to += each, from += each, n -= each) {
+        parts[started] = (struct part){to, from, each};
+        if (pthread_create(&threads[started], NULL, part_copy, &parts[started]) != 0)
+            break; // the rest is copied here
+    }
+    memcpy(to, from, n);
+    while (started-- > 0)
+        pthread_join(threads[started], NULL);
+}
+
 int state_restore(struct trainer *t, const char *path, const struct config *config,
                   const struct source_partition *partitions, int n_partitions,
                   struct state_stamp *stamp, char *error, size_t error_size)
@@ -324,7 +358,7 @@ int state_restore(struct trainer *t, const char *path, const struct config *conf
                      path, c->name, image.n, c->n_max);
             rc = -EINVAL;
         } else if (image.n > 0) {
-            memcpy(column_restore(c, image.n), image.base, image.n * c->unit);
+            bytes_copy(column_restore(c, image.n), image.base, image.n * c->unit);
         } else {
             column_restore(c, 0);
         }

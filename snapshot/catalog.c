@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <unistd.h>
 
 #include "snapshot/manifest.h"
 #include "snapshot/storage.h"
@@ -205,6 +206,8 @@ static int open_root(struct catalog *c)
     if (pointer < 0)
         return pointer;
     rc = ops->list(c->storage, c->root, remove_leftover, c);
+    if (rc < 0 && c->error[0] == '\0')
+        fail(c, rc, "cannot list: %s", strerror(-rc));
     if (rc == 0) {
         rc = pointer_settle(c->storage, c->root);
         if (rc < 0)
@@ -408,9 +411,23 @@ int catalog_unpin(struct catalog *c, uint64_t *generation)
     return rc;
 }
 
+// What a writer of this process has left: it failed, and so did removing it. Not what another one's
+// is: where locks keep nobody out, that may be alive.
+static int remove_own(void *arg, const char *name)
+{
+    struct catalog *c = arg;
+    char end[32];
+    const int n = snprintf(end, sizeof end, "-%ld", (long)getpid());
+    const size_t size = strlen(name);
+    if (strncmp(name, ".tmp-", 5) == 0 && size > (size_t)n && strcmp(name + size - n, end) == 0)
+        storage_remove_directory(c->storage, c->root, name); // if it still fails: the next time
+    return 0;
+}
+
 int catalog_next(struct catalog *c, uint64_t now_ms, uint64_t *generation)
 {
     const uint64_t *generations;
+    c->storage->ops->list(c->storage, c->root, remove_own, c);
     const int n = catalog_list(c, &generations);
     if (n < 0)
         return n;

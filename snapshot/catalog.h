@@ -42,7 +42,9 @@ int catalog_newest(struct catalog *c, uint64_t *generation);
 int catalog_good(struct catalog *c, uint64_t *generation);
 // 0 when the generation is whole by its manifest (data checksums are tt_verify's), else -errno.
 int catalog_check(struct catalog *c, uint64_t generation);
-// A number for the next generation: now_ms, or one more than the largest that is there.
+// A number for the next generation: now_ms, or one more than the largest that is there. Removes
+// what an earlier one of this process has left behind when it failed; so no writer may be open
+// here.
 int catalog_next(struct catalog *c, uint64_t now_ms, uint64_t *generation);
 // Removes generations until the newest keep >= 1 whole ones are left. Never removes what LATEST or
 // PINNED names, the newest whole one, or one that a reader has locked. Returns how many went.

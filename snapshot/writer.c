@@ -212,7 +212,7 @@ void writer_close(struct writer *w)
     file_discard(w);
     if (w->directory >= 0)
         w->storage->ops->close(w->storage, w->directory);
-    // What cannot be removed now, the next catalog_open removes.
+    // What cannot be removed now, the next catalog_next or catalog_open removes.
     if (w->made)
         storage_remove_directory(w->storage, w->root, w->temporary);
     if (w->root >= 0)

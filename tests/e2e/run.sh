@@ -6,8 +6,8 @@
 #     tests/e2e/run.sh [NAME]...
 #
 # A script speaks by the rules of tests/support/verdicts.sh and has 15 minutes. It starts in the top of
-# the tree and finds in its environment what tests/run hands on (TWOTOWER, TWOTOWER_DEV, TWOTOWER_DATA)
-# and an empty directory of its own, E2E_DIR, which is also its TMPDIR and stays behind when it failed.
+# the tree and finds in its environment what tests/run hands on (TWOTOWER, TWOTOWER_DEV, TWOTOWER_DATA),
+# FAULTS, which is tests/support/faults.c built, and an empty directory of its own, E2E_DIR, which is also its TMPDIR and stays behind when it failed.
 set -uo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -17,6 +17,7 @@ cd "$root" || exit 70
 export TWOTOWER=${TWOTOWER:-$root/build/release/twotower}
 export TWOTOWER_DEV=${TWOTOWER_DEV:-$root/build/dev/twotower}
 export TWOTOWER_DATA=${TWOTOWER_DATA:-$root/../shared/data}
+export FAULTS=${FAULTS:-$(dirname "$TWOTOWER")/tests/faults.so}
 
 tests=()
 for name in "$@"; do tests+=("$here/test_$name.sh"); done

@@ -9,6 +9,9 @@
 # Nothing here needs a port, and two scripts may run beside each other.
 quiet=(-o http.listen= -o eval.sampling=0)
 
+# What the program is started by: env, prlimit, setpriv; nothing, as a rule.
+under=()
+
 ok() { echo "ok $1"; }
 bad() { echo "FAIL $1: $2"; }
 now_ms() { date +%s%3N; }
@@ -33,7 +36,7 @@ twotower()
     local run=$dir/$1 command=$2
     shift 2
     mkdir -p "$run"
-    "$TWOTOWER" "$command" "${quiet[@]}" -o "state.dir=$run/state" -o "snapshot.dir=$run/snapshots" \
+    "${under[@]}" "$TWOTOWER" "$command" "${quiet[@]}" -o "state.dir=$run/state" -o "snapshot.dir=$run/snapshots" \
         "$@" 2>>"$run/log"
 }
 
@@ -65,11 +68,8 @@ totals()
 # slices: how the stream was cut is nobody's business.
 state_sum()
 {
-    local file
-    for file in "$dir/$1"/state/final/*/*.safetensors; do
-        [ "${file##*/}" = trainer.state.safetensors ] && continue
-        printf '%s %s\n' "${file##*/}" "$(tail -c +4097 "$file" | cksum)"
-    done | tee "$dir/$1/columns" | sha256sum | cut -d ' ' -f 1
+    local files=("$dir/$1"/state/final/*/*.safetensors)
+    tail -q -c +4097 "${files[@]/*trainer.state.safetensors//dev/null}" | sha256sum | cut -d ' ' -f 1
 }
 
 # A seeded generator, the same on every machine: random FROM TO sets $drawn.
@@ -107,7 +107,7 @@ twotower_start()
     local run=$dir/$1 command=$2
     shift 2
     mkdir -p "$run"
-    "$TWOTOWER" "$command" "${quiet[@]}" -o "state.dir=$run/state" -o "snapshot.dir=$run/snapshots" \
+    "${under[@]}" "$TWOTOWER" "$command" "${quiet[@]}" -o "state.dir=$run/state" -o "snapshot.dir=$run/snapshots" \
         "$@" 2>>"$run/log" &
     pid=$!
 }
@@ -147,4 +147,14 @@ PYTHON
 port_free()
 {
     python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+# faulty NAME VARIABLE=VALUE...: the next runs of this name have tests/support/faults.c between them and
+# the disk; its header says which variables there are.
+faulty()
+{
+    local name=$1
+    shift
+    mkdir -p "$dir/$name"
+    under=(env "LD_PRELOAD=$FAULTS" "FAULT_ROOT=$dir/$name" "$@")
 }

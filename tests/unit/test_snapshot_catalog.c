@@ -401,6 +401,29 @@ static void the_next_number_is_larger_than_every_other(void **state)
     root_remove(&r);
 }
 
+static void what_this_process_has_left_goes_with_the_next_number(void **state)
+{
+    (void)state;
+    struct test_root r;
+    root_make(&r, "/tmp", ENGINE_PWRITE, NULL);
+    struct catalog *c = root_catalog(&r);
+    char ours[160], others[160], path[192], name[64];
+    snprintf(name, sizeof name, ".tmp-7-%ld", (long)getpid());
+    entry(ours, &r, name);
+    entry(others, &r, ".tmp-7-1");
+    assert_int_equal(mkdir(ours, 0777), 0);
+    assert_int_equal(mkdir(others, 0777), 0);
+    snprintf(path, sizeof path, "%s/x.safetensors", ours);
+    file_write(path, "x", 1);
+    uint64_t next;
+    assert_int_equal(catalog_next(c, 8, &next), 0);
+    assert_int_equal(next, 8);
+    assert_int_equal(access(ours, F_OK), -1);
+    assert_int_equal(access(others, F_OK), 0);
+    catalog_close(c);
+    root_remove(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -418,6 +441,7 @@ int main(void)
         cmocka_unit_test(who_only_looks_makes_and_removes_nothing),
         cmocka_unit_test(retention_leaves_what_a_reader_holds),
         cmocka_unit_test(the_next_number_is_larger_than_every_other),
+        cmocka_unit_test(what_this_process_has_left_goes_with_the_next_number),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
