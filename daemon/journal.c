@@ -222,14 +222,6 @@ static int recorded_add(void *arg, const struct slice_record *record)
     return 0;
 }
 
-static int verdict_compare(const void *a, const void *b)
-{
-    const struct slice_verdict *x = a, *y = b;
-    if (x->partition != y->partition)
-        return x->partition < y->partition ? -1 : 1;
-    return x->offset < y->offset ? -1 : x->offset > y->offset;
-}
-
 static void recorded_clear(struct journal *j)
 {
     while (j->recorded) {
@@ -259,7 +251,7 @@ static int recorded_close(struct journal *j)
     for (const struct recorded *r = j->recorded; r; r = r->next)
         memcpy(j->recorded_next, r->record.next, n * sizeof *j->recorded_next);
     if (j->n_verdicts > 1)
-        qsort(j->verdicts, (size_t)j->n_verdicts, sizeof *j->verdicts, verdict_compare);
+        qsort(j->verdicts, (size_t)j->n_verdicts, sizeof *j->verdicts, slice_verdict_compare);
     return 0;
 }
 

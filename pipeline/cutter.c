@@ -351,14 +351,6 @@ static void entry_reject(struct source *s, int p, struct chunk *chunk, struct en
     letter->headers = headers_keep(s, chunk, record);
 }
 
-static int verdict_compare(const void *a, const void *b)
-{
-    const struct slice_verdict *x = a, *y = b;
-    if (x->partition != y->partition)
-        return x->partition < y->partition ? -1 : 1;
-    return x->offset < y->offset ? -1 : x->offset > y->offset;
-}
-
 // What a clock says of an event time: the log's own, the wall clock of an earlier run, whose
 // verdicts are recorded, or this one's. The words, or NULL when it may be.
 static const char *time_judge(const struct cutter *c, int p, const struct record *record,
@@ -375,7 +367,7 @@ static const char *time_judge(const struct cutter *c, int p, const struct record
         *verdict = c->options.n_verdicts > 0 &&
                    bsearch(&(struct slice_verdict){p, record->offset}, c->options.verdicts,
                            (size_t)c->options.n_verdicts, sizeof *c->options.verdicts,
-                           verdict_compare) != NULL;
+                           slice_verdict_compare) != NULL;
     else
         *verdict = wall_ms != 0 && ts_ms - wall_ms > c->options.max_future_ms;
     // Without how far: a second run with the same verdict is to say the same.

@@ -51,6 +51,15 @@ struct slice_move {
     int64_t from, to;
 };
 
+// By partition and offset, for qsort and bsearch.
+static inline int slice_verdict_compare(const void *a, const void *b)
+{
+    const struct slice_verdict *x = a, *y = b;
+    if (x->partition != y->partition)
+        return x->partition < y->partition ? -1 : 1;
+    return x->offset < y->offset ? -1 : x->offset > y->offset;
+}
+
 enum { SLICE_VERDICTS_MAX = 1 << 20 };
 
 struct slice {

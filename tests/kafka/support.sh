@@ -81,3 +81,22 @@ reaches()
     got=$(events "$1")
     [ "$got" = "$2" ]
 }
+
+# metric NAME: its value, the sum over its labels, in the process that answers on port $http.
+metric()
+{
+    (
+        exec 3<>"/dev/tcp/127.0.0.1/$http" && printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3 &&
+            awk -v name="twotower_$1" '$1 ~ "^" name "([{]|$)" { sum += $2; n++ } END { if (n) print sum }' <&3
+    ) 2>/dev/null
+}
+
+# comes_to NAME OPERATOR NUMBER [SECONDS]: waits until the metric compares so; $value is the last one.
+comes_to()
+{
+    local end=$((SECONDS + ${4:-30}))
+    until value=$(metric "$1") && value=${value%%.*} && test "${value:-none}" "$2" "$3" 2>/dev/null; do
+        [ "$SECONDS" -lt "$end" ] || return 1
+        sleep 0.1
+    done
+}

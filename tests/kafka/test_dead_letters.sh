@@ -17,25 +17,6 @@ http=$ports
 mkdir "$dir/made"
 python3 tests/e2e/stream_make.py "$dir/made" 5 400 orderly
 
-# metric NAME: its value in the running process.
-metric()
-{
-    (
-        exec 3<>"/dev/tcp/127.0.0.1/$http" && printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3 &&
-            awk -v name="twotower_$1" '$1 == name { print $2 }' <&3
-    ) 2>/dev/null
-}
-
-# comes_to NAME OPERATOR NUMBER [SECONDS]: waits until the metric compares so; $value is the last one.
-comes_to()
-{
-    local end=$((SECONDS + ${4:-30}))
-    until value=$(metric "$1") && value=${value%%.*} && test "${value:-none}" "$2" "$3" 2>/dev/null; do
-        [ "$SECONDS" -lt "$end" ] || return 1
-        sleep 0.1
-    done
-}
-
 # ready: the status of /readyz.
 ready()
 {
