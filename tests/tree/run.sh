@@ -171,6 +171,22 @@ for file in "${all[@]}"; do
     done
 done | it "every link in a document leads to a file that is there"
 
+# The last column of deploy/failures.md: sentences of C tests, their programs, and scripts by "e2e NAME".
+proofs=$(grep '^|' deploy/failures.md | sed -E 's/ *\|$//; s/.* \| //')
+{
+    grep -oE '[a-z0-9]+(_[a-z0-9]+){4,}' <<<"$proofs" | sort -u | while read -r sentence; do
+        grep -qwF -- "$sentence" tests/{unit,sim,kafka}/*.c || echo "no test is called $sentence"
+    done
+    grep -oE '\btest_[a-z0-9_]+' <<<"$proofs" | sort -u | while read -r name; do
+        [ -e "tests/unit/$name.c" ] || echo "there is no tests/unit/$name.c"
+    done
+    grep -oE '\b(e2e|kafka|sim) [a-z_]+(, [a-z_]+)*' <<<"$proofs" | while read -r kind names; do
+        for name in ${names//,/}; do
+            compgen -G "tests/$kind/test_$name.*" >/dev/null || echo "there is no tests/$kind/test_$name"
+        done
+    done
+} | it "every test that deploy/failures.md names is there"
+
 if command -v clang-format-14 >/dev/null; then
     clang-format-14 --dry-run --Werror "${sources[@]}" 2>&1 | grep -E 'error:' |
         it "every source is laid out as clang-format-14 would"
