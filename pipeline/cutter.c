@@ -391,6 +391,19 @@ static bool is_keyed_by(const struct record *r, const struct id *user)
     return r->key_size == (size_t)size && !memcmp(r->key, digits, r->key_size);
 }
 
+// The records of the chunk that are in the queue keep it; without any it is given back.
+__attribute__((format(printf, 4, 5))) static int read_fail(struct cutter *c, struct chunk *chunk,
+                                                           int rc, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(c->error, sizeof c->error, format, args);
+    va_end(args);
+    chunk->refs++;
+    chunk_release(c, chunk);
+    return rc;
+}
+
 // Reads and decodes what partition p has now. Returns how many records, or -errno.
 static int partition_read(struct cutter *c, int p, struct cutter_clock now)
 {
@@ -417,12 +430,13 @@ static int partition_read(struct cutter *c, int p, struct cutter_clock now)
         if (entry.epoch < 0)
             entry.epoch = part->epoch;
         else if (entry.epoch < part->epoch)
-            return fail(c, -EBADMSG,
-                        "%s: partition %d: offset %" PRId64 " is of leader epoch %" PRId32
-                        ", after epoch %" PRId32 ": records that were learned were lost by the "
-                        "brokers, or the topic was created anew",
-                        s->partitions[p].name, s->partitions[p].partition, entry.offset,
-                        entry.epoch, part->epoch);
+            return read_fail(c, chunk, -EBADMSG,
+                             "%s: partition %d: offset %" PRId64 " is of leader epoch %" PRId32
+                             ", after epoch %" PRId32
+                             ": records that were learned were lost by the "
+                             "brokers, or the topic was created anew",
+                             s->partitions[p].name, s->partitions[p].partition, entry.offset,
+                             entry.epoch, part->epoch);
         part->epoch = entry.epoch;
         const enum reject reason = decode(c->decoder, topic, &records[i], &chunk->memory, event);
         c->counts.records++;
@@ -442,9 +456,9 @@ static int partition_read(struct cutter *c, int p, struct cutter_clock now)
                 part->mt_ms = event->ts_ms;
         }
         entry.mt_ms = part->mt_ms;
-        chunk->refs++;
         if (!queue_put(part, &entry))
-            return fail(c, -ENOMEM, "out of memory for decoded events");
+            return read_fail(c, chunk, -ENOMEM, "out of memory for decoded events");
+        chunk->refs++;
     }
     part->arrived_ms = now.monotonic_ms;
     c->counts.pending += (uint64_t)n;
