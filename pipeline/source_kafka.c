@@ -49,6 +49,7 @@ enum {
     REPLY_TIMEOUT_MS = 10000,   // for the brokers to answer a question at start
     CHECK_TIMEOUT_MS = 2000,    // and while reading: nobody may be held up for long
     SETTINGS_TIMEOUT_MS = 1000, // at start, for what is only a warning
+    UNKNOWN_TIMEOUT_MS = 1500,  // until a topic that the brokers do not know is taken to be none
     WAIT_MS = 50,               // an eventfd edge that was missed costs this much
     DESTROY_TIMEOUT_S = 3,
     COMMIT_TIMEOUT_MS = 1000,   // for the last commits at close
@@ -543,8 +544,11 @@ static int client_count_partitions(struct source_kafka *k, const char *topic, in
                 rc = fail(k, answers[i].rc, "topic %s %s (brokers %s)", topic, answers[i].what,
                           k->bootstrap);
         rd_kafka_metadata_destroy(metadata);
-        // A topic that was just created, or a broker that just came back.
-        if (!is_passing(code) || now_ms() + WAIT_MS >= end)
+        // A topic that was just created, or a broker that just came back: that may even know of
+        // none of its topics for a moment.
+        const bool unknown = code == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART &&
+                             now_ms() < end - timeout_ms + UNKNOWN_TIMEOUT_MS;
+        if (!(is_passing(code) || unknown) || now_ms() + WAIT_MS >= end)
             break;
         poll(NULL, 0, WAIT_MS);
     }
