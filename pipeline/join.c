@@ -458,6 +458,34 @@ static void wheel_add(struct join *j, uint32_t request, int64_t deadline_ms)
     s->open++;
 }
 
+// All requests wait for what is beyond the watermark: puts them on again around bucket `at`.
+// Without it a watermark that jumps by years, from one record with an old time to the next, would
+// turn the wheel year by year, and look at every request in every turn.
+static void wheel_seat(struct join *j, int64_t at)
+{
+    struct join_scalars *s = scalars(j);
+    uint32_t first = 0, last = 0;
+    for (size_t i = 0; i < j->wheel.n; i++) {
+        const size_t place = (size_t)(s->wheel_at + (int64_t)i) & (j->wheel.n - 1);
+        const struct bucket bucket = *(const struct bucket *)column_at(&j->wheel, place);
+        if (!bucket.head)
+            continue;
+        *(struct bucket *)column_edit(&j->wheel, place) = (struct bucket){0};
+        if (last)
+            session_edit(j, last - 1)->wheel_next = bucket.head;
+        else
+            first = bucket.head;
+        last = bucket.tail;
+    }
+    s->wheel_at = at;
+    s->open = 0;
+    for (uint32_t request = first; request;) {
+        const uint32_t next = session_at(j, request - 1)->wheel_next;
+        wheel_add(j, request - 1, session_at(j, request - 1)->deadline_ms);
+        request = next;
+    }
+}
+
 // Requests.
 
 static void user_link(struct join *j, uint32_t request)
@@ -1052,10 +1080,19 @@ void join_advance(struct join *j, int64_t watermark_ms)
     s->watermark_ms = watermark_ms;
     // Floor division: event times are positive, a watermark may not be.
     const int64_t end = watermark_ms >= 0 ? watermark_ms / j->bucket_ms : 0;
-    while (s->wheel_at < end) {
+    bool quiet = true; // in this turn nothing was done but to put requests on again
+    for (size_t turned = 0; s->wheel_at < end; turned++) {
         if (s->open == 0) {
             s->wheel_at = end;
             break;
+        }
+        if (turned == j->wheel.n) {
+            if (quiet) {
+                wheel_seat(j, end);
+                break;
+            }
+            turned = 0;
+            quiet = true;
         }
         const size_t at = (size_t)s->wheel_at & (j->wheel.n - 1);
         const struct bucket bucket = *(const struct bucket *)column_at(&j->wheel, at);
@@ -1065,6 +1102,7 @@ void join_advance(struct join *j, int64_t watermark_ms)
         *(struct bucket *)column_edit(&j->wheel, at) = (struct bucket){0};
         for (uint32_t request = bucket.head; request;) {
             const uint32_t next = session_at(j, request - 1)->wheel_next;
+            quiet &= session_at(j, request - 1)->deadline_ms > watermark_ms;
             s->open--;
             request_expire(j, request - 1);
             request = next;

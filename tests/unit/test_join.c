@@ -458,6 +458,34 @@ static void more_than_32_actions_or_too_long_a_name_are_refused(void **state)
     assert_int_equal(join_counts(&w.join)->refused[TOPIC_ENGAGEMENTS][REFUSED_ACTIONS_FULL], 3);
 }
 
+// Two thousand requests are open meanwhile: whoever looked at all of them once for every turn of
+// the wheel in twenty years would not be done today.
+static void a_watermark_that_jumps_by_years_closes_every_window_at_its_time(void **state)
+{
+    enum { SECONDS = 200, EACH = 10 };
+    const int64_t years_ms = INT64_C(20) * 365 * 86400 * 1000;
+    (void)state;
+    options.bytes_max = 16 << 20;
+    reopen();
+    show(-years_ms, 0, 1, 1, 5); // a clock that was never set
+    advance(-years_ms + 1);
+    for (uint64_t s = 1; s <= SECONDS; s++)
+        for (uint64_t k = 0; k < EACH; k++)
+            show((int64_t)s * 1000, s * EACH + k, 1 + k, 1, 5);
+    advance(0); // only the old one is over
+    assert_out(TOPIC_IMPRESSIONS, EXPIRED, 1);
+    assert_pending(TOPIC_IMPRESSIONS, SECONDS * EACH);
+    for (uint64_t s = 1; s <= SECONDS; s += 37) {
+        advance(WINDOW_MS + (int64_t)s * 1000 + BUCKET_MS);
+        assert_out(TOPIC_IMPRESSIONS, EXPIRED, 1 + s * EACH);
+        w.n_left = 0; // the fixture keeps so many only
+    }
+    engage(SECONDS * 1000, SECONDS * EACH, 1, 5, "click"); // the last ones are open
+    assert_out(TOPIC_ENGAGEMENTS, JOINED, 1);
+    advance(SECONDS * 1000 + 5 * WINDOW_MS);
+    assert_pending(TOPIC_IMPRESSIONS, 0);
+}
+
 static void a_join_that_sheds_refuses_a_share_of_new_requests_with_all_their_records(void **state)
 {
     (void)state;
@@ -1464,6 +1492,7 @@ int main(void)
         TEST(a_request_takes_a_thousand_impressions),
         TEST(a_request_keeps_256_waiting_records),
         TEST(more_than_32_actions_or_too_long_a_name_are_refused),
+        TEST(a_watermark_that_jumps_by_years_closes_every_window_at_its_time),
         TEST(a_join_that_sheds_refuses_a_share_of_new_requests_with_all_their_records),
         TEST(how_full_the_join_is_follows_what_is_open),
         TEST(a_full_join_refuses_new_requests_and_goes_on_when_some_have_left),
