@@ -339,6 +339,8 @@ static int log_open(struct journal *j, char *error, size_t error_size)
                        c->slice_log_max_bytes, j->stamp.slice, recorded_add, j);
     j->options.recorded_to = to;
     j->recorded_own = j->recorded_last;
+    j->log.permit = owner_check;
+    j->log.permit_arg = j;
     if (rc < 0)
         snprintf(error, error_size, "%s", *j->log.error ? j->log.error : strerror(-rc));
     return rc;

@@ -270,7 +270,8 @@ static bool record_follows(const struct slice_log *l, const struct header *h, si
 
 // The records of a file, from its begin; returns where they end, or -errno.
 static int64_t file_records(struct slice_log *l, const char *name, const unsigned char *bytes,
-                            uint64_t size, uint64_t after, slice_log_fn see, void *arg)
+                            uint64_t size, uint64_t limit, uint64_t after, slice_log_fn see,
+                            void *arg)
 {
     const uint32_t n = (uint32_t)l->n_partitions;
     struct decoded d = {0};
@@ -280,6 +281,8 @@ static int64_t file_records(struct slice_log *l, const char *name, const unsigne
     for (; rc >= 0 && (length = record_whole(n, bytes + at, size - at)) > 0; at += length) {
         struct header h;
         memcpy(&h, bytes + at, sizeof h);
+        if (h.number >= limit)
+            break;
         // 0 is how we say that there is none: the next slice would go where it cannot be found.
         if (h.number == 0)
             rc = fail(l, -EBADMSG, "%s/%s: at byte %zu: slice 0, where the first is 1", l->path,
@@ -342,37 +345,28 @@ static int tail_check(struct slice_log *l, const char *name, bool newest,
     return 0;
 }
 
-static int tail_cut(struct slice_log *l, const char *name, int handle, uint64_t at)
-{
-    int rc = l->storage->ops->truncate(l->storage, handle, at);
-    if (rc == 0)
-        rc = l->storage->ops->sync(l->storage, handle);
-    return rc < 0 ? fail(l, rc, "%s/%s: cannot cut the torn tail: %s", l->path, name, strerror(-rc))
-                  : 0;
-}
-
-// Reads one file. Of the newest one a torn tail is no damage; ours (keep): it is cut off, and the
-// file stays open for appending.
-static int file_read(struct slice_log *l, uint64_t first, bool newest, bool keep, uint64_t after,
+// Reads one file, up to number limit, with which the next one begins; what another process has put
+// behind that is nothing to us. Of the newest file (UINT64_MAX) a torn tail is no damage, and lies
+// behind the begin of the next file as soon as there is one; ours (keep) stays open, to be synced
+// before that.
+static int file_read(struct slice_log *l, uint64_t first, uint64_t limit, bool keep, uint64_t after,
                      slice_log_fn see, void *arg)
 {
+    const bool newest = limit == UINT64_MAX;
     char name[NAME_SIZE];
     unsigned char *bytes = NULL;
     uint64_t size = 0;
     file_name(first, name);
-    const int handle =
-        l->storage->ops->open(l->storage, l->directory, name, keep ? O_RDWR : O_RDONLY, 0);
+    const int handle = l->storage->ops->open(l->storage, l->directory, name, O_RDONLY, 0);
     if (handle < 0)
         return fail(l, handle, "%s/%s: %s", l->path, name, strerror(-handle));
     int rc = file_load(l, name, handle, &bytes, &size);
     if (rc == 0) {
-        const int64_t end = file_records(l, name, bytes, size, after, see, arg);
+        const int64_t end = file_records(l, name, bytes, size, limit, after, see, arg);
         rc = end < 0 ? (int)end : 0;
-        if (rc == 0 && (uint64_t)end < size) {
+        if (rc == 0 && (uint64_t)end < size && l->last != limit - 1) {
             rc = tail_check(l, name, newest, bytes, size, (uint64_t)end,
                             end > 0 ? l->last + 1 : first);
-            if (rc == 0 && keep)
-                rc = tail_cut(l, name, handle, (uint64_t)end);
         }
         l->size = end;
     }
@@ -396,7 +390,7 @@ static int files_read(struct slice_log *l, bool keep, uint64_t after, uint64_t *
         from++;
     *first = n > 0 ? list[0] : 0;
     for (int i = from; rc >= 0 && i < n; i++)
-        rc = file_read(l, list[i], i == n - 1, keep, after, see, arg);
+        rc = file_read(l, list[i], i + 1 < n ? list[i + 1] : UINT64_MAX, keep, after, see, arg);
     free(list);
     return rc < 0 ? rc : 0;
 }
@@ -507,7 +501,10 @@ static int file_begin(struct slice_log *l, uint64_t first)
 {
     char name[NAME_SIZE];
     struct storage *s = l->storage;
-    int rc = l->file >= 0 ? s->ops->sync(s, l->file) : 0;
+    int rc = l->permit ? l->permit(l->permit_arg, l->error, sizeof l->error) : 0;
+    if (rc < 0)
+        return rc;
+    rc = l->file >= 0 ? s->ops->sync(s, l->file) : 0;
     if (rc < 0) {
         atomic_store(&l->lost, rc);
         return fail(l, rc, "%s: slice log: fsync: %s", l->path, strerror(-rc));
@@ -523,6 +520,7 @@ static int file_begin(struct slice_log *l, uint64_t first)
     atomic_store(&l->synced, first - 1);
     pthread_mutex_unlock(&l->lock);
     l->size = 0;
+    l->begun = true;
     rc = s->ops->sync(s, l->directory);
     return rc < 0 ? fail(l, rc, "%s: fsync: %s", l->path, strerror(-rc)) : 0;
 }
@@ -597,8 +595,7 @@ int slice_log_append(struct slice_log *l, const struct slice *slice)
     if (lost < 0)
         return fail(l, lost, "%s: slice log: an earlier fsync failed: %s", l->path,
                     strerror(-lost));
-    int rc =
-        l->file < 0 || l->last == 0 || l->size >= l->size_max ? file_begin(l, slice->number) : 0;
+    int rc = !l->begun || l->last == 0 || l->size >= l->size_max ? file_begin(l, slice->number) : 0;
     if (rc == 0)
         rc = record_encode(l, slice, &h);
     if (rc < 0)

@@ -5,10 +5,14 @@
 //
 // Files slices-<first number>.log in the state directory. A record carries the CRC32C of itself and
 // of the one before it. It is 88 bytes, 9 for each partition (13 where leader epochs are known),
-// and what else the slice has: verdicts, moves, values of the tasks. On opening, a torn tail is cut
-// off; damage before the end is refused (-EBADMSG, with file and offset), because what follows it
+// and what else the slice has: verdicts, moves, values of the tasks. A torn tail is no part of the
+// log; damage before the end is refused (-EBADMSG, with file and offset), because what follows it
 // cannot be trusted, and so is a log of another number of partitions or of another version
 // (-EINVAL).
+//
+// Whoever opens a log begins a file of his own with his first slice, and a file is read up to where
+// the next one begins: another process that lost the directory, and does not know it yet, goes on
+// in a file that nobody reads any further.
 //
 // Appending is for the ingest thread; slice_log_sync may be called by the thread that makes
 // something of the slices visible, before it does. Functions return 0 or -errno, and then the
@@ -31,6 +35,10 @@ struct slice_log {
     char error[4096]; // of the ingest thread
     int n_partitions;
     int directory, file; // handles; the newest file's, -1: none yet
+    bool begun;          // that one by this process
+    // Asked before a file is begun: a refusal (-errno with a sentence) ends the log. May be NULL.
+    int (*permit)(void *arg, char *error, size_t error_size);
+    void *permit_arg;
     // -errno of the first sync that failed. The kernel tells that once and then takes the pages for
     // written, so nothing that is synced later may be believed: the log is at its end.
     _Atomic int lost;

@@ -56,8 +56,6 @@ struct disk_change {
     char name[DISK_NAME], to[DISK_NAME];
 };
 
-enum disk_lie { DISK_LIES_SYNC, DISK_LIES_TRUNCATE };
-
 struct disk_handle {
     bool open, failed; // failed: a sync of it did
     int inode;
@@ -77,8 +75,8 @@ struct disk {
     int newest_max;
     struct disk_handle handles[DISK_HANDLES];
 
-    // What a test plants. A call that lies says 0 and does nothing; before_rename sees one first.
-    bool (*lies)(struct disk *d, const struct disk_handle *handle, enum disk_lie what);
+    // What a test plants. A sync that lies says 0 and does nothing; before_rename sees one first.
+    bool (*lies)(struct disk *d, const struct disk_handle *handle);
     void (*before_rename)(struct disk *d, int parent, const char *from, const char *to);
     void *arg;
     // The fail_in-th call from now fails with fail_with, once; 0: none.

@@ -74,10 +74,8 @@ static bool pointer_changed(const struct disk *d, int directory)
            is_pointer(d->log[last].kind == DISK_RENAME ? d->log[last].to : d->log[last].name);
 }
 
-static bool left_out(struct disk *d, const struct disk_handle *handle, enum disk_lie what)
+static bool left_out(struct disk *d, const struct disk_handle *handle)
 {
-    if (what != DISK_LIES_SYNC)
-        return false;
     const char *name = handle->name;
     const bool directory = d->live.inodes[handle->inode].directory;
     const bool parent = handle->inode == 0, root = strcmp(name, "snapshots") == 0;

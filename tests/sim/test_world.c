@@ -66,7 +66,6 @@ enum mutant {
     VALUES_DROPPED,
     SHED_DROPPED,
     TRIMMED_TO_NEWEST,
-    TAIL_NOT_CUT,
     ACKNOWLEDGED_FIRST,
     APPENDED_LAST,
     PUBLISHED_FIRST,
@@ -170,12 +169,10 @@ static bool log_begun(const struct disk *d, int inode)
     return last >= 0 && d->log[last].kind == DISK_ENTER && has(d->log[last].name, "slices-");
 }
 
-static bool lies(struct disk *d, const struct disk_handle *h, enum disk_lie what)
+static bool lies(struct disk *d, const struct disk_handle *h)
 {
     const bool directory = d->live.inodes[h->inode].directory;
     const bool building = has(h->path, "state/checkpoints/.tmp-");
-    if (what == DISK_LIES_TRUNCATE)
-        return play.mutant == TAIL_NOT_CUT && has(h->name, "slices-");
     switch (play.mutant) {
     case LOG_NOT_SYNCED:
         return has(h->name, "slices-");
@@ -1015,7 +1012,6 @@ static void a_protocol_with_one_thing_left_out_is_caught(void **state)
         {VALUES_DROPPED, "nor the values of tasks", true},
         {SHED_DROPPED, "nor which requests are shed", true},
         {TRIMMED_TO_NEWEST, "the log is trimmed to the newest checkpoint", true},
-        {TAIL_NOT_CUT, "a torn tail is not cut", true},
         {ACKNOWLEDGED_FIRST, "a checkpoint is acknowledged before it is renamed", true},
         {APPENDED_LAST, "a slice is appended after it is applied and cut", true},
         {PUBLISHED_FIRST, "a cut is published before there is a checkpoint of it", true},

@@ -257,6 +257,15 @@ static void cut_file(uint64_t first, const char *bytes, size_t size)
     file_write(path, bytes, size);
 }
 
+static void remove_after(uint64_t first, uint64_t to)
+{
+    char path[128];
+    for (uint64_t number = first + 1; number <= to; number++) {
+        path_of(number, path);
+        unlink(path);
+    }
+}
+
 static void a_tail_torn_at_any_byte_is_cut_off(void **state)
 {
     (void)state;
@@ -267,6 +276,7 @@ static void a_tail_torn_at_any_byte_is_cut_off(void **state)
     char *bytes = file_read(path, &size);
     assert_int_equal(size, 3 * RECORD);
     for (size_t torn = 0; torn < size; torn++) {
+        remove_after(1, 4); // what the last turn began
         cut_file(1, bytes, torn);
         const uint64_t whole = torn / RECORD;
         assert_gives(0, 1, whole);
@@ -327,6 +337,7 @@ static void of_what_was_not_synced_the_log_ends_before_the_first_that_is_missing
         char *at = bytes + (missing - 1) * RECORD, kept[RECORD];
         memcpy(kept, at, RECORD);
         memcpy(at, zeroes, RECORD);
+        remove_after(1, 6);
         cut_file(1, bytes, size);
         if (missing <= 2) {
             assert_int_equal(open_log(0, &s), -EBADMSG);
@@ -340,6 +351,8 @@ static void of_what_was_not_synced_the_log_ends_before_the_first_that_is_missing
         memcpy(at, kept, RECORD);
     }
     // The next file begins with the sync of the one before.
+    remove_after(1, 6);
+    cut_file(1, bytes, size);
     write_log(6, 6);
     cut_file(1, bytes, size - 1);
     assert_int_equal(open_log(0, &s), -EBADMSG);
@@ -525,6 +538,7 @@ static void a_tail_torn_inside_of_values_is_cut_off_and_damage_before_it_refused
     assert_int_equal(size, 3 * RECORD + size_of(3));
     const size_t third = 2 * RECORD, end = third + size_of(3);
     for (size_t torn = third; torn < end; torn++) {
+        remove_after(1, 5);
         cut_file(1, bytes, torn);
         assert_gives_valued(2);
         append_valued(3);
@@ -532,6 +546,7 @@ static void a_tail_torn_inside_of_values_is_cut_off_and_damage_before_it_refused
         assert_gives_valued(3);
         slice_log_close(&l);
     }
+    remove_after(1, 5);
     for (size_t at = third; at < end; at++) {
         bytes[at] = (char)(bytes[at] ^ 0x02);
         cut_file(1, bytes, end); // the last one
@@ -668,6 +683,53 @@ static void what_is_forgotten_is_written_anew(void **state)
     }
 }
 
+static int nobodys(void *arg, char *error, size_t error_size)
+{
+    (void)arg;
+    snprintf(error, error_size, "another process has taken it over");
+    return -EBUSY;
+}
+
+static void who_lost_the_directory_and_does_not_know_harms_nobody(void **state)
+{
+    (void)state;
+    static struct slice_log old;
+    write_log(1, 3);
+    assert_int_equal(open_log(3, NULL), 0);
+    append(4);
+    old = l; // is still alive when another one opens the directory
+    assert_gives(0, 1, 4);
+    struct slice_log new = l;
+    history = 1; // the old one cuts other slices from here on
+    l = old;
+    append(5);
+    append(6);
+    old = l;
+    history = 0;
+    l = new;
+    append(5);
+    new = l;
+    history = 1;
+    l = old;
+    append(7);
+    l.permit = nobodys;
+    l.size = l.size_max;
+    const struct slice slice = {.number = 8,
+                                .n_partitions = PARTITIONS,
+                                .next = (int64_t[PARTITIONS]){0},
+                                .epoch = no_epoch,
+                                .flags = no_flags};
+    assert_int_equal(slice_log_append(&l, &slice), -EBUSY); // before it would begin a file
+    assert_string_equal(l.error, "another process has taken it over");
+    slice_log_close(&l);
+    history = 0;
+    l = new;
+    append(6);
+    slice_log_close(&l);
+    assert_gives(0, 1, 6);
+    slice_log_close(&l);
+}
+
 static void looking_at_a_log_changes_nothing(void **state)
 {
     (void)state;
@@ -725,6 +787,7 @@ int main(void)
         TEST(a_record_that_names_a_partition_that_is_not_there_is_refused),
         TEST(old_files_are_kept_as_far_as_there_is_room),
         TEST(what_is_forgotten_is_written_anew),
+        TEST(who_lost_the_directory_and_does_not_know_harms_nobody),
         TEST(looking_at_a_log_changes_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
