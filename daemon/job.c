@@ -389,6 +389,13 @@ static int reading_start(struct job *j, char *error, size_t error_size)
     return rc;
 }
 
+// Whether what is followed ends as a bounded stream does: the windows are closed, the last batch is
+// learned. A slice that was asked for is learned and no more.
+static bool followed_to_end(const struct job *j)
+{
+    return j->journal.recorded_ends && j->options.recorded_to == UINT64_MAX;
+}
+
 static int journal_begin(struct job *j, char *error, size_t error_size)
 {
     int rc = directories_make(j->config->state_dir, error, error_size);
@@ -412,7 +419,7 @@ static int journal_begin(struct job *j, char *error, size_t error_size)
         // Nothing to follow, or it was followed before.
         if (j->options.recorded && !journal_recorded(&j->journal)) {
             atomic_store(&j->followed, true);
-            atomic_store(&j->ended, j->journal.recorded_ends);
+            atomic_store(&j->ended, followed_to_end(j));
         }
     }
     return rc;
@@ -605,7 +612,7 @@ static int slice_again(struct job *j, const struct slice_record *record, struct 
     int rc = cutter_recorded(j->cutter, record, j->to, slice);
     if (rc < 0)
         return fail(j, rc, "%s", cutter_error(j->cutter));
-    (*slice)->last = followed && j->journal.recorded_ends;
+    (*slice)->last = followed && followed_to_end(j);
     rc = journal_taken(&j->journal, *slice);
     if (rc < 0) {
         cutter_give(j->cutter, *slice);
@@ -1119,7 +1126,8 @@ static void snapshot_refused(struct job *j, enum guard_reason reason, const char
     log_error("snapshot refused", "cause=%s reason=%s", guard_reason_names[reason], sentence);
 }
 
-static int snapshot_write(struct job *j, const char *checkpoint, char *error, size_t error_size)
+static int snapshot_write(struct job *j, const char *checkpoint, bool ended, char *error,
+                          size_t error_size)
 {
     const double begun = clock_s(CLOCK_MONOTONIC);
     struct published published;
@@ -1143,6 +1151,7 @@ static int snapshot_write(struct job *j, const char *checkpoint, char *error, si
                                                     .generation = generation,
                                                     .previous = previous,
                                                     .good = good,
+                                                    .ended = ended,
                                                     .engine = j->engine,
                                                     .config = j->config,
                                                     .quality = quality},
@@ -1211,7 +1220,7 @@ static int work_do(struct job *j, enum work work, const char **what, char *error
     if (work == WORK_CHECKPOINT)
         return 0;
     *what = "snapshot failed";
-    rc = snapshot_write(j, path, error, error_size);
+    rc = snapshot_write(j, path, final, error, error_size);
     if (rc < 0 && rc != -EDOM)
         metrics_add(METRIC_SNAPSHOT_FAILURES, 1);
     return rc;
@@ -1242,8 +1251,14 @@ static void *write_main(void *arg)
         if (work == WORK_NONE)
             return NULL;
         const char *what;
-        const int rc = work_do(j, work, &what, error, sizeof error);
+        int rc = work_do(j, work, &what, error, sizeof error);
         busy_tell(BY_STAGE_WRITE, clock_s(CLOCK_THREAD_CPUTIME_ID));
+        // Whoever has taken the directory over removes what is ours: then that is the cause.
+        char owner[512];
+        if (rc < 0 && journal_owned(&j->journal, owner, sizeof owner) == -EBUSY) {
+            rc = -EBUSY;
+            snprintf(error, sizeof error, "%s", owner);
+        }
         const bool refused = rc == -EDOM; // said already, and no failure of the writer
         if (rc < 0 && !refused)
             log_error(what, "reason=%s", error);

@@ -38,7 +38,8 @@ struct job_options {
     // by the caller from the source's bounds or times. NULL: the source's begin; its end now.
     const int64_t *from, *to;
     // `replay --recorded`: apply the slices of this state directory, up to number recorded_to, in
-    // place of cutting some. Ends after the last of them; drawn to the end only if that run was.
+    // place of cutting some. Ends after the last of them; without recorded_to (UINT64_MAX) as that
+    // run did, if it came to the end of a bounded stream.
     const char *recorded;
     uint64_t recorded_to;
     // What a person allows where a partition cannot go on, or not from there: to leave out what

@@ -90,6 +90,11 @@ static int owner_check(void *arg, char *error, size_t error_size)
     return rc;
 }
 
+int journal_owned(const struct journal *j, char *error, size_t error_size)
+{
+    return owner_check((void *)(uintptr_t)j, error, error_size);
+}
+
 // ---- Restoring
 
 static int catalogs_open(struct journal *j, char *error, size_t error_size)

@@ -105,6 +105,9 @@ int journal_append(struct journal *j, const struct slice *slice);
 // checkpoint has become durable since.
 int journal_trim(struct journal *j);
 
+// Any thread. -EBUSY with a sentence when another process has taken the directory over.
+int journal_owned(const struct journal *j, char *error, size_t error_size);
+
 // The writer thread. Makes a checkpoint of the cut that is under way, in checkpoints/ or final/;
 // *path, of at least 4096 bytes, becomes that of its directory.
 int journal_checkpoint(struct journal *j, struct trainer *trainer, bool final, uint64_t now_ms,

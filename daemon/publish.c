@@ -684,9 +684,10 @@ static int manifest_write(struct publishing *p, const struct publish_options *o)
     snprintf(text, sizeof text,
              "{\"checkpoint\":%" PRIu64 ",\"previous\":%" PRIu64 ",\"slice\":%" PRIu64
              ",\"steps\":%" PRIu64 ",\"examples\":%" PRIu64 ",\"event_time_max_ms\":%" PRId64
-             ",\"watermark_ms\":%" PRId64 "}",
+             ",\"watermark_ms\":%" PRId64 ",\"ended\":%s}",
              tt_snapshot(m->reader), o->previous, m->trainer.slices, m->view.state->steps,
-             m->view.state->examples, m->trainer.event_time_ms, m->watermark_ms);
+             m->view.state->examples, m->trainer.event_time_ms, m->watermark_ms,
+             o->ended ? "true" : "false");
     writer_manifest_json(w, "lineage", text);
     const struct evaluation *q = &o->quality;
     snprintf(text, sizeof text,

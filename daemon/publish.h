@@ -35,6 +35,7 @@
 // of rows that it goes by are the manifest's member "norms".
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -48,6 +49,7 @@ struct publish_options {
     const char *root;
     uint64_t generation, previous; // previous: 0 when there is none
     uint64_t good;                 // the last good generation in root, to compare with; 0: none
+    bool ended; // the checkpoint is of after the end of a bounded stream: all windows are closed
     struct engine *engine;
     const struct config *config;
     struct evaluation quality; // as of the checkpoint, or a little later
