@@ -106,6 +106,7 @@ run_script() { # FILE
     output=$KAFKA_STATE_DIR/$name.log
     mkdir -p "$TEST_DIR"
     timeout 1800 "$1" >"$output" 2>&1 || status=$?
+    if [ "$status" != 0 ] && [ "$status" != 77 ]; then tail -n 3 "$TEST_DIR"/*/log >>"$output" 2>/dev/null; fi
     rm -rf "$TEST_DIR"
     case $status in
         0) grep '^# ' "$output"; pass "$name" ;;

@@ -75,7 +75,11 @@ events()
 reaches()
 {
     local end=$((SECONDS + ${3:-30}))
-    while got=$(events "$1") && [ "${got:-0}" -lt "$2" ] && [ "$SECONDS" -lt "$end" ]; do sleep 0.2; done
+    while :; do
+        got=$(events "$1")
+        { [ "${got:-0}" -lt "$2" ] && [ "$SECONDS" -lt "$end" ] && kill -0 "$pid" 2>/dev/null; } || break
+        sleep 0.2
+    done
     [ "$got" = "$2" ] || return 1
     sleep 0.5
     got=$(events "$1")
