@@ -40,7 +40,7 @@ topics_make()
 {
     local topic list=()
     for topic in "${topics[@]}"; do list+=("$1-$topic" "$2,max.message.bytes=8388608"); done
-    "$KAFKA_BROKER" topic "${list[@]}"
+    "$KAFKA_BROKER" topic "${list[@]}" || bad "topics of $1" "they could not be made; each script needs names of its own"
 }
 
 # from PREFIX: the options that read its topics; sets $kafka.

@@ -168,17 +168,17 @@ echo "# killed: $SECONDS s"
 # The broker goes, and comes back.
 
 live=(-o "http.listen=127.0.0.1:$http" -o checkpoint.interval=500ms)
-stream away 2
-twotower_start away run "${kafka[@]}" "${live[@]}" -o dead_letter.flood=1
-said away ready 20
-nonsense away-engagements 4000
+stream absent 2
+twotower_start absent run "${kafka[@]}" "${live[@]}" -o dead_letter.flood=1
+said absent ready 20
+nonsense absent-engagements 4000
 comes_to dead_letter_bytes_total -gt 1000
 "$KAFKA_BROKER" kill
-check "a broker that is away is told" "nothing said" said away "dead letters wait" 20
+check "a broker that is away is told" "nothing said" said absent "dead letters wait" 20
 sleep 2
 check "and waited for" "it ended" kill -0 "$pid"
 "$KAFKA_BROKER" start
-nonsense away-engagements 100
+nonsense absent-engagements 100
 check "when it is back, letters are delivered" "${value:-none}" comes_to dead_letters_delivered_total -ge 4100 60
 same "as many as there are" 4100 "$value"
 comes_to dead_letters_waiting_bytes -eq 0
@@ -186,8 +186,8 @@ same "and none waits" 0 "$value"
 kill -TERM "$pid"
 ends 0 "it stops as ever"
 same "a broker that went: no letter is missing, none is there twice" "4100 4100" \
-    "$(letters away-letters "$dir/away/state/dead-letters.jsonl")"
-echo "# away: $SECONDS s"
+    "$(letters absent-letters "$dir/absent/state/dead-letters.jsonl")"
+echo "# absent: $SECONDS s"
 
 # No such topic: reading goes on as long as the files have room, and then waits. They have it for 100
 # letters or so, the two of them.

@@ -23,7 +23,7 @@ twelfth()
     for topic in "${topics[@]}"; do
         total=$(wc -l <"$dir/made/$topic.jsonl")
         sed -n "$((total * $1 / 12 + 1)),$((total * ($1 + 1) / 12))p" "$dir/made/$topic.jsonl" |
-            produce "$topic" "live-$topic"
+            produce "$topic" "followed-$topic"
     done
 }
 
@@ -61,8 +61,8 @@ stopped()
 
 generations() { find "$dir/$1/snapshots" -maxdepth 1 -name '[0-9]*' -printf '%f\n' | sort -n; }
 
-topics_make live 3
-from live
+topics_make followed 3
+from followed
 live=("${kafka[@]}" -o checkpoint.interval=200ms -o snapshot.interval=300ms -o snapshot.keep=100)
 twotower_start live run "${live[@]}"
 for ((at = 0; at < 12; at++)); do
