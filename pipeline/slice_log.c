@@ -269,19 +269,26 @@ static bool record_follows(const struct slice_log *l, const struct header *h, si
 }
 
 // The records of a file, from its begin; returns where they end, or -errno.
-static int64_t file_records(struct slice_log *l, const char *name, const unsigned char *bytes,
+static int64_t file_records(struct slice_log *l, uint64_t first, const unsigned char *bytes,
                             uint64_t size, uint64_t limit, uint64_t after, slice_log_fn see,
                             void *arg)
 {
     const uint32_t n = (uint32_t)l->n_partitions;
+    char name[NAME_SIZE];
     struct decoded d = {0};
     struct slice_record record;
     size_t at = 0, length;
     int rc = decoded_take(&d, l->n_partitions) ? 0 : -ENOMEM;
+    file_name(first, name);
     for (; rc >= 0 && (length = record_whole(n, bytes + at, size - at)) > 0; at += length) {
         struct header h;
         memcpy(&h, bytes + at, sizeof h);
-        if (h.number >= limit)
+        // The next slice might get the name of this file, and begin it anew.
+        if (at == 0 && h.number != first)
+            rc = fail(l, -EBADMSG,
+                      "%s/%s: begins with slice %" PRIu64 ", where its name says %" PRIu64, l->path,
+                      name, h.number, first);
+        if (rc < 0 || h.number >= limit)
             break;
         // 0 is how we say that there is none: the next slice would go where it cannot be found.
         if (h.number == 0)
@@ -362,7 +369,7 @@ static int file_read(struct slice_log *l, uint64_t first, uint64_t limit, bool k
         return fail(l, handle, "%s/%s: %s", l->path, name, strerror(-handle));
     int rc = file_load(l, name, handle, &bytes, &size);
     if (rc == 0) {
-        const int64_t end = file_records(l, name, bytes, size, limit, after, see, arg);
+        const int64_t end = file_records(l, first, bytes, size, limit, after, see, arg);
         rc = end < 0 ? (int)end : 0;
         if (rc == 0 && (uint64_t)end < size && l->last != limit - 1) {
             rc = tail_check(l, name, newest, bytes, size, (uint64_t)end,

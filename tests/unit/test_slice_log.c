@@ -236,6 +236,24 @@ static void a_file_with_another_spelling_of_a_number_is_none_of_the_log(void **s
     slice_log_close(&l);
 }
 
+// The next slice would get the name of that file, and begin it anew over the slice that it has.
+static void a_file_whose_name_is_not_its_first_slice_is_refused(void **state)
+{
+    (void)state;
+    static struct seen s;
+    char path[128], wrong[128];
+    write_log(1, 1);
+    path_of(1, path);
+    path_of(2, wrong);
+    assert_int_equal(rename(path, wrong), 0);
+    assert_int_equal(open_log(0, &s), -EBADMSG);
+    assert_non_null(strstr(l.error, "slices-2.log: begins with slice 1, where its name says 2"));
+    slice_log_close(&l);
+    assert_int_equal(rename(wrong, path), 0);
+    assert_gives(0, 1, 1);
+    slice_log_close(&l);
+}
+
 static void a_missing_file_in_the_middle_is_refused(void **state)
 {
     (void)state;
@@ -769,6 +787,7 @@ int main(void)
         TEST(a_log_that_begins_behind_the_checkpoint_is_refused),
         TEST(a_slice_without_a_number_is_refused),
         TEST(a_file_with_another_spelling_of_a_number_is_none_of_the_log),
+        TEST(a_file_whose_name_is_not_its_first_slice_is_refused),
         TEST(a_missing_file_in_the_middle_is_refused),
         TEST(a_tail_torn_at_any_byte_is_cut_off),
         TEST(a_tail_of_anything_is_cut_off_but_not_with_slices_behind_it),
