@@ -212,7 +212,7 @@ static int file_seen(void *arg, const char *name)
         return 0;
     // In our spelling only: slices-01.log is somebody's copy, and not slices-1.log once more.
     file_name(first, ours);
-    if (strcmp(name, ours) != 0)
+    if (strcmp(name, ours) != 0 || first == UINT64_MAX) // which is no slice: see file_read
         return 0;
     uint64_t *longer = realloc(f->first, ((size_t)f->n + 1) * sizeof *longer);
     if (!longer)

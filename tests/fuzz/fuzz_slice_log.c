@@ -8,6 +8,8 @@
 // A log that opens gives slices in order, without a gap, and what is appended to it is read back.
 #include "pipeline/slice_log.h"
 
+#include <unistd.h>
+
 #include "snapshot/crc32c.h"
 #include "tests/fuzz/fuzz.h"
 
@@ -88,12 +90,25 @@ static void append_and_read_back(struct slice_log *l, const struct seen *before)
     slice_log_close(&again);
 }
 
+// The highest of a few more: it rises when one was left open among them.
+static int descriptors(void)
+{
+    int more[16];
+    for (int i = 0; i < 16; i++)
+        more[i] = dup(STDERR_FILENO);
+    require(more[15] >= 0, "there are file descriptors");
+    for (int i = 0; i < 16; i++)
+        close(more[i]);
+    return more[15];
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct entry entries[ENTRIES_MAX];
     struct slice_log log;
     size_t options;
     char path[400];
+    const int before = descriptors();
 
     const int n = entries_split(data, size, &options, entries);
     if (options < 2)
@@ -120,5 +135,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         append_and_read_back(&log, &seen);
     slice_log_close(&log);
     scratch_clear();
+    require(descriptors() == before, "no file is left open");
     return 0;
 }
