@@ -122,6 +122,7 @@ struct two_tower_options assemble_model(const struct config *c)
         .onebp = c->model_user_update == CONFIG_USER_ONEBP,
         .onebp_beta = (float)c->model_onebp_beta,
         .correction = (enum sampled_form)c->model_correction,
+        .precision = (enum batch_scores_precision)c->model_precision,
         .mask_known = c->model_mask_known,
         .memory = {.capacity = (uint32_t)c->model_memory,
                    .age_max = (uint64_t)c->model_memory_age,

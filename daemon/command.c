@@ -544,6 +544,13 @@ static int arithmetic_init(struct invocation *v, const struct config *c)
         return status;
     if (kernels_init(c->kernels_set == CONFIG_KERNELS_AUTO ? NULL : set) < 0)
         return command_fail(line, EX_CONFIG, "this CPU does not run kernels.set = \"%s\"", set);
+    // The other sets give the same bits, a hundred times slower: for a test, and never by chance.
+    if (c->model_precision == CONFIG_PRECISION_BF16 && c->kernels_set == CONFIG_KERNELS_AUTO &&
+        strcmp(kernels->name, "amx") != 0)
+        return command_fail(line, EX_CONFIG,
+                            "model.precision = \"bf16\" needs a CPU with AMX (amx_bf16 in "
+                            "/proc/cpuinfo, Linux 5.16); this one runs up to %s: set f32",
+                            kernels->name);
     const struct numerics *n = numerics_now(); // first here, before threads
     const char *before = blas_core_before(), *chosen = blas_core_chosen();
     const char *overruled = blas_core_overruled();

@@ -103,11 +103,13 @@ enum config_unavailable { CONFIG_UNAVAILABLE_WAIT, CONFIG_UNAVAILABLE_DROP };
 enum config_io { CONFIG_IO_AUTO, CONFIG_IO_URING, CONFIG_IO_PWRITE };
 enum config_log_level { CONFIG_LOG_DEBUG, CONFIG_LOG_INFO, CONFIG_LOG_WARNING, CONFIG_LOG_ERROR };
 enum config_log_format { CONFIG_LOG_TEXT, CONFIG_LOG_LOGFMT, CONFIG_LOG_JSON };
+enum config_precision { CONFIG_PRECISION_F32, CONFIG_PRECISION_BF16 }; // batch_scores_precision
 enum config_kernels {
     CONFIG_KERNELS_AUTO,
     CONFIG_KERNELS_PLAIN,
     CONFIG_KERNELS_AVX2,
-    CONFIG_KERNELS_AVX512
+    CONFIG_KERNELS_AVX512,
+    CONFIG_KERNELS_AMX
 };
 enum config_blas_core { CONFIG_BLAS_CORE_AUTO, CONFIG_BLAS_CORE_PORTABLE };
 enum config_on_change { CONFIG_ON_CHANGE_REFUSE, CONFIG_ON_CHANGE_ACCEPT };
@@ -172,6 +174,7 @@ struct config {
     enum config_optimizer model_optimizer, model_dense_optimizer, model_scalar_optimizer;
     double model_gradient_max, model_radius;
     enum config_correction model_correction;
+    enum config_precision model_precision;
     bool model_mask_known;
     int model_memory, model_memory_age, model_memory_after; // entries, steps, steps
     double model_memory_drift;

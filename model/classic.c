@@ -287,15 +287,18 @@ struct classic {
     float *gradients; // of the dense parameters, at their offsets
     struct marks item_of, user_of;
     struct memory memory;
-    // The batch's columns: its examples, those with an engagement first. B = batch_max, and
-    // A = B + memory.capacity: behind them come what is remembered, to be columns of the softmax.
-    int columns;
+    // The batch's examples, those with an engagement first. Their items are the columns of the
+    // softmax, each once. B = batch_max, and A = B + memory.capacity: behind them comes what is
+    // remembered.
+    int n_examples;
     struct example *example; // (B)
     float *features;         // (B, user_features): theirs
     uint32_t *slot;          // (B): of its item
-    float *C, *dC;           // (A, d + 1): the item's vector and bias
-    uint64_t *ids;           // (A): its row
+    float *C;                // (A, d): the columns' vectors
+    float *column;           // (A): and biases
+    uint64_t *ids;           // (A): and rows
     float *probability;      // (A)
+    uint32_t *times;         // (A): among the examples
     // For the score mask, where there is one; W = words of A
     uint64_t *allowed; // (B, W)
     uint64_t *known;   // (B, words of candidates_max): what else the query's user engaged with
@@ -307,7 +310,6 @@ struct classic {
     float *ditems;             // (I, d)
     float *id, *x;             // (candidates_max, d), (candidates_max, item_features)
     float *V, *dV, *bias, *db; // (candidates_max, d), twice (candidates_max)
-    uint32_t *times;           // (candidates_max): among the columns
     int users;
     uint32_t *user_rows; // (queries_max)
     float *dusers;       // (queries_max, d)
@@ -318,7 +320,6 @@ struct classic {
     float *X, *dX;             // (queries_max, history, d)
     float *summary, *dsummary; // (queries_max, 2d)
     float *Y, *dY;             // (queries_max, d)
-    float *Q, *dQ;             // (B, d + 1): for the loss
 };
 
 static struct classic *classic_of(struct towers *t)
@@ -332,6 +333,16 @@ static size_t tower_bytes(const struct tower_shape *s, size_t B)
     return 2 * B * (mlp + (size_t)tower_in(s)) * sizeof(float);
 }
 
+static struct retrieval_options loss_options(const struct two_tower_options *o)
+{
+    return (struct retrieval_options){.temperature = o->temperature,
+                                      .sampling_floor = SAMPLING_FLOOR,
+                                      .hard_negatives = o->hard_negatives,
+                                      .accidental_hits = o->accidental_hits,
+                                      .reduction = RETRIEVAL_SUM,
+                                      .precision = o->precision};
+}
+
 // Enough for all that classic_open takes from its arena.
 static size_t memory_bytes(const struct towers *base, size_t parameters)
 {
@@ -341,22 +352,22 @@ static size_t memory_bytes(const struct towers *base, size_t parameters)
     const size_t N = (size_t)base->queries_max, I = (size_t)base->candidates_max;
     const size_t H = reads_history(o) ? (size_t)o->history : 0;
     const size_t M = o->memory.capacity, A = B + M;
-    const size_t loss = B * A + 2 * A + 2 * (2 * retrieval_words((int)A)) + 2 * A;
+    const struct retrieval_options options = loss_options(o);
     // Words are two floats.
-    const size_t mask = 2 * (M + A * (d + 1) + 2 * A + B * (1 + retrieval_words((int)A)) +
-                             (o->mask_known ? B * retrieval_words((int)I) : 0));
+    const size_t columns = M + A * (d + 5) + 2 * B * (1 + retrieval_words((int)A)) +
+                           2 * (o->mask_known ? B * retrieval_words((int)I) : 0);
     struct attention layer;
     struct attention_encoder encoder = encoder_at(o, base->queries_max, &layer);
     const size_t encoding = H ? attention_encoder_scratch(&encoder, true, NULL) : 0;
     const size_t history = N * H * (3 * d + 1); // X, dX, and ditems
     const size_t batch =
-        B * (4 * (d + 1) + 8 + sizeof(struct example) / sizeof(float) + (size_t)o->user_features);
-    const size_t items = I * (4 * d + 5 + (size_t)o->item_features);
+        B * (8 + sizeof(struct example) / sizeof(float) + (size_t)o->user_features);
+    const size_t items = I * (4 * d + 4 + (size_t)o->item_features);
     const size_t queries = N * (11 * d + 8 + (size_t)o->user_features);
     const size_t arrays = 128; // each may begin up to 64 bytes late
-    return (parameters + loss + mask + history + batch + items + queries) * sizeof(float) +
-           encoding + tower_bytes(&user, N) + tower_bytes(&item, I) + sizeof(struct attention) +
-           arrays * 64;
+    return (parameters + columns + history + batch + items + queries) * sizeof(float) +
+           retrieval_loss_bytes(&options, (int)A, o->dim) + encoding + tower_bytes(&user, N) +
+           tower_bytes(&item, I) + sizeof(struct attention) + arrays * 64;
 }
 
 static void layer_check(const struct layer *l, const struct linear *linear, const float *dense,
@@ -406,10 +417,11 @@ static void arrays_open(struct classic *c, struct arena *scratch)
     c->example = arena_bytes(scratch, B * sizeof *c->example);
     c->features = arena_floats(scratch, B * (size_t)o->user_features);
     c->slot = arena_bytes(scratch, B * sizeof *c->slot);
-    c->C = arena_floats(scratch, A * (d + 1));
-    c->dC = arena_floats(scratch, A * (d + 1));
+    c->C = arena_floats(scratch, A * d);
+    c->column = arena_floats(scratch, A);
     c->ids = arena_bytes(scratch, A * sizeof *c->ids);
     c->probability = arena_floats(scratch, A);
+    c->times = arena_bytes(scratch, A * sizeof *c->times);
     c->memory.places = arena_bytes(scratch, (A - B) * sizeof *c->memory.places);
     c->allowed = arena_bytes(scratch, B * retrieval_words((int)A) * sizeof *c->allowed);
     c->known =
@@ -423,7 +435,6 @@ static void arrays_open(struct classic *c, struct arena *scratch)
     c->V = arena_floats(scratch, I * d);
     c->dV = arena_floats(scratch, I * d);
     c->bias = arena_floats(scratch, I);
-    c->times = arena_bytes(scratch, I * sizeof *c->times);
     c->db = arena_floats(scratch, I);
     c->user_rows = arena_bytes(scratch, N * sizeof *c->user_rows);
     c->dusers = arena_floats(scratch, N * d);
@@ -438,8 +449,6 @@ static void arrays_open(struct classic *c, struct arena *scratch)
     c->dsummary = arena_floats(scratch, N * 2 * d);
     c->Y = arena_floats(scratch, N * d);
     c->dY = arena_floats(scratch, N * d);
-    c->Q = arena_floats(scratch, B * (d + 1));
-    c->dQ = arena_floats(scratch, B * (d + 1));
 }
 
 static void classic_close(struct towers *t)
@@ -468,13 +477,9 @@ static struct towers *classic_open(const struct towers *base, size_t items_max, 
     struct arena scratch = {c->block, bytes, 0};
     layers_open(c, &scratch);
     arrays_open(c, &scratch);
-    const struct retrieval_options loss = {.temperature = o->temperature,
-                                           .sampling_floor = SAMPLING_FLOOR,
-                                           .hard_negatives = o->hard_negatives,
-                                           .accidental_hits = o->accidental_hits,
-                                           .reduction = RETRIEVAL_SUM};
+    const struct retrieval_options loss = loss_options(o);
     retrieval_loss_init(&c->loss, &loss, o->batch_max, o->batch_max + (int)o->memory.capacity, 1,
-                        &scratch);
+                        o->dim, &scratch);
 
     struct dense_parameter p;
     for (int i = 0; classic_dense(o, i, &p); i++)
@@ -503,8 +508,7 @@ static uint32_t item_add(struct towers *t, struct step *s, uint32_t row)
     return marks_slot(&c->item_of, row, c->items, &s->C);
 }
 
-// The columns are the examples, those with an engagement first: column i is then the positive of
-// query i. Only they are queries.
+// The columns are the examples' items. Only those with an engagement are queries.
 static void candidates_choose(struct towers *t, struct step *s)
 {
     struct classic *c = classic_of(t);
@@ -524,19 +528,14 @@ static void candidates_choose(struct towers *t, struct step *s)
     }
     for (int j = 0; j < at; j++)
         c->slot[j] = item_add(t, s, c->example[j].item);
-    c->columns = at;
+    memset(c->times, 0, (size_t)s->C * sizeof *c->times);
+    for (int j = 0; j < at; j++)
+        c->times[c->slot[j]]++;
+    c->n_examples = at;
     s->n = positives;
     s->examples = c->example;
     s->target = c->slot;
     s->features = width ? c->features : NULL;
-}
-
-// Row by row, (n, from) to (n, to): as many columns as both have.
-static void columns_copy(int n, size_t from, const float *x, size_t to, float *y)
-{
-    const size_t width = from < to ? from : to;
-    for (size_t i = 0; i < (size_t)n; i++)
-        memcpy(y + i * to, x + i * from, width * sizeof *y);
 }
 
 static void items_forward(struct classic *c, const struct step *s)
@@ -600,19 +599,19 @@ static void rows_add(size_t d, const float *gradient, float *sums, uint32_t slot
 static int memory_append(struct classic *c, const struct step *s)
 {
     const size_t d = (size_t)c->towers.options->dim;
-    memory_recall(&c->memory, &c->towers);
     for (int i = 0; i < c->memory.n; i++) {
         const struct negative_entry *entry = memory_entry(&c->memory, &c->towers, i);
-        const size_t j = (size_t)(c->columns + i);
+        const size_t j = (size_t)(s->C + i);
         const int64_t slot = marks_find(&c->item_of, entry->row);
-        memcpy(c->C + j * (d + 1), memory_vector(&c->memory, &c->towers, i), d * sizeof(float));
-        c->C[j * (d + 1) + d] = entry->extra;
+        memcpy(c->C + j * d, memory_vector(&c->memory, &c->towers, i), d * sizeof(float));
+        c->column[j] = entry->extra;
         c->ids[j] = entry->row;
         c->probability[j] = expf(entry->log_q);
+        c->times[j] = 1;
         if (slot != MARKS_NONE && slot < s->C)
             memory_look(&c->memory, &c->towers, i, c->V + (size_t)slot * d);
     }
-    return c->columns + c->memory.n;
+    return s->C + c->memory.n;
 }
 
 // What is no negative of a query: what its user engaged with elsewhere in the batch, in whatever
@@ -621,14 +620,13 @@ static const uint64_t *columns_mask(struct classic *c, const struct step *s, int
 {
     const struct two_tower_options *o = c->towers.options;
     const size_t n = (size_t)s->n, words = retrieval_words(columns), slots = retrieval_words(s->C);
-    const int remembered = columns - c->columns;
+    const int remembered = columns - s->C;
     if (!o->mask_known && remembered == 0)
         return NULL;
     memset(c->allowed, 0, n * words * sizeof *c->allowed);
     for (size_t i = 0; i < n && remembered > 0; i++)
         negative_memory_remove(column_at(&c->towers.tables->memory_entry, 0), remembered,
-                               c->memory.places, s->examples[i].item, c->columns,
-                               c->allowed + i * words);
+                               c->memory.places, s->examples[i].item, s->C, c->allowed + i * words);
     memset(c->known, 0, o->mask_known ? n * slots * sizeof *c->known : 0);
     if (o->mask_known && sampled_softmax_remove_known(s->n, s->C, c->user_slot, c->slot, c->last,
                                                       c->before, c->known) > 0) {
@@ -645,53 +643,50 @@ static const uint64_t *columns_mask(struct classic *c, const struct step *s, int
     return c->allowed;
 }
 
-// The vector and bias of its item into each column, and back the gradients.
+static void columns_fill(struct classic *c, const struct step *s)
+{
+    const struct tables *t = c->towers.tables;
+    const struct model_state *state = tables_state(t);
+    const float average = 1.0f / (float)t->item_state.n;
+    memcpy(c->C, c->V, (size_t)s->C * (size_t)c->towers.options->dim * sizeof *c->C);
+    memcpy(c->column, c->bias, (size_t)s->C * sizeof *c->column);
+    for (int j = 0; j < s->C; j++) {
+        c->ids[j] = c->items[j];
+        if (c->towers.options->logq)
+            c->probability[j] = frequency_read(column_at(&t->item_frequency, c->items[j]), average,
+                                               state->examples);
+    }
+}
+
+// What is remembered teaches queries alone: as in the recipe, where the reason is.
 static void softmax(struct towers *t, struct step *s)
 {
     struct classic *c = classic_of(t);
-    const size_t d = (size_t)t->options->dim;
-    const struct model_state *state = tables_state(t->tables);
-    const float average = 1.0f / (float)t->tables->item_state.n;
-    columns_copy(s->n, d, c->Y, d + 1, c->Q);
-    for (size_t i = 0; i < (size_t)s->n; i++)
-        c->Q[i * (d + 1) + d] = 1; // meets the item's bias
-    for (size_t j = 0; j < (size_t)c->columns; j++) {
-        const uint32_t slot = c->slot[j], row = c->items[slot];
-        memcpy(c->C + j * (d + 1), c->V + slot * d, d * sizeof(float));
-        c->C[j * (d + 1) + d] = c->bias[slot];
-        c->ids[j] = row;
-        if (t->options->logq)
-            c->probability[j] = frequency_read(column_at(&t->tables->item_frequency, row), average,
-                                               state->examples);
-    }
+    memory_recall(&c->memory, t);
+    columns_fill(c, s);
     struct retrieval_batch batch = {.queries = s->n,
-                                    .candidates = c->columns,
-                                    .D = (int)d + 1,
-                                    .Q = c->Q,
+                                    .candidates = s->C,
+                                    .D = t->options->dim,
+                                    .Q = c->Y,
                                     .C = c->C,
+                                    .column = c->column,
+                                    .positive = c->slot,
+                                    .times = c->times,
                                     .sampling = t->options->logq ? c->probability : NULL,
-                                    .ids = c->ids,
-                                    .allowed = columns_mask(c, s, c->columns),
+                                    .allowed = columns_mask(c, s, s->C),
                                     .weight = s->weight};
-    retrieval_loss_forward(&c->loss, &batch, NULL);
+    const bool remembers = c->memory.n > 0;
+    retrieval_loss_step(&c->loss, &batch, NULL,
+                        &(struct retrieval_gradient){
+                            .dQ = remembers ? NULL : c->dY, .dC = c->dV, .dcolumn = c->db});
     s->loss += c->loss.loss;
-    memset(c->dQ, 0, (size_t)s->n * (d + 1) * sizeof(float));
-    memset(c->dC, 0, (size_t)c->columns * (d + 1) * sizeof(float));
     s->masked += c->loss.removed_by_id + c->loss.removed_by_mask;
-    retrieval_loss_backward(&c->loss, &batch, NULL, c->dC);
-    // What is remembered teaches queries alone: as in the recipe, where the reason is.
+    if (!remembers)
+        return;
     batch.candidates = memory_append(c, s);
-    if (batch.candidates > c->columns) {
-        batch.allowed = columns_mask(c, s, batch.candidates);
-        retrieval_loss_forward(&c->loss, &batch, NULL);
-    }
-    retrieval_loss_backward(&c->loss, &batch, c->dQ, NULL);
-    for (size_t i = 0; i < (size_t)s->n; i++)
-        kernels->axpy(d, 1, c->dQ + i * (d + 1), c->dY + i * d);
-    for (size_t j = 0; j < (size_t)c->columns; j++) {
-        rows_add(d, c->dC + j * (d + 1), c->dV, c->slot[j]);
-        c->db[c->slot[j]] += c->dC[j * (d + 1) + d];
-    }
+    batch.ids = c->ids;
+    batch.allowed = columns_mask(c, s, batch.candidates);
+    retrieval_loss_step(&c->loss, &batch, NULL, &(struct retrieval_gradient){.dQ = c->dY});
 }
 
 // From dQ and dV to the gradients of the dense parameters and of every row.
@@ -757,18 +752,20 @@ static void dense_update(const struct classic *c, struct tables *t, uint64_t ste
                          c->gradients + p.offset, dense + p.offset, slots + 2 * p.offset);
 }
 
-// The batch's columns as the softmax had them.
+// The batch's examples as the softmax had their items.
 static void columns_store(struct classic *c)
 {
     const size_t d = (size_t)c->towers.options->dim;
     memory_adapt(&c->memory, &c->towers);
-    for (size_t j = 0; j < (size_t)c->columns; j++)
+    for (int i = 0; i < c->n_examples; i++) {
+        const size_t j = c->slot[i];
         memory_store(
             &c->towers,
             (struct negative_entry){.row = (uint32_t)c->ids[j],
-                                    .extra = c->C[j * (d + 1) + d],
+                                    .extra = c->column[j],
                                     .log_q = c->towers.options->logq ? logf(c->probability[j]) : 0},
-            c->C + j * (d + 1));
+            c->C + j * d);
+    }
 }
 
 static void update(struct towers *towers, struct step *s)
@@ -779,15 +776,12 @@ static void update(struct towers *towers, struct step *s)
     const struct optimizer table = step_optimizer(s, &o->table);
     const struct model_state *state = tables_state(t);
     const uint64_t step = state->steps + 1;
-    const uint64_t seen = state->examples + (uint64_t)(s->fresh ? c->columns : 0);
+    const uint64_t seen = state->examples + (uint64_t)(s->fresh ? c->n_examples : 0);
     const float average = 1.0f / (float)t->item_state.n;
     step_update_rows(s, &o->table, step, &t->item_vector, &t->item_slots, c->rows, c->items,
                      c->ditems);
     step_update_rows(s, &o->table, step, &t->user_vector, &t->user_slots, c->users, c->user_rows,
                      c->dusers);
-    memset(c->times, 0, (size_t)s->C * sizeof *c->times);
-    for (int j = 0; j < c->columns && s->fresh; j++)
-        c->times[c->slot[j]]++;
     for (int u = 0; u < s->C; u++) {
         if (!step_moves(s, 1, &c->db[u]))
             continue;

@@ -3,8 +3,10 @@
 
 #include <cpuid.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
-extern const struct kernels kernels_plain, kernels_avx2, kernels_avx512;
+extern const struct kernels kernels_plain, kernels_avx2, kernels_avx512, kernels_amx;
 
 static int plain_runs(void)
 {
@@ -30,6 +32,18 @@ static int avx512_runs(void)
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
 }
 
+// The tiles' registers are 8 KiB of every thread's state, so a process has to ask the kernel for
+// them (Linux 5.16, Documentation/arch/x86/xstate.rst); asking twice does no harm.
+static int amx_runs(void)
+{
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    enum { AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24, AVX512_BF16 = 1 << 5 };
+    unsigned a, b, c, d, more;
+    return avx512_runs() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & AMX_BF16) &&
+           (d & AMX_TILE) && __get_cpuid_count(7, 1, &more, &b, &c, &d) && (more & AVX512_BF16) &&
+           syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+}
+
 // Best last.
 static const struct {
     const struct kernels *set;
@@ -38,6 +52,7 @@ static const struct {
     {&kernels_plain, plain_runs},
     {&kernels_avx2, avx2_runs},
     {&kernels_avx512, avx512_runs},
+    {&kernels_amx, amx_runs},
 };
 
 enum { SETS = sizeof sets / sizeof *sets };

@@ -3,15 +3,18 @@
 // The loops that are neither a matrix product nor a decision. One source, model/kernels_impl.c,
 // is compiled once for each instruction set; kernels_init picks the best one this CPU runs.
 //
-// Every kernel keeps 16 partial sums whatever the register width, and nothing is contracted to
-// fused multiply-add, so all sets give the same bits, whatever the alignment of what they read;
-// tests/unit/test_kernels.c proves it. So the set may change from one run to the next. What else of
-// model/ computes is C without contraction and reordering, and calls of libm, which gives other
-// last bits on CPUs without FMA; the core of BLAS is the third (model/gemm.h). What is promised of
-// all three together stands in daemon/numerics.h. Shapes: n is a number of floats; rows are dense.
+// Every kernel keeps 16 partial sums whatever the register width, and multiplies and adds in one
+// only where the source says so, so all sets give the same bits, whatever the alignment of what
+// they read; tests/unit/test_kernels.c proves it. So the set may change from one run to the next.
+// What else of model/ computes is C without contraction and reordering, and calls of libm, which
+// gives other last bits on CPUs without FMA; the core of BLAS is the third (model/gemm.h). What is
+// promised of all three together stands in daemon/numerics.h. Shapes: n is a number of floats; rows
+// are dense.
 #pragma once
 
 #include <stddef.h>
+
+struct products;
 
 struct kernels {
     const char *name;
@@ -38,6 +41,8 @@ struct kernels {
     float (*normalize)(size_t n, float epsilon, const float *x, float *y);
     // Its derivative: dx = scale (dy - mean of dy - y times the mean of y dy). dx may be dy.
     void (*unnormalize)(size_t n, float scale, const float *y, const float *dy, float *dx);
+    // x = a x + c, returns the largest, -inf for n = 0
+    float (*correct)(size_t n, float a, const float *c, float *x);
     // x[i] = exp(x[i] - shift), returns the sum; max returns the largest, -inf for n = 0.
     // exp is within 2 ulp for arguments in [-87, 0] and 0 below.
     float (*exp_shifted)(size_t n, float shift, float *x);
@@ -50,6 +55,7 @@ struct kernels {
                             float *row, float *G);
     // IEEE half precision, round to nearest even.
     void (*to_half)(size_t n, const float *x, unsigned short *y);
+    const struct products *products; // of the same instruction set
 };
 
 extern const struct kernels *kernels; // "plain" until kernels_init

@@ -11,18 +11,10 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__AVX512F__)
-#define REGISTER_BYTES 64
-#elif defined(__AVX2__)
-#define REGISTER_BYTES 32
-#else
-#define REGISTER_BYTES 16
-#endif
+#include "model/vectors.h"
 
-enum { LANES = 16, WIDTH = REGISTER_BYTES / 4, PARTS = LANES / WIDTH };
+enum { LANES = 16, PARTS = LANES / WIDTH };
 
-typedef float vec __attribute__((vector_size(REGISTER_BYTES)));
-typedef float vec_unaligned __attribute__((vector_size(REGISTER_BYTES), aligned(4), may_alias));
 typedef float quarter __attribute__((vector_size(16), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(REGISTER_BYTES)));
 
@@ -92,11 +84,6 @@ static inline float sum_lanes(const struct block *b)
     quarter s = (q[0] + q[2]) + (q[1] + q[3]);
     s += __builtin_shufflevector(s, s, 2, 3, 0, 1);
     return s[0] + s[1];
-}
-
-static inline vec vec_all(float a)
-{
-    return a - (vec){0};
 }
 
 // Where the mask is all ones a, where it is zero b.
@@ -302,17 +289,17 @@ static inline vec vec_exp(vec t)
     t = vec_select(below, vec_all(-87.0f), t);
     t = vec_select(above, vec_all(88.0f), t);
 
-    const vec shifted = t * 0x1.715476p0f + rounder;
+    const vec shifted = vec_fma(t, vec_all(0x1.715476p0f), rounder);
     const vec k = shifted - rounder;
-    const vec r = (t - k * 0.693359375f) - k * -2.12194440e-4f;
+    const vec r = vec_fma(k, vec_all(2.12194440e-4f), vec_fma(k, vec_all(-0.693359375f), t));
 
     vec e = vec_all(1.9875691500e-4f);
-    e = e * r + 1.3981999507e-3f;
-    e = e * r + 8.3334519073e-3f;
-    e = e * r + 4.1665795894e-2f;
-    e = e * r + 1.6666665459e-1f;
-    e = e * r + 5.0000001201e-1f;
-    e = (e * (r * r) + r) + 1.0f;
+    e = vec_fma(e, r, vec_all(1.3981999507e-3f));
+    e = vec_fma(e, r, vec_all(8.3334519073e-3f));
+    e = vec_fma(e, r, vec_all(4.1665795894e-2f));
+    e = vec_fma(e, r, vec_all(1.6666665459e-1f));
+    e = vec_fma(e, r, vec_all(5.0000001201e-1f));
+    e = vec_fma(e, r * r, r) + 1.0f;
 
     // k + 127 moved into the exponent field. Unsigned would be cleaner, but the sum is positive.
     const ivec power = ((ivec)shifted - (ivec)rounder + 127) << 23;
@@ -346,6 +333,22 @@ static float exp_shifted(size_t n, float shift, float *x)
 }
 
 // A NaN is never larger, so it is passed over; sums downstream still see it.
+static inline void block_max(struct block *largest, const struct block *b)
+{
+    for (EACH_PART(p))
+        largest->part[p] = vec_select(b->part[p] > largest->part[p], b->part[p], largest->part[p]);
+}
+
+static inline float max_lanes(const struct block *largest)
+{
+    float lanes[LANES];
+    block_store(largest, lanes);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int k = 0; k < half; k++)
+            lanes[k] = lanes[k + half] > lanes[k] ? lanes[k + half] : lanes[k];
+    return lanes[0];
+}
+
 static float max(size_t n, const float *x)
 {
     struct block largest, b;
@@ -354,20 +357,38 @@ static float max(size_t n, const float *x)
         largest.part[p] = vec_all(-INFINITY);
     for (; i + LANES <= n; i += LANES) {
         block_load(&b, x + i);
-        for (EACH_PART(p))
-            largest.part[p] = vec_select(b.part[p] > largest.part[p], b.part[p], largest.part[p]);
+        block_max(&largest, &b);
     }
     if (i < n) {
         block_load_tail(&b, x + i, n - i, -INFINITY);
-        for (EACH_PART(p))
-            largest.part[p] = vec_select(b.part[p] > largest.part[p], b.part[p], largest.part[p]);
+        block_max(&largest, &b);
     }
-    float lanes[LANES];
-    block_store(&largest, lanes);
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int k = 0; k < half; k++)
-            lanes[k] = lanes[k + half] > lanes[k] ? lanes[k + half] : lanes[k];
-    return lanes[0];
+    return max_lanes(&largest);
+}
+
+static float correct(size_t n, float a, const float *c, float *x)
+{
+    struct block largest, b, more;
+    size_t i = 0;
+    for (EACH_PART(p))
+        largest.part[p] = vec_all(-INFINITY);
+    for (; i + LANES <= n; i += LANES) {
+        block_load(&b, x + i);
+        block_load(&more, c + i);
+        for (EACH_PART(p))
+            b.part[p] = a * b.part[p] + more.part[p];
+        block_store(&b, x + i);
+        block_max(&largest, &b);
+    }
+    if (i < n) {
+        block_load_tail(&b, x + i, n - i, -INFINITY);
+        block_load_tail(&more, c + i, n - i, 0);
+        for (EACH_PART(p))
+            b.part[p] = a * b.part[p] + more.part[p];
+        block_store_tail(&b, x + i, n - i);
+        block_max(&largest, &b);
+    }
+    return max_lanes(&largest);
 }
 
 static void rowwise_adagrad(size_t n, float rate, float l2, float epsilon, const float *gradient,
@@ -447,6 +468,7 @@ static void to_half(size_t n, const float *x, unsigned short *y)
     }
 }
 
+extern const struct products PRODUCTS_NAME;
 extern const struct kernels KERNELS_NAME;
 const struct kernels KERNELS_NAME = {
     .name = KERNELS_LABEL,
@@ -459,9 +481,11 @@ const struct kernels KERNELS_NAME = {
     .normalize = normalize,
     .unnormalize = unnormalize,
     .exp_shifted = exp_shifted,
+    .correct = correct,
     .max = max,
     .scale = scale,
     .scale_add = scale_add,
     .rowwise_adagrad = rowwise_adagrad,
     .to_half = to_half,
+    .products = &PRODUCTS_NAME,
 };

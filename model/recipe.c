@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/arena.h"
+#include "model/batch_scores.h"
 #include "model/gemm.h"
 #include "model/kernels.h"
 #include "model/marks.h"
@@ -159,17 +161,16 @@ float recipe_extra(const struct two_tower_options *o, const struct recipe_dense 
 
 // An item of one history: the position of its newest occurrence and how often it occurs.
 struct repeat {
-    uint32_t example, column; // of the logits; or column: the item's row
+    uint32_t column; // of the logits; or the item's row
     uint16_t times;
     uint8_t place;  // bucket of the position
     uint8_t length; // bucket of the history's length
 };
 
 // At position k of a history of m.
-static struct repeat repeat_at(int example, uint32_t column, int k, int m)
+static struct repeat repeat_at(uint32_t column, int k, int m)
 {
-    return (struct repeat){(uint32_t)example, column, 0, (uint8_t)bucket_of(k),
-                           (uint8_t)bucket_of(m)};
+    return (struct repeat){column, 0, (uint8_t)bucket_of(k), (uint8_t)bucket_of(m)};
 }
 
 // Nearly all of them occur once; logf(1) is 0.
@@ -194,7 +195,7 @@ int recipe_bonuses(const struct recipe_dense *p, int m, const uint32_t *history,
         while (i < n && repeats[i].column != history[k])
             i++;
         if (i == n)
-            repeats[n++] = repeat_at(0, history[k], k, m);
+            repeats[n++] = repeat_at(history[k], k, m);
         repeats[i].times++;
     }
     for (int i = 0; i < n; i++)
@@ -296,7 +297,7 @@ struct recipe {
     struct marks candidate_of, pooled_of, user_of;
     struct history_encoder *encoder; // NULL without
     int pooled, users;               // rows of this step's histories and queries
-    int repeats;
+    struct batch_scores scores;
     float gate[RECIPE_BUCKETS][RECIPE_GATES]; // by length, exp() taken
     // Of the columns, C <= towers.candidates_max + memory.capacity
     uint32_t *candidates;
@@ -309,19 +310,19 @@ struct recipe {
     float *features;         // (C, item_features): of the targets that have any
     float *misses, *dW;      // (C, d): f W - E of those; (item_features, d)
     float *dropped;          // (C): of columns whose gradient is not wanted
-    int *repeat_of;          // (C): its place in repeats, below the example's first if none
+    int64_t *repeat_of;      // (C): example * HISTORY_MAX + its place in that one's repeats
     // Of the examples, B <= towers.queries_max
     uint32_t *target;                    // (B): column
     uint32_t *user;                      // (B): place in user_rows
     int *last;                           // (B): the newest example of each of user_rows
     int *before;                         // (B): the one before of the same user, -1: none
+    int64_t *ts;                         // (B): their times, side by side
     uint32_t *known_last, *known_before; // (B): for known_mask
     uint64_t *removed;                   // (B, words of C)
     float *X, *dX;                       // (B, 3d): pooled histories
     float *context;                      // (B, d): their contexts
     float *Q, *dQ;                       // (B, d)
-    float *L;                            // (B, C): logits, then probabilities, then their gradient
-    struct repeat *repeat;               // (B * HISTORY_MAX)
+    void *scratch;                       // of the scores
     // Unique rows: the pooled history's and the users'
     uint32_t *pooled_rows, *user_rows;
     float *dpooled, *dcontext, *dusers; // (B * history, d), (B, d)
@@ -361,8 +362,9 @@ static struct towers *recipe_open(const struct towers *base, size_t items_max, s
     const struct two_tower_options *o = base->options;
     const size_t M = o->memory.capacity;
     const size_t B = (size_t)base->queries_max, C = (size_t)base->candidates_max + M;
-    const size_t d = (size_t)o->dim, H = (size_t)o->history, batch = (size_t)o->batch_max;
-    const size_t L = batch * (batch + (size_t)o->uniform_negatives + M);
+    const size_t d = (size_t)o->dim, H = (size_t)o->history;
+    const size_t columns = (size_t)o->batch_max + (size_t)o->uniform_negatives + M;
+    const size_t scores = batch_scores_bytes(o->precision, o->dim, (int)columns);
     *r = (struct recipe){
         .towers = *base,
         .memory.places = take(M, sizeof(uint32_t)),
@@ -380,11 +382,12 @@ static struct towers *recipe_open(const struct towers *base, size_t items_max, s
         .misses = take(C * d, sizeof(float)),
         .dW = take((size_t)o->item_features * d, sizeof(float)),
         .dropped = take(C, sizeof(float)),
-        .repeat_of = take(C, sizeof(int)),
+        .repeat_of = take(C, sizeof(int64_t)),
         .target = take(B, sizeof(uint32_t)),
         .user = take(B, sizeof(uint32_t)),
         .last = take(B, sizeof(int)),
         .before = take(B, sizeof(int)),
+        .ts = take(B, sizeof(int64_t)),
         .known_last = take(B, sizeof(uint32_t)),
         .known_before = take(B, sizeof(uint32_t)),
         .removed = take(o->mask_known ? B * retrieval_words((int)C) : 1, sizeof(uint64_t)),
@@ -393,8 +396,7 @@ static struct towers *recipe_open(const struct towers *base, size_t items_max, s
         .context = take(B * d, sizeof(float)),
         .Q = take(B * d, sizeof(float)),
         .dQ = take(B * d, sizeof(float)),
-        .L = take(L, sizeof(float)),
-        .repeat = take(B * HISTORY_MAX, sizeof(struct repeat)),
+        .scratch = take(scores, 1),
         .pooled_rows = take(B * H, sizeof(uint32_t)),
         .user_rows = take(B, sizeof(uint32_t)),
         .dpooled = take(B * H * d, sizeof(float)),
@@ -415,6 +417,8 @@ static struct towers *recipe_open(const struct towers *base, size_t items_max, s
         recipe_close(&r->towers);
         return NULL;
     }
+    batch_scores_init(&r->scores, o->precision, o->dim, (int)columns,
+                      &(struct arena){r->scratch, scores, 0});
     dense_init(o, tables_dense(base->tables), base->tables->dense_size);
     return &r->towers;
 }
@@ -442,7 +446,7 @@ static void begin(struct towers *t, struct step *s)
     marks_clear(&r->candidate_of);
     marks_clear(&r->pooled_of);
     marks_clear(&r->user_of);
-    r->pooled = r->users = r->repeats = 0;
+    r->pooled = r->users = 0;
     s->C = 0;
     s->rows = r->candidates;
     s->Q = r->Q, s->dQ = r->dQ;
@@ -529,6 +533,7 @@ static void queries_forward(struct recipe *r, const struct step *s, const struct
         r->user[i] = user;
         r->before[i] = r->users > users ? -1 : r->last[user];
         r->last[user] = i;
+        r->ts[i] = example->ts_ms;
     }
     gemm_nn(s->n, d, 3 * d, r->X, p->A, r->Q); // Q = context + Uid + X A
     if (r->encoder)
@@ -558,11 +563,10 @@ static void columns_begin(struct recipe *r, const struct step *s)
 
 // Behind the candidates the items of earlier batches, each once, with their vectors and columns as
 // they were then. Together they are one set, and what their chance is of being in it follows from
-// the draws of all batches it was made by. False when there are none.
-static bool columns_remember(struct recipe *r, const struct step *s)
+// the draws of all batches it was made by.
+static void columns_remember(struct recipe *r, const struct step *s)
 {
     const size_t d = (size_t)r->towers.options->dim;
-    memory_recall(&r->memory, &r->towers);
     for (int i = 0; i < r->memory.n; i++) {
         const struct negative_entry *entry = memory_entry(&r->memory, &r->towers, i);
         const int before = r->columns;
@@ -577,7 +581,6 @@ static bool columns_remember(struct recipe *r, const struct step *s)
         r->column[slot] = entry->extra;
         memcpy(r->V + slot * d, memory_vector(&r->memory, &r->towers, i), d * sizeof(float));
     }
-    return r->memory.n > 0;
 }
 
 // corrected = column - log chance of being a column. The chance uses the counts with this batch
@@ -603,52 +606,41 @@ static void candidates_correct(struct recipe *r, const struct step *s)
     }
 }
 
-// L = Q V^T + corrected + rep.
-static void logits_forward(struct recipe *r, const struct step *s)
+// The items of a history that are columns; returns how many.
+static int repeats_of_row(struct recipe *r, const struct step *s, int i,
+                          struct repeat repeats[HISTORY_MAX])
 {
-    const struct two_tower_options *o = r->towers.options;
-    const struct recipe_dense p = recipe_dense_at(tables_dense(r->towers.tables), o->dim);
-    const size_t columns = (size_t)r->columns;
-    r->repeats = 0;
-    memset(r->repeat_of, 0xff, columns * sizeof *r->repeat_of);
-    for (int i = 0; i < s->n; i++)
-        memcpy(r->L + (size_t)i * columns, r->corrected, columns * sizeof(float));
-    gemm_nt(s->n, r->columns, o->dim, r->Q, r->V, r->L);
-    for (int i = 0; i < s->n; i++) {
-        const struct example *example = &s->examples[i];
-        const int first = r->repeats;
-        const int m = example->n_history < o->repeat ? example->n_history : o->repeat;
-        if (i + 1 < s->n)
-            marks_prefetch(&r->candidate_of, example[1].n_history, example[1].history);
-        for (int k = 0; k < m; k++) {
-            const int64_t column = marks_find(&r->candidate_of, example->history[k]);
-            if (column == MARKS_NONE)
-                continue;
-            // What an earlier example left there is below first.
-            if (r->repeat_of[column] < first) {
-                r->repeat_of[column] = r->repeats;
-                r->repeat[r->repeats++] = repeat_at(i, (uint32_t)column, k, m);
-            }
-            r->repeat[r->repeat_of[column]].times++;
+    const struct example *example = &s->examples[i];
+    const int repeat = r->towers.options->repeat;
+    const int m = example->n_history < repeat ? example->n_history : repeat;
+    const int64_t first = (int64_t)i * HISTORY_MAX;
+    int n = 0;
+    if (i + 1 < s->n)
+        marks_prefetch(&r->candidate_of, example[1].n_history, example[1].history);
+    for (int k = 0; k < m; k++) {
+        const int64_t column = marks_find(&r->candidate_of, example->history[k]);
+        if (column == MARKS_NONE)
+            continue;
+        // What an earlier example left there is below first.
+        if (r->repeat_of[column] < first) {
+            r->repeat_of[column] = first + n;
+            repeats[n++] = repeat_at((uint32_t)column, k, m);
         }
-        for (int k = first; k < r->repeats; k++)
-            r->L[(size_t)i * columns + r->repeat[k].column] += repeat_score(&p, &r->repeat[k]);
+        repeats[r->repeat_of[column] - first].times++;
     }
+    return n;
 }
 
 // What a user engaged with at the same time is no negative: of a basket, no item came first.
-static void baskets_mask(struct recipe *r, struct step *s)
+static void basket_mask(struct recipe *r, struct step *s, int i, float *logits)
 {
-    for (int i = 0; i < s->n; i++)
-        for (int j = r->before[i]; j >= 0; j = r->before[j]) {
-            const uint32_t a = r->target[i], b = r->target[j];
-            if (a == b || s->examples[i].ts_ms != s->examples[j].ts_ms)
-                continue;
-            r->L[(size_t)i * r->columns + b] = -INFINITY;
-            r->L[(size_t)j * r->columns + a] = -INFINITY;
-            // known_mask counts them, too, and nothing is counted again beside the memory.
-            s->masked += r->towers.options->mask_known || r->columns > s->C ? 0 : 2;
-        }
+    for (int j = r->last[r->user[i]]; j >= 0; j = r->before[j]) {
+        if (r->ts[j] != r->ts[i] || r->target[j] == r->target[i])
+            continue;
+        logits[r->target[j]] = -INFINITY;
+        // known_mask counts them, too, and nothing is counted again beside the memory.
+        s->masked += r->towers.options->mask_known || r->columns > s->C ? 0 : 1;
+    }
 }
 
 // What a user engaged with elsewhere in this batch is no negative of the user's.
@@ -658,23 +650,6 @@ static void known_mask(struct recipe *r, struct step *s)
     const int masked = sampled_softmax_remove_known(s->n, r->columns, r->user, r->target,
                                                     r->known_last, r->known_before, r->removed);
     s->masked += r->columns == s->C ? (uint64_t)masked : 0; // once, not again beside the memory
-}
-
-// Turns L into its gradient, adds the sum of its rows to dcolumn, and returns the loss.
-static double softmax_backward(struct recipe *r, struct step *s, float *dcolumn)
-{
-    const struct two_tower_options *o = r->towers.options;
-    const struct sampled_softmax form = {.form = o->correction, .chance = SAMPLED_PRESENCE};
-    const size_t columns = (size_t)r->columns, words = retrieval_words(r->columns);
-    double loss = 0;
-    if (o->mask_known)
-        known_mask(r, s);
-    for (int i = 0; i < s->n; i++)
-        loss +=
-            sampled_softmax_row(&form, r->columns, r->log_chance, (int)r->target[i],
-                                o->mask_known ? r->removed + (size_t)i * words : NULL,
-                                s->weight ? s->weight[i] : 1, r->L + (size_t)i * columns, dcolumn);
-    return loss;
 }
 
 static void repeat_learn(struct recipe *r, const struct repeat *repeat, float dscore)
@@ -688,6 +663,52 @@ static void repeat_learn(struct recipe *r, const struct repeat *repeat, float ds
     down[RHO_TIMES] += dscore * repeat_log(repeat);
 }
 
+// One row of logits, Q V^T + corrected, becomes its gradient; returns its loss.
+static double row_learn(struct recipe *r, struct step *s, int i, bool items, float *row,
+                        float *dcolumn)
+{
+    const struct two_tower_options *o = r->towers.options;
+    const struct recipe_dense p = recipe_dense_at(tables_dense(r->towers.tables), o->dim);
+    const struct sampled_softmax form = {.form = o->correction, .chance = SAMPLED_PRESENCE};
+    struct repeat repeats[HISTORY_MAX];
+    const int n = repeats_of_row(r, s, i, repeats);
+    for (int k = 0; k < n; k++)
+        row[repeats[k].column] += repeat_score(&p, &repeats[k]);
+    basket_mask(r, s, i, row);
+    const uint64_t *removed =
+        o->mask_known ? r->removed + (size_t)i * retrieval_words(r->columns) : NULL;
+    const double loss = sampled_softmax_row(&form, r->columns, r->log_chance, (int)r->target[i],
+                                            removed, s->weight ? s->weight[i] : 1, row, dcolumn);
+    for (int k = 0; items && k < n; k++)
+        repeat_learn(r, &repeats[k], row[repeats[k].column]);
+    return loss;
+}
+
+// The softmax of every row over the columns. What learns: items, with dcolumn and the repeat term,
+// or queries, or both. Returns the loss.
+static double columns_learn(struct recipe *r, struct step *s, bool items, bool queries,
+                            float *dcolumn)
+{
+    const size_t d = (size_t)r->towers.options->dim;
+    double loss = 0;
+    candidates_correct(r, s);
+    if (r->towers.options->mask_known)
+        known_mask(r, s);
+    memset(r->repeat_of, 0xff, (size_t)r->columns * sizeof *r->repeat_of);
+    batch_scores_begin(&r->scores, r->columns, r->V, r->corrected, items);
+    for (int from = 0; from < s->n; from += BATCH_SCORES_TILE) {
+        const int rows = s->n - from < BATCH_SCORES_TILE ? s->n - from : BATCH_SCORES_TILE;
+        batch_scores_forward(&r->scores, rows, r->Q + (size_t)from * d);
+        for (int i = from; i < from + rows; i++)
+            loss += row_learn(r, s, i, items, r->scores.S + (size_t)(i - from) * r->scores.stride,
+                              dcolumn);
+        batch_scores_backward(&r->scores, rows, queries ? r->dQ + (size_t)from * d : NULL);
+    }
+    if (items)
+        batch_scores_end(&r->scores, r->dV);
+    return loss;
+}
+
 // What is remembered teaches queries alone. Items, biases and scalars learn from the batch: in a
 // sum with columns that learn nothing an item would be pulled as a target for more than it is
 // pushed as a negative (ml1m, 1024 remembered, recall@100: 0.531; with the pushes scaled up by what
@@ -695,23 +716,13 @@ static void repeat_learn(struct recipe *r, const struct repeat *repeat, float ds
 static void softmax(struct towers *t, struct step *s)
 {
     struct recipe *r = recipe_of(t);
-    const int d = t->options->dim;
+    memory_recall(&r->memory, &r->towers);
     columns_begin(r, s);
-    candidates_correct(r, s);
-    logits_forward(r, s);
-    baskets_mask(r, s);
-    s->loss += softmax_backward(r, s, r->dcolumn);
-    gemm_tn(s->C, d, s->n, r->L, r->Q, r->dV); // dV = dL^T Q
-    for (int k = 0; k < r->repeats; k++)
-        repeat_learn(r, &r->repeat[k],
-                     r->L[(size_t)r->repeat[k].example * s->C + r->repeat[k].column]);
-    if (columns_remember(r, s)) {
-        candidates_correct(r, s);
-        logits_forward(r, s);
-        baskets_mask(r, s);
-        softmax_backward(r, s, r->dropped);
+    s->loss += columns_learn(r, s, true, r->memory.n == 0, r->dcolumn);
+    if (r->memory.n > 0) {
+        columns_remember(r, s);
+        columns_learn(r, s, false, true, r->dropped);
     }
-    gemm_nn(s->n, d, r->columns, r->L, r->V, r->dQ); // dQ = dL V
 }
 
 // The repeats of query i among m items; place[k] is where the item of repeats[k] stands first.
@@ -735,7 +746,7 @@ static int repeats_of(const struct recipe *r, const struct step *s, int i, int m
             known++;
         if (known == n) {
             place[n] = j;
-            repeats[n++] = repeat_at(i, (uint32_t)column, k, length);
+            repeats[n++] = repeat_at((uint32_t)column, k, length);
         }
         repeats[known].times++;
     }

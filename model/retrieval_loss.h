@@ -35,13 +35,20 @@
 //     reduction                       sum, mean or by weight, the default (sum, so that the step
 //                                     grows with the batch)
 //
-// Forward leaves the gradient of the scores inside; backward is two products with it, and belongs
-// to the last forward. Sizes: q queries, n candidates, heads, D.
+// A candidate may stand for several columns that are alike but for whose positives they are: an
+// item that occurs in a batch m times has one column and times m. In the row of one of them the
+// positive is one copy, and the others are negatives, or accidental hits. That is step 2 with
+// + log(times) instead of m columns. Of hard negatives it is one, with all its copies.
+//
+// Scores are never there as a whole, and neither are their gradients: model/batch_scores.h. Sizes:
+// q queries, n candidates, heads, D.
 #pragma once
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "model/batch_scores.h"
 
 struct arena;
 
@@ -57,6 +64,7 @@ struct retrieval_options {
     int hard_negatives;   // k; 0 or less keeps all
     bool accidental_hits; // remove them; the batch must have ids then
     enum retrieval_reduction reduction;
+    enum batch_scores_precision precision;
 };
 
 // Sets of columns are bits, 64 to a word, column j being bit j % 64 of word j / 64.
@@ -70,8 +78,11 @@ struct retrieval_batch {
     int queries, candidates, heads, D; // heads 0 means 1
     const float *Q;                    // (q, heads, D)
     const float *C;                    // (n, D)
+    const float *column;               // (n) added to the scores of step 0: what items have alone
+    const uint32_t *positive;          // (q) the candidate of each query; NULL: i of query i
+    const uint32_t *times;             // (n) >= 1: the columns it stands for
     const float *sampling;             // (n) p_j
-    const uint64_t *ids;               // (n)
+    const uint64_t *ids;               // (n); NULL with times: all candidates are different
     const uint64_t *allowed;           // (q, retrieval_words(n)) the score mask, 1 = allowed
     const float *weight;               // (q), of any sign
 };
@@ -86,31 +97,38 @@ struct retrieval_trace {
 
 struct retrieval_loss {
     struct retrieval_options options;
-    int queries_max, candidates_max, heads_max;
-    // Of the last forward.
+    int queries_max, candidates_max, heads_max, D;
+    // Of the last step.
     double loss;
     double weight;          // sum of |weight| over the rows that were not dropped
     int rows_dropped;       // their positive is masked out
     uint64_t removed_by_id; // pairs
     uint64_t removed_by_mask;
-    struct retrieval_trace trace; // set by who wants it, before forward
+    struct retrieval_trace trace; // set by who wants it, before the step
 
-    float *G;                 // (q, heads, n): scores, then their gradient
+    struct batch_scores scores;
     float *row, *correction;  // (n)
     uint64_t *removed, *kept; // (words)
     uint64_t *keys;           // (n) for mining
 };
 
+// Where the gradients are added; each may be NULL.
+struct retrieval_gradient {
+    float *dQ;      // (q, heads, D)
+    float *dC;      // (n, D)
+    float *dcolumn; // (n)
+};
+
+// Bytes to be had from the arena.
+size_t retrieval_loss_bytes(const struct retrieval_options *options, int candidates_max, int D);
 void retrieval_loss_init(struct retrieval_loss *l, const struct retrieval_options *options,
-                         int queries_max, int candidates_max, int heads_max, struct arena *scratch);
-// NULL, or why this batch must be refused, as half a sentence. Forward asserts that it is NULL.
+                         int queries_max, int candidates_max, int heads_max, int D,
+                         struct arena *scratch);
+// NULL, or why this batch must be refused, as half a sentence. The step asserts that it is NULL.
 const char *retrieval_loss_refuses(const struct retrieval_loss *l, const struct retrieval_batch *b);
-// row_loss (q) may be NULL: l_i without its weight, 0 for dropped rows.
-void retrieval_loss_forward(struct retrieval_loss *l, const struct retrieval_batch *b,
-                            float *row_loss);
-// dQ (q, heads, D) and dC (n, D) are added to; each may be NULL.
-void retrieval_loss_backward(const struct retrieval_loss *l, const struct retrieval_batch *b,
-                             float *dQ, float *dC);
+// Loss and gradients. row_loss (q) may be NULL: l_i without its weight, 0 for dropped rows.
+void retrieval_loss_step(struct retrieval_loss *l, const struct retrieval_batch *b, float *row_loss,
+                         const struct retrieval_gradient *gradient);
 
 // The steps by themselves. correction (n) is overwritten: -log clip(p, floor, 1).
 void retrieval_loss_correction(int n, const float *sampling, float floor, float *correction);

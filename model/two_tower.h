@@ -31,6 +31,7 @@
 #pragma once
 
 #include "model/batch_metrics.h"
+#include "model/batch_scores.h"
 #include "model/debias.h"
 #include "model/history.h"
 #include "model/history_encoder.h"
@@ -51,6 +52,8 @@ struct two_tower_options {
     int batch_max; // examples per step
     int uniform_negatives;
     uint64_t seed;
+    // Of the softmax's products.
+    enum batch_scores_precision precision;
     float init;                   // rows start uniform in (-init, init)
     struct optimizer table;       // of rows and biases: a bias is a row of one number
     struct optimizer matrix;      // of dense parameters

@@ -129,7 +129,7 @@ says 78 err "did you mean 'join.window'?" "run does not start with a mistake in 
 twotower eval --events "" --json
 says 78 err "'source.path' is needed when 'source.type' is file" "--events is checked like source.path"
 twotower check -o kernels.set=none
-says 78 err "'kernels.set' must be auto, plain, avx2 or avx512, not 'none'" "a wrong word lists the right ones"
+says 78 err "'kernels.set' must be auto, plain, avx2, avx512 or amx, not 'none'" "a wrong word lists the right ones"
 
 printf '[model]\nbatch = 100\n' >"$work/one.toml"
 twotower check --show -c "$work/one.toml" -o model.dim=32 -o source.kafka.sasl.password=hunter2

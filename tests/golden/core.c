@@ -267,9 +267,8 @@ static void towers_backward(struct test *t)
     tower_forward(&user, B, look_up(t, &user_table, &users), user_feat.data, summary, U);
     tower_forward(&item, B, look_up(t, &item_table, &items), item_feat.data, NULL, V);
     value_net(B, labels.shape[1], labels.data, tensor_in(t, "value_weights").data, net);
-    const struct weighted w = weighted_forward(t, VALUE_SEED, B, (int)D, net, U, V);
+    const struct weighted w = weighted_step(t, VALUE_SEED, B, (int)D, net, U, V, dU, dV);
 
-    retrieval_loss_backward(&w.softmax, &w.batch, dU, dV);
     tower_backward(&item, B, item_feat.data, dV, ditem, NULL);
     tower_backward(&user, B, user_feat.data, dU, duser, dsummary);
     attention_encoder_backward(&e, B, dsummary, dhistory);
@@ -302,8 +301,7 @@ static void weighted_softmax(struct test *t)
     float *net = floats(t, (size_t)B), *dU = floats(t, U.count), *dV = floats(t, V.count);
 
     value_net(B, T, labels.data, value_weight, net);
-    const struct weighted seed = weighted_forward(t, VALUE_SEED, B, D, net, U.data, V.data);
-    retrieval_loss_backward(&seed.softmax, &seed.batch, dU, dV);
+    const struct weighted seed = weighted_step(t, VALUE_SEED, B, D, net, U.data, V.data, dU, dV);
     expect(t, "value", (size_t)B, net);
     expect(t, "ce", (size_t)B, seed.ce);
     expect(t, "weight", (size_t)B, seed.weight);
@@ -311,7 +309,8 @@ static void weighted_softmax(struct test *t)
     expect(t, "dU", U.count, dU);
     expect(t, "dV", V.count, dV);
 
-    const struct weighted fixed = weighted_forward(t, VALUE_FIXED, B, D, net, U.data, V.data);
+    const struct weighted fixed =
+        weighted_step(t, VALUE_FIXED, B, D, net, U.data, V.data, NULL, NULL);
     expect(t, "fixed_weight", (size_t)B, fixed.weight);
     expect_number(t, "fixed_loss", fixed.softmax.loss);
 }
@@ -342,7 +341,7 @@ static void tfrs_retrieval(struct test *t)
         .weight = has(t, "sample_weight") ? tensor_in(t, "sample_weight").data : NULL,
     };
     struct retrieval_loss l;
-    retrieval_loss_init(&l, &options, q, n > q ? n : q, b.heads, &t->scratch);
+    retrieval_loss_init(&l, &options, q, n > q ? n : q, b.heads, b.D, &t->scratch);
     if (n < q) {
         // The one right answer is to refuse; what the case records is what happens otherwise.
         if (!retrieval_loss_refuses(&l, &b))
@@ -359,8 +358,7 @@ static void tfrs_retrieval(struct test *t)
     };
     float *row_loss = floats(t, (size_t)q), *dQ = floats(t, Q.count), *dC = floats(t, C.count);
 
-    retrieval_loss_forward(&l, &b, row_loss);
-    retrieval_loss_backward(&l, &b, dQ, dC);
+    retrieval_loss_step(&l, &b, row_loss, &(struct retrieval_gradient){.dQ = dQ, .dC = dC});
     expect(t, "raw", pairs, l.trace.scores);
     expect(t, "after_logq", pairs, l.trace.corrected);
     expect_bits(t, "masked", q, n, l.trace.removed);

@@ -41,7 +41,8 @@ static void debiased(struct test *t, const float *estimate, double aux)
     if (!has(t, "V"))
         return;
     const struct tensor U = tensor_in(t, "U"), V = tensor_in(t, "V");
-    const struct weighted s = weighted_forward(t, VALUE_SEED, B, U.shape[1], lift, U.data, V.data);
+    const struct weighted s =
+        weighted_step(t, VALUE_SEED, B, U.shape[1], lift, U.data, V.data, NULL, NULL);
     expect(t, "weight", value.count, s.weight);
     expect(t, "ce", value.count, s.ce);
     expect_number(t, "retrieval_loss", s.softmax.loss);

@@ -181,15 +181,15 @@ static void light_ranker_retrieval(struct test *t)
 
     for (size_t i = 0; i < value.count; i++)
         weight[i] = fmaxf(value.data[i], 1e-6f);
-    retrieval_loss_init(&loss, &options, U.shape[0], V.shape[0], 1, &t->scratch);
-    retrieval_loss_forward(&loss,
-                           &(struct retrieval_batch){.queries = U.shape[0],
-                                                     .candidates = V.shape[0],
-                                                     .D = U.shape[1],
-                                                     .Q = U.data,
-                                                     .C = V.data,
-                                                     .weight = weight},
-                           NULL);
+    retrieval_loss_init(&loss, &options, U.shape[0], V.shape[0], 1, U.shape[1], &t->scratch);
+    retrieval_loss_step(&loss,
+                        &(struct retrieval_batch){.queries = U.shape[0],
+                                                  .candidates = V.shape[0],
+                                                  .D = U.shape[1],
+                                                  .Q = U.data,
+                                                  .C = V.data,
+                                                  .weight = weight},
+                        NULL, &(struct retrieval_gradient){0});
     expect(t, "weight", value.count, weight);
     expect_number(t, "loss", loss.loss);
 }

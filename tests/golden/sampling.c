@@ -264,7 +264,7 @@ static void maxsim_run(struct test *t, const struct tensor *scores, float *best,
     const size_t columns = (size_t)n, block = (size_t)heads * columns;
     const struct retrieval_options options = {.reduction = RETRIEVAL_SUM};
     struct retrieval_loss l;
-    retrieval_loss_init(&l, &options, 1, n, heads, &t->scratch);
+    retrieval_loss_init(&l, &options, 1, n, heads, n, &t->scratch);
     float *unit = floats(t, columns * columns);
     for (size_t j = 0; j < columns; j++)
         unit[j * columns + j] = 1;
@@ -277,8 +277,7 @@ static void maxsim_run(struct test *t, const struct tensor *scores, float *best,
                                               .C = unit};
         float *dQ = share + i * block;
         l.trace.scores = best + i * columns;
-        retrieval_loss_forward(&l, &batch, NULL);
-        retrieval_loss_backward(&l, &batch, dQ, NULL);
+        retrieval_loss_step(&l, &batch, NULL, &(struct retrieval_gradient){.dQ = dQ});
         for (size_t j = 0; j < columns; j++) {
             float sum = 0;
             for (size_t h = 0; h < (size_t)heads; h++)

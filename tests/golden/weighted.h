@@ -14,9 +14,11 @@ struct weighted {
     float *weight, *ce; // (B): of the rows, and their loss without it
 };
 
-// net (B), U and V (B, D). The scale of the fixed form is the batch's largest value.
-static inline struct weighted weighted_forward(struct test *t, enum value_form form, int B, int D,
-                                               const float *net, const float *U, const float *V)
+// net (B), U and V (B, D), and their gradients. The scale of the fixed form is the batch's largest
+// value.
+static inline struct weighted weighted_step(struct test *t, enum value_form form, int B, int D,
+                                            const float *net, const float *U, const float *V,
+                                            float *dU, float *dV)
 {
     const struct retrieval_options options = {.reduction = RETRIEVAL_MEAN};
     struct weighted w = {.weight = floats(t, (size_t)B), .ce = floats(t, (size_t)B)};
@@ -26,7 +28,8 @@ static inline struct weighted weighted_forward(struct test *t, enum value_form f
     value_weights(form, B, net, scale > 0 ? scale : 1, w.weight);
     w.batch = (struct retrieval_batch){
         .queries = B, .candidates = B, .D = D, .Q = U, .C = V, .weight = w.weight};
-    retrieval_loss_init(&w.softmax, &options, B, B, 1, &t->scratch);
-    retrieval_loss_forward(&w.softmax, &w.batch, w.ce);
+    retrieval_loss_init(&w.softmax, &options, B, B, 1, D, &t->scratch);
+    retrieval_loss_step(&w.softmax, &w.batch, w.ce,
+                        &(struct retrieval_gradient){.dQ = dU, .dC = dV});
     return w;
 }

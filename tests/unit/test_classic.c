@@ -75,22 +75,37 @@ static bool known(int i, uint32_t item)
     return false;
 }
 
-// Row i keeps its positive and the highest of the others, without those of the same item.
+// How often an item is there.
+static int copies(uint32_t item)
+{
+    int n = 0;
+    for (int j = 0; j < BATCH; j++)
+        n += batch[j].item == item;
+    return n;
+}
+
+// Row i keeps its positive, and of the other items those that weigh the most, with all copies.
 static void choose(const struct two_tower_options *o, int i, const double *scores, bool *kept)
 {
     bool out[BATCH] = {0};
-    for (int j = 0; j < BATCH; j++)
-        out[j] = j == i || (o->accidental_hits && batch[j].item == batch[i].item) ||
-                 (o->mask_known && known(i, batch[j].item));
+    for (int j = 0; j < BATCH; j++) {
+        const bool same = batch[j].item == batch[i].item;
+        out[j] = same || (o->mask_known && known(i, batch[j].item));
+        kept[j] = j == i || (same && !o->accidental_hits);
+    }
     for (int n = 0; n < (o->hard_negatives > 0 ? o->hard_negatives : BATCH); n++) {
         int best = -1;
-        for (int j = 0; j < BATCH; j++)
-            if (!out[j] && !kept[j] && (best < 0 || scores[j] > scores[best]))
+        double most = -INFINITY;
+        for (int j = 0; j < BATCH; j++) {
+            const double weight = scores[j] + log(copies(batch[j].item));
+            if (!out[j] && !kept[j] && weight > most) {
                 best = j;
-        if (best >= 0)
-            kept[best] = true;
+                most = weight;
+            }
+        }
+        for (int j = 0; j < BATCH && best >= 0; j++)
+            kept[j] = kept[j] || batch[j].item == batch[best].item;
     }
-    kept[i] = true;
 }
 
 // The loss a second time, from the published vectors: objectives by name, in doubles.

@@ -17,7 +17,8 @@ struct fixture {
     float C[CANDIDATES * D], dC[CANDIDATES * D];
     float sampling[CANDIDATES], weight[QUERIES], row_loss[QUERIES];
     uint64_t ids[CANDIDATES], allowed[QUERIES * WORDS];
-    _Alignas(64) char scratch[1 << 15];
+    float column[CANDIDATES], dcolumn[CANDIDATES];
+    _Alignas(64) char scratch[1 << 17];
 };
 
 static struct fixture f;
@@ -38,7 +39,8 @@ static void start(struct retrieval_options options, int heads)
         f.allowed[i * WORDS] = ~(UINT64_C(0x5500000000000000) << i);
         f.allowed[i * WORDS + 1] = 0x3f & ~UINT64_C(0x9); // bits past the end are nobody's
     }
-    retrieval_loss_init(&f.loss, &options, QUERIES, CANDIDATES, HEADS, &scratch);
+    retrieval_loss_init(&f.loss, &options, QUERIES, CANDIDATES, HEADS, D, &scratch);
+    assert_true(retrieval_loss_bytes(&options, CANDIDATES, D) <= sizeof f.scratch);
     f.batch = (struct retrieval_batch){
         .queries = QUERIES, .candidates = CANDIDATES, .heads = heads, .D = D, .Q = f.Q, .C = f.C};
 }
@@ -46,8 +48,14 @@ static void start(struct retrieval_options options, int heads)
 static double loss(void *arg)
 {
     (void)arg;
-    retrieval_loss_forward(&f.loss, &f.batch, f.row_loss);
+    retrieval_loss_step(&f.loss, &f.batch, f.row_loss, &(struct retrieval_gradient){0});
     return f.loss.loss;
+}
+
+static void learn(void)
+{
+    retrieval_loss_step(&f.loss, &f.batch, f.row_loss,
+                        &(struct retrieval_gradient){f.dQ, f.dC, f.dcolumn});
 }
 
 static void assert_gradients(void)
@@ -59,7 +67,7 @@ static void assert_gradients(void)
 static void forward_gives_the_numbers_worked_by_hand(void **state)
 {
     // Scores (6, 3), (9, 5): losses log(1 + e^-3) and log(1 + e^4).
-    const float Q[] = {1, 2, 3, 2, 3, 4}, C[] = {1, 1, 1, 1, 1, 0};
+    const float Q[] = {1, 2, 3, 0, 2, 3, 4, 0}, C[] = {1, 1, 1, 7, 1, 1, 0, 7};
     const double expected[] = {log1p(exp(-3)), log1p(exp(4))};
     const struct {
         enum retrieval_reduction reduction;
@@ -77,7 +85,7 @@ static void forward_gives_the_numbers_worked_by_hand(void **state)
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         start((struct retrieval_options){.reduction = cases[c].reduction}, 1);
         f.batch = (struct retrieval_batch){
-            .queries = 2, .candidates = 2, .D = 3, .Q = Q, .C = C, .weight = cases[c].weight};
+            .queries = 2, .candidates = 2, .D = D, .Q = Q, .C = C, .weight = cases[c].weight};
         loss(NULL);
         assert_true(fabs(f.row_loss[0] - expected[0]) < 1e-6);
         assert_true(fabs(f.row_loss[1] - expected[1]) < 1e-6);
@@ -135,9 +143,78 @@ static void backward_agrees_with_finite_differences(void **state)
         f.batch.weight = f.weight;
         f.batch.ids = f.ids;
         f.batch.allowed = f.allowed;
-        loss(NULL);
-        retrieval_loss_backward(&f.loss, &f.batch, f.dQ, f.dC);
+        f.batch.column = f.column;
+        learn();
         assert_gradients();
+        assert_gradient("column", loss, NULL, f.column, f.dcolumn, CANDIDATES);
+    }
+}
+
+// ITEMS candidates that stand for CANDIDATES columns, item c for columns c, c + ITEMS, ..; the
+// queries' positives are the first of two items.
+static void candidates_with_copies_are_the_columns_they_stand_for(void **state)
+{
+    enum { ITEMS = 30 };
+    static const uint32_t positive[QUERIES] = {0, 1, 0, 1, 0}, whose[QUERIES] = {0, 1, 30, 31, 60};
+    (void)state;
+    for (int hits = 0; hits < 2; hits++) {
+        static struct fixture columns;
+        uint32_t times[ITEMS] = {0};
+        uint64_t items_allowed[QUERIES];
+        start((struct retrieval_options){.temperature = 0.7f, .accidental_hits = hits}, 1);
+        for (int j = 0; j < CANDIDATES; j++) {
+            const int c = j % ITEMS;
+            memcpy(f.C + j * D, f.C + c * D, D * sizeof(float));
+            f.sampling[j] = f.sampling[c];
+            f.column[j] = (float)c / ITEMS;
+            f.ids[j] = (uint64_t)c;
+            times[c]++;
+        }
+        f.weight[2] = -f.weight[2]; // one to be unlearned that has copies
+        for (int i = 0; i < QUERIES; i++) {
+            items_allowed[i] = ~(UINT64_C(0x550) << i);
+            for (int j = 0; j < CANDIDATES; j++)
+                if (!(items_allowed[i] >> (j % ITEMS) & 1))
+                    f.allowed[i * WORDS + j / 64] &= ~(UINT64_C(1) << (j % 64));
+                else
+                    f.allowed[i * WORDS + j / 64] |= UINT64_C(1) << (j % 64);
+        }
+        f.batch.column = f.column;
+        f.batch.sampling = f.sampling;
+        f.batch.weight = f.weight;
+        f.batch.ids = f.ids;
+        f.batch.allowed = f.allowed;
+        f.batch.positive = whose;
+        learn();
+        columns = f;
+        memset(f.dQ, 0, sizeof f.dQ);
+        memset(f.dC, 0, sizeof f.dC);
+        memset(f.dcolumn, 0, sizeof f.dcolumn);
+        f.batch.candidates = ITEMS;
+        f.batch.positive = positive;
+        f.batch.times = times;
+        f.batch.allowed = items_allowed;
+        learn();
+        assert_true(fabs(f.loss.loss - columns.loss.loss) < 1e-6);
+        assert_int_equal(f.loss.removed_by_id, columns.loss.removed_by_id);
+        assert_int_equal(f.loss.removed_by_mask, columns.loss.removed_by_mask);
+        assert_int_equal(f.loss.removed_by_id, hits ? 2 * 3 + 2 * 2 : 0);
+        for (int i = 0; i < QUERIES; i++)
+            assert_true(fabsf(f.row_loss[i] - columns.row_loss[i]) < 1e-5f);
+        for (int k = 0; k < QUERIES * D; k++)
+            assert_true(fabsf(f.dQ[k] - columns.dQ[k]) < 1e-6f);
+        for (int c = 0; c < ITEMS; c++) {
+            float sum = 0;
+            for (int j = c; j < CANDIDATES; j += ITEMS)
+                sum += columns.dcolumn[j];
+            assert_true(fabsf(f.dcolumn[c] - sum) < 1e-6f);
+            for (int k = 0; k < D; k++) {
+                sum = 0;
+                for (int j = c; j < CANDIDATES; j += ITEMS)
+                    sum += columns.dC[j * D + k];
+                assert_true(fabsf(f.dC[c * D + k] - sum) < 1e-6f);
+            }
+        }
     }
 }
 
@@ -160,8 +237,7 @@ static void backward_through_heads_and_mining_agrees_with_finite_differences(voi
                 rng_fill_uniform(&rng, f.Q, 3 * HEADS * D, -1, 1);
                 rng_fill_uniform(&rng, f.C, 7 * D, -1, 1);
             } while (distance_from_a_change(all[o].hard_negatives) < 0.03f);
-            loss(NULL);
-            retrieval_loss_backward(&f.loss, &f.batch, f.dQ, f.dC);
+            learn();
             assert_gradient("Q", loss, NULL, f.Q, f.dQ, (size_t)(3 * heads * D));
             assert_gradient("C", loss, NULL, f.C, f.dC, 7 * D);
         }
@@ -172,17 +248,17 @@ static void what_is_to_be_unlearned_is_the_number_worked_by_hand(void **state)
     // Scores (2, 1, 0): P = e^2 / (e^2 + e + 1), and the others share what it gives up.
     const float Q[] = {1}, C[] = {2, 1, 0}, weight[] = {-3};
     const double P = exp(2) / (exp(2) + exp(1) + 1), first = exp(1) / (exp(1) + 1);
-    static _Alignas(64) char memory[4096];
+    static _Alignas(64) char memory[1 << 16];
     struct arena scratch = {memory, sizeof memory, 0};
     struct retrieval_loss l;
     float row_loss, dQ = 0, dC[3] = {0};
     (void)state;
-    retrieval_loss_init(&l, &(struct retrieval_options){.reduction = RETRIEVAL_SUM}, 1, 3, 1,
+    retrieval_loss_init(&l, &(struct retrieval_options){.reduction = RETRIEVAL_SUM}, 1, 3, 1, 1,
                         &scratch);
     struct retrieval_batch b = {
         .queries = 1, .candidates = 3, .D = 1, .Q = Q, .C = C, .weight = weight};
-    retrieval_loss_forward(&l, &b, &row_loss);
-    retrieval_loss_backward(&l, &b, &dQ, dC);
+    const struct retrieval_gradient gradient = {.dQ = &dQ, .dC = dC};
+    retrieval_loss_step(&l, &b, &row_loss, &gradient);
     assert_true(fabs((double)row_loss + log(1 - P)) < 1e-6);
     assert_true(fabs(l.loss + 3 * log(1 - P)) < 1e-5 && l.weight == 3);
     assert_true(fabs((double)dC[0] - 3 * P) < 1e-6);
@@ -192,15 +268,13 @@ static void what_is_to_be_unlearned_is_the_number_worked_by_hand(void **state)
     const float sure[] = {200, 1, 0};
     b.C = sure;
     memset(dC, 0, sizeof dC);
-    retrieval_loss_forward(&l, &b, &row_loss);
-    retrieval_loss_backward(&l, &b, NULL, dC);
+    retrieval_loss_step(&l, &b, &row_loss, &gradient);
     assert_true(fabs((double)row_loss - (200 - log(exp(1) + 1))) < 1e-4);
     assert_true(dC[0] == 3);
     // Alone it teaches nothing.
     b.allowed = &(uint64_t){1};
     memset(dC, 0, sizeof dC);
-    retrieval_loss_forward(&l, &b, &row_loss);
-    retrieval_loss_backward(&l, &b, NULL, dC);
+    retrieval_loss_step(&l, &b, &row_loss, &gradient);
     assert_true(row_loss == 0 && l.loss == 0 && dC[0] == 0 && dC[1] == 0 && dC[2] == 0);
 }
 
@@ -218,8 +292,7 @@ static void rows_to_learn_and_to_unlearn_agree_with_finite_differences(void **st
         f.batch.weight = f.weight;
         for (int i = 0; i < QUERIES; i += 2)
             f.weight[i] = -f.weight[i];
-        loss(NULL);
-        retrieval_loss_backward(&f.loss, &f.batch, f.dQ, f.dC);
+        learn();
         assert_gradients();
     }
 }
@@ -229,9 +302,8 @@ static void backward_adds_to_what_is_there(void **state)
     (void)state;
     start((struct retrieval_options){.reduction = RETRIEVAL_SUM}, 1);
     f.batch.weight = f.weight;
-    loss(NULL);
-    retrieval_loss_backward(&f.loss, &f.batch, f.dQ, f.dC);
-    retrieval_loss_backward(&f.loss, &f.batch, f.dQ, f.dC);
+    learn();
+    learn();
     for (int i = 0; i < QUERIES; i++)
         f.weight[i] *= 2;
     assert_gradients();
@@ -245,8 +317,7 @@ static void removed_columns_have_a_gradient_of_exactly_zero(void **state)
     f.batch.allowed = f.allowed;
     // One query alone, so that nothing else teaches the columns.
     f.batch.queries = 1;
-    loss(NULL);
-    retrieval_loss_backward(&f.loss, &f.batch, f.dQ, f.dC);
+    learn();
     assert_int_equal(f.loss.removed_by_id, 5); // 12, 24, 36, 48, 60
     assert_int_equal(f.loss.removed_by_mask, 4 + 2);
     for (int j = 0; j < CANDIDATES; j++) {
@@ -274,11 +345,10 @@ static void a_row_without_weight_teaches_nothing(void **state)
     f.batch.weight = f.weight;
     f.weight[2] = 0;
     f.Q[2 * D] = NAN; // not even this
-    loss(NULL);
-    retrieval_loss_backward(&f.loss, &f.batch, f.dQ, NULL);
+    learn();
     assert_true(isfinite(f.loss.loss));
     for (int j = 0; j < CANDIDATES; j++)
-        assert_true(f.loss.G[2 * CANDIDATES + j] == 0);
+        assert_true(isfinite(f.dcolumn[j]));
     for (int d = 0; d < D; d++)
         assert_true(f.dQ[2 * D + d] == 0 && f.dQ[3 * D + d] != 0);
 }
@@ -289,8 +359,7 @@ static void a_batch_without_weight_teaches_nothing(void **state)
     start((struct retrieval_options){0}, 1);
     f.batch.weight = f.weight;
     memset(f.weight, 0, sizeof f.weight);
-    loss(NULL);
-    retrieval_loss_backward(&f.loss, &f.batch, f.dQ, f.dC);
+    learn();
     assert_true(f.loss.loss == 0);
     for (int i = 0; i < QUERIES * D; i++)
         assert_true(f.dQ[i] == 0);
@@ -306,8 +375,7 @@ static void a_masked_positive_drops_its_row_and_is_counted(void **state)
         f.batch.allowed = f.allowed;
         f.allowed[1 * WORDS] &= ~UINT64_C(2);    // the positive of row 1
         memset(f.allowed + 3 * WORDS, 0, 2 * 8); // everything of row 3
-        loss(NULL);
-        retrieval_loss_backward(&f.loss, &f.batch, f.dQ, f.dC);
+        learn();
         assert_int_equal(f.loss.rows_dropped, 2);
         assert_true(f.loss.weight == 3);
         assert_true(f.row_loss[1] == 0 && f.row_loss[3] == 0 && isfinite(f.loss.loss));
@@ -398,15 +466,13 @@ static void heads_that_tie_share_the_gradient(void **state)
     (void)state;
     start((struct retrieval_options){.reduction = RETRIEVAL_SUM}, 1);
     f.batch.queries = 1;
-    loss(NULL);
-    retrieval_loss_backward(&f.loss, &f.batch, f.dQ, NULL);
+    learn();
     memcpy(alone, f.dQ, sizeof alone);
 
     start((struct retrieval_options){.reduction = RETRIEVAL_SUM}, 2);
     f.batch.queries = 1;
     memcpy(f.Q + D, f.Q, sizeof(float) * D); // both heads alike
-    loss(NULL);
-    retrieval_loss_backward(&f.loss, &f.batch, f.dQ, NULL);
+    learn();
     for (int d = 0; d < D; d++) {
         assert_true(f.dQ[d] == f.dQ[D + d]);
         assert_true(fabsf(f.dQ[d] - alone[d] / 2) < 1e-6f);
@@ -466,6 +532,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forward_gives_the_numbers_worked_by_hand),
         cmocka_unit_test(backward_agrees_with_finite_differences),
+        cmocka_unit_test(candidates_with_copies_are_the_columns_they_stand_for),
         cmocka_unit_test(backward_through_heads_and_mining_agrees_with_finite_differences),
         cmocka_unit_test(what_is_to_be_unlearned_is_the_number_worked_by_hand),
         cmocka_unit_test(rows_to_learn_and_to_unlearn_agree_with_finite_differences),
