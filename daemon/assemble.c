@@ -143,6 +143,7 @@ struct two_tower_options assemble_model(const struct config *c)
         .user_features = c->model_user_features,
         .item_features = item_features(c),
         .hidden = c->model_hidden,
+        .bare = !c->model_projection,
         .temperature = (float)c->model_temperature,
         .logq = c->model_logq,
         .accidental_hits = c->model_accidental_hits,

@@ -156,6 +156,9 @@ static const struct config_row rows[] = {
      "Numbers in features of an item; 0: none, for recipe the first 32 that come."},
     {"model.hidden", CONFIG_INT, AT(model_hidden), "256", "1", "16384", SHAPES_MODEL,
      "two_tower: width of the hidden layer over features."},
+    {"model.projection", CONFIG_BOOL, AT(model_projection), "true", "", "", SHAPES_MODEL,
+     "two_tower: a linear layer ends each tower. false: an id's row is its vector, which leaves no "
+     "place for features and history."},
     {"model.temperature", CONFIG_FLOAT, AT(model_temperature), "1", "0.001", "1000", SHAPES_MODEL,
      "two_tower: scores are divided by it."},
     {"model.logq", CONFIG_BOOL, AT(model_logq), "true", "", "", SHAPES_MODEL,
@@ -1166,6 +1169,12 @@ int config_check(const struct config *c, struct config_problems *problems)
         problem_add(problems, key_origin(c, "model.attention_heads"),
                     "'model.attention_heads' is %d, which does not divide 'model.dim', %d",
                     c->model_attention_heads, c->model_dim);
+    if (c->model_type == CONFIG_MODEL_TWO_TOWER && !c->model_projection &&
+        (c->model_user_features > 0 || c->model_item_features > 0 ||
+         c->model_history_encoder == CONFIG_ENCODER_ATTENTION))
+        problem_add(problems, key_origin(c, "model.projection"),
+                    "'model.projection' is false, so 'model.user_features' and "
+                    "'model.item_features' must be 0 and 'model.history_encoder' none");
     if (c->join_actions.n > JOIN_ACTIONS_MAX)
         problem_add(problems, c->join_actions.origin[JOIN_ACTIONS_MAX],
                     "'join.actions' has more than %d actions", JOIN_ACTIONS_MAX);

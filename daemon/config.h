@@ -169,6 +169,7 @@ struct config {
     double model_accumulator, model_init;
     int model_user_features, model_item_features;
     int model_hidden;
+    bool model_projection;
     double model_temperature;
     bool model_logq;
     enum config_optimizer model_optimizer, model_dense_optimizer, model_scalar_optimizer;

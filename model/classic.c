@@ -64,7 +64,8 @@ static struct tower_shape user_shape(const struct two_tower_options *o)
                                 .features = o->user_features,
                                 .hidden = o->hidden ? o->hidden : MLP_HIDDEN_DEFAULT,
                                 .summary = reads_history(o) ? 2 * o->dim : 0,
-                                .out = o->dim};
+                                .out = o->dim,
+                                .bare = o->bare};
 }
 
 static struct tower_shape item_shape(const struct two_tower_options *o)
@@ -72,7 +73,8 @@ static struct tower_shape item_shape(const struct two_tower_options *o)
     return (struct tower_shape){.id = o->dim,
                                 .features = o->item_features,
                                 .hidden = o->hidden ? o->hidden : MLP_HIDDEN_DEFAULT,
-                                .out = o->dim};
+                                .out = o->dim,
+                                .bare = o->bare};
 }
 
 static struct attention_encoder_shape history_shape(const struct two_tower_options *o)
@@ -96,7 +98,8 @@ static void tower_layers(const struct tower_shape *s, struct layer *layers)
         layers[LAYER_HIDDEN] = (struct layer){.in = s->features, .out = s->hidden};
         layers[LAYER_FEATURES] = (struct layer){.in = s->hidden, .out = s->id};
     }
-    layers[LAYER_TOP] = (struct layer){.in = tower_in(s), .out = s->out};
+    if (!s->bare)
+        layers[LAYER_TOP] = (struct layer){.in = tower_in(s), .out = s->out};
 }
 
 // Returns how many floats the parameters take.
@@ -122,7 +125,7 @@ static size_t layers_place(const struct two_tower_options *o, struct layer layer
         at = l->b + arena_rounded((size_t)l->out);
         parameter += 2;
     }
-    return at;
+    return at ? at : arena_rounded(1); // bare towers: a column is never empty
 }
 
 size_t classic_dense_size(const struct two_tower_options *o)

@@ -317,6 +317,8 @@ struct recipe {
     int *last;                           // (B): the newest example of each of user_rows
     int *before;                         // (B): the one before of the same user, -1: none
     int64_t *ts;                         // (B): their times, side by side
+    int64_t *newest;                     // (B): of the examples of each of user_rows
+    int *basket;                         // (B): the next with the same user and time, in a ring
     uint32_t *known_last, *known_before; // (B): for known_mask
     uint64_t *removed;                   // (B, words of C)
     float *X, *dX;                       // (B, 3d): pooled histories
@@ -388,6 +390,8 @@ static struct towers *recipe_open(const struct towers *base, size_t items_max, s
         .last = take(B, sizeof(int)),
         .before = take(B, sizeof(int)),
         .ts = take(B, sizeof(int64_t)),
+        .newest = take(B, sizeof(int64_t)),
+        .basket = take(B, sizeof(int)),
         .known_last = take(B, sizeof(uint32_t)),
         .known_before = take(B, sizeof(uint32_t)),
         .removed = take(o->mask_known ? B * retrieval_words((int)C) : 1, sizeof(uint64_t)),
@@ -504,6 +508,28 @@ static void items_forward(struct recipe *r, const struct step *s, const struct r
     }
 }
 
+// Finds the basket that example i belongs to. Examples come by time, so few are looked at.
+static void basket_add(struct recipe *r, int i, const struct example *example)
+{
+    const int users = r->users;
+    const uint32_t user = marks_slot(&r->user_of, example->user, r->user_rows, &r->users);
+    const bool first = r->users > users;
+    int same = first || example->ts_ms > r->newest[user] ? -1 : r->last[user];
+    while (same >= 0 && r->ts[same] != example->ts_ms)
+        same = r->before[same];
+    r->basket[i] = i;
+    if (same >= 0) {
+        r->basket[i] = r->basket[same];
+        r->basket[same] = i;
+    }
+    if (first || example->ts_ms > r->newest[user])
+        r->newest[user] = example->ts_ms;
+    r->user[i] = user;
+    r->ts[i] = example->ts_ms;
+    r->before[i] = first ? -1 : r->last[user];
+    r->last[user] = i;
+}
+
 static void queries_forward(struct recipe *r, const struct step *s, const struct recipe_dense *p)
 {
     const struct tables *t = r->towers.tables;
@@ -528,12 +554,7 @@ static void queries_forward(struct recipe *r, const struct step *s, const struct
         recipe_pool(d, gate, &recent, r->X + (size_t)i * 3 * d, context);
         memcpy(q, context, (size_t)d * sizeof *q);
         kernels->axpy((size_t)d, gate[GATE_USER], column_at(&t->user_vector, example->user), q);
-        const int users = r->users;
-        const uint32_t user = marks_slot(&r->user_of, example->user, r->user_rows, &r->users);
-        r->user[i] = user;
-        r->before[i] = r->users > users ? -1 : r->last[user];
-        r->last[user] = i;
-        r->ts[i] = example->ts_ms;
+        basket_add(r, i, example);
     }
     gemm_nn(s->n, d, 3 * d, r->X, p->A, r->Q); // Q = context + Uid + X A
     if (r->encoder)
@@ -634,8 +655,8 @@ static int repeats_of_row(struct recipe *r, const struct step *s, int i,
 // What a user engaged with at the same time is no negative: of a basket, no item came first.
 static void basket_mask(struct recipe *r, struct step *s, int i, float *logits)
 {
-    for (int j = r->last[r->user[i]]; j >= 0; j = r->before[j]) {
-        if (r->ts[j] != r->ts[i] || r->target[j] == r->target[i])
+    for (int j = r->basket[i]; j != i; j = r->basket[j]) {
+        if (r->target[j] == r->target[i])
             continue;
         logits[r->target[j]] = -INFINITY;
         // known_mask counts them, too, and nothing is counted again beside the memory.

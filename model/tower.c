@@ -16,6 +16,10 @@ void tower_init(struct tower *t, const struct tower_shape *shape, int B_max, str
     const int in = parts * shape->id + shape->summary;
 
     *t = (struct tower){.shape = *shape, .B_max = B_max};
+    if (shape->bare) {
+        assert(!shape->features && !shape->summary && shape->out == shape->id);
+        return;
+    }
     t->shape.hidden = hidden;
     if (shape->features) {
         mlp_init(&t->mlp, shape->features, hidden, shape->id, B_max, params, grads, scratch, rng);
@@ -48,6 +52,10 @@ void tower_forward(struct tower *t, int B, const float *id, const float *feature
     const int in = t->top.in;
     assert(B <= t->B_max && !s->features == !features && !s->summary == !summary);
 
+    if (s->bare) {
+        memcpy(Y, id, (size_t)B * (size_t)s->id * sizeof *Y);
+        return;
+    }
     columns_put(B, in, 0, s->id, id, t->h);
     if (features) {
         mlp_forward(&t->mlp, B, features, t->f);
@@ -65,6 +73,11 @@ void tower_backward(struct tower *t, int B, const float *features, const float *
     const int in = t->top.in;
     assert(B <= t->B_max && !s->features == !features);
 
+    if (s->bare) {
+        if (did)
+            columns_add(B, s->id, 0, s->id, dY, did);
+        return;
+    }
     memset(t->dh, 0, sizeof(float) * (size_t)B * (size_t)in);
     linear_backward(&t->top, B, t->h, dY, t->dh);
     if (did)

@@ -4,7 +4,8 @@
 //
 //     f = W2 relu(W1 features + b1) + b2      Features -> Hidden -> Id, absent when Features = 0
 //     h = [id ; f ; summary]                  in this order
-//     Y = W h + b                             one linear layer, no activation, no normalisation
+//     Y = W h + b                             one linear layer, no activation, no normalisation;
+//                                             a bare tower has none, and nothing but id: Y = id
 //
 //     id (B, Id)               rows the caller looked up      did       may be NULL
 //     features (B, Features)   NULL when there are none
@@ -17,11 +18,14 @@
 // The activations of the last forward stay inside, and backward belongs to that forward.
 #pragma once
 
+#include <stdbool.h>
+
 #include "model/linear.h"
 #include "model/mlp.h"
 
 struct tower_shape {
     int id, features, hidden, summary, out; // hidden 0 means MLP_HIDDEN_DEFAULT
+    bool bare;
 };
 
 struct tower {

@@ -67,6 +67,7 @@ struct two_tower_options {
     struct history_encoder_options encoder;        // recipe only
     // two_tower only
     int user_features, item_features, hidden;
+    bool bare; // vectors are the rows: neither features nor attention
     float temperature;
     bool logq, accidental_hits, attention;
     int hard_negatives;

@@ -235,6 +235,18 @@ static void a_step_of_two_linear_towers_is_the_gradient(void **state)
     assert_step(&o);
 }
 
+static void a_step_of_bare_rows_is_the_gradient(void **state)
+{
+    (void)state;
+    struct two_tower_options o = plain_options();
+    struct dense_parameter p;
+    o.bare = true;
+    assert_false(classic_dense(&o, 0, &p));
+    assert_step(&o);
+    o.logq = o.accidental_hits = true;
+    assert_step(&o);
+}
+
 static void a_step_with_features_is_the_gradient(void **state)
 {
     (void)state;
@@ -634,6 +646,7 @@ static void memory_is_enough_for_every_shape(void **state)
         o.attention = (at /= 4) % 2;
         o.mask_known = (at / 2) % 2;
         o.memory.capacity = o.mask_known ? 33 : 0;
+        o.bare = !o.user_features && !o.item_features && !o.attention && o.dim > 3;
         struct test_model m;
         struct example *examples = calloc((size_t)o.batch_max, sizeof *examples);
         float *x = calloc((size_t)(o.batch_max * o.user_features) + 1, sizeof *x);
@@ -684,6 +697,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(vectors_are_the_numbers_worked_by_hand),
         cmocka_unit_test(a_step_of_two_linear_towers_is_the_gradient),
+        cmocka_unit_test(a_step_of_bare_rows_is_the_gradient),
         cmocka_unit_test(a_step_with_features_is_the_gradient),
         cmocka_unit_test(a_step_with_attention_is_the_gradient),
         cmocka_unit_test(a_step_with_every_option_of_the_loss_is_the_gradient),

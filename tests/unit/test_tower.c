@@ -41,7 +41,7 @@ static void assert_gradients(struct fixture *f)
 static int setup(void **state)
 {
     static struct fixture f;
-    const struct tower_shape shape = {ID, FEATURES, HIDDEN, SUMMARY, OUT};
+    const struct tower_shape shape = {ID, FEATURES, HIDDEN, SUMMARY, OUT, false};
     f = (struct fixture){0};
     // As in test_mlp.c: no hidden unit may stand at the corner of its rectifier.
     for (uint64_t key = 1;; key++) {
