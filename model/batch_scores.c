@@ -127,25 +127,30 @@ void batch_scores_begin(struct batch_scores *s, int C, const float *V, const flo
         panels_fill(s);
 }
 
-void batch_scores_forward(struct batch_scores *s, int n, const float *Q)
+void batch_scores_take(struct batch_scores *s, int n, const float *Q)
 {
-    const struct products *products = kernels->products;
     const size_t rows = rounded((size_t)n, PRODUCTS_ROWS);
     assert(n > 0 && n <= TILE);
     widen(n, (size_t)s->d, Q, rows, s->width, s->query);
-    if (s->precision == BATCH_SCORES_F32) {
-        for (size_t c = 0; c < s->columns; c += PANEL)
-            products->f32((size_t)n, s->columns - c < PANEL ? s->columns - c : PANEL, (size_t)s->d,
-                          s->query, s->width, 1, s->panels + c * s->width, PANEL, s->start + c, 0,
-                          s->S + c, s->stride);
+    for (size_t i = 0; i < rows && s->precision == BATCH_SCORES_BF16; i += 2)
+        kernels->products->round(s->width, s->query + i * s->width, s->query + (i + 1) * s->width,
+                                 s->rows + i * s->depth, s->rows + (i + 1) * s->depth,
+                                 s->pairs + i / 2 * s->width);
+}
+
+void batch_scores_forward(struct batch_scores *s, int n, const float *Q)
+{
+    const struct products *products = kernels->products;
+    batch_scores_take(s, n, Q);
+    if (s->precision == BATCH_SCORES_BF16) {
+        products->bf16(rounded((size_t)n, PRODUCTS_ROWS), s->columns, s->depth, s->rows, s->depth,
+                       s->scoring, s->stride, s->start, 0, s->S, s->stride);
         return;
     }
-    for (size_t i = 0; i < rows; i += 2)
-        products->round(s->width, s->query + i * s->width, s->query + (i + 1) * s->width,
-                        s->rows + i * s->depth, s->rows + (i + 1) * s->depth,
-                        s->pairs + i / 2 * s->width);
-    products->bf16(rows, s->columns, s->depth, s->rows, s->depth, s->scoring, s->stride, s->start,
-                   0, s->S, s->stride);
+    for (size_t c = 0; c < s->columns; c += PANEL)
+        products->f32((size_t)n, s->columns - c < PANEL ? s->columns - c : PANEL, (size_t)s->d,
+                      s->query, s->width, 1, s->panels + c * s->width, PANEL, s->start + c, 0,
+                      s->S + c, s->stride);
 }
 
 static void backward_f32(struct batch_scores *s, size_t n, bool queries)

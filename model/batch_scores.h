@@ -62,7 +62,9 @@ void batch_scores_begin(struct batch_scores *s, int C, const float *V, const flo
                         bool items);
 // Fills n <= BATCH_SCORES_TILE rows of S from Q (n, d).
 void batch_scores_forward(struct batch_scores *s, int n, const float *Q);
-// S holds G by now, for the n queries of the last forward. Adds to dQ (n, d); NULL: not wanted.
+// Only takes Q, for a backward whose scores are known.
+void batch_scores_take(struct batch_scores *s, int n, const float *Q);
+// S holds G by now, for the n queries that came last. Adds to dQ (n, d); NULL: not wanted.
 void batch_scores_backward(struct batch_scores *s, int n, float *dQ);
 // After the last tile, where items learn: adds to dV (C, d).
 void batch_scores_end(struct batch_scores *s, float *dV);

@@ -298,6 +298,7 @@ struct recipe {
     struct history_encoder *encoder; // NULL without
     int pooled, users;               // rows of this step's histories and queries
     struct batch_scores scores;
+    struct batch_scores pooling;              // X A as scores: A's columns are its candidates
     float gate[RECIPE_BUCKETS][RECIPE_GATES]; // by length, exp() taken
     // Of the columns, C <= towers.candidates_max + memory.capacity
     uint32_t *candidates;
@@ -324,7 +325,8 @@ struct recipe {
     float *X, *dX;                       // (B, 3d): pooled histories
     float *context;                      // (B, d): their contexts
     float *Q, *dQ;                       // (B, d)
-    void *scratch;                       // of the scores
+    float *At, *dAt;                     // (d, 3d): A's transpose
+    void *scratch;                       // of scores and pooling
     // Unique rows: the pooled history's and the users'
     uint32_t *pooled_rows, *user_rows;
     float *dpooled, *dcontext, *dusers; // (B * history, d), (B, d)
@@ -367,6 +369,7 @@ static struct towers *recipe_open(const struct towers *base, size_t items_max, s
     const size_t d = (size_t)o->dim, H = (size_t)o->history;
     const size_t columns = (size_t)o->batch_max + (size_t)o->uniform_negatives + M;
     const size_t scores = batch_scores_bytes(o->precision, o->dim, (int)columns);
+    const size_t pooling = batch_scores_bytes(o->precision, 3 * o->dim, o->dim);
     *r = (struct recipe){
         .towers = *base,
         .memory.places = take(M, sizeof(uint32_t)),
@@ -400,7 +403,9 @@ static struct towers *recipe_open(const struct towers *base, size_t items_max, s
         .context = take(B * d, sizeof(float)),
         .Q = take(B * d, sizeof(float)),
         .dQ = take(B * d, sizeof(float)),
-        .scratch = take(scores, 1),
+        .At = take(d * 3 * d, sizeof(float)),
+        .dAt = take(d * 3 * d, sizeof(float)),
+        .scratch = take(scores + pooling, 1),
         .pooled_rows = take(B * H, sizeof(uint32_t)),
         .user_rows = take(B, sizeof(uint32_t)),
         .dpooled = take(B * H * d, sizeof(float)),
@@ -421,8 +426,9 @@ static struct towers *recipe_open(const struct towers *base, size_t items_max, s
         recipe_close(&r->towers);
         return NULL;
     }
-    batch_scores_init(&r->scores, o->precision, o->dim, (int)columns,
-                      &(struct arena){r->scratch, scores, 0});
+    struct arena scratch = {r->scratch, scores + pooling, 0};
+    batch_scores_init(&r->scores, o->precision, o->dim, (int)columns, &scratch);
+    batch_scores_init(&r->pooling, o->precision, 3 * o->dim, o->dim, &scratch);
     dense_init(o, tables_dense(base->tables), base->tables->dense_size);
     return &r->towers;
 }
@@ -530,6 +536,52 @@ static void basket_add(struct recipe *r, int i, const struct example *example)
     r->last[user] = i;
 }
 
+// y (n, m) = x (m, n) transposed.
+static void turn(size_t m, size_t n, const float *x, float *y)
+{
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = 0; j < n; j++)
+            y[j * m + i] = x[i * n + j];
+}
+
+static int tile_of(const struct step *s, int from)
+{
+    return s->n - from < BATCH_SCORES_TILE ? s->n - from : BATCH_SCORES_TILE;
+}
+
+// Q += X A
+static void pooled_forward(struct recipe *r, const struct step *s, const float *A)
+{
+    const size_t d = (size_t)r->towers.options->dim;
+    turn(3 * d, d, A, r->At);
+    batch_scores_begin(&r->pooling, (int)d, r->At, NULL, true);
+    for (int from = 0, n; from < s->n; from += n) {
+        n = tile_of(s, from);
+        batch_scores_forward(&r->pooling, n, r->X + (size_t)from * 3 * d);
+        for (size_t i = 0; i < (size_t)n; i++)
+            kernels->axpy(d, 1, r->pooling.S + i * r->pooling.stride,
+                          r->Q + ((size_t)from + i) * d);
+    }
+}
+
+// dX = dQ A^T, dA = X^T dQ
+static void pooled_backward(struct recipe *r, const struct step *s, float *dA)
+{
+    const size_t d = (size_t)r->towers.options->dim;
+    memset(r->dX, 0, (size_t)s->n * 3 * d * sizeof(float));
+    memset(r->dAt, 0, d * 3 * d * sizeof(float));
+    for (int from = 0, n; from < s->n; from += n) {
+        n = tile_of(s, from);
+        batch_scores_take(&r->pooling, n, r->X + (size_t)from * 3 * d);
+        for (size_t i = 0; i < (size_t)n; i++)
+            memcpy(r->pooling.S + i * r->pooling.stride, r->dQ + ((size_t)from + i) * d,
+                   d * sizeof(float));
+        batch_scores_backward(&r->pooling, n, r->dX + (size_t)from * 3 * d);
+    }
+    batch_scores_end(&r->pooling, r->dAt);
+    turn(d, 3 * d, r->dAt, dA);
+}
+
 static void queries_forward(struct recipe *r, const struct step *s, const struct recipe_dense *p)
 {
     const struct tables *t = r->towers.tables;
@@ -556,7 +608,7 @@ static void queries_forward(struct recipe *r, const struct step *s, const struct
         kernels->axpy((size_t)d, gate[GATE_USER], column_at(&t->user_vector, example->user), q);
         basket_add(r, i, example);
     }
-    gemm_nn(s->n, d, 3 * d, r->X, p->A, r->Q); // Q = context + Uid + X A
+    pooled_forward(r, s, p->A);
     if (r->encoder)
         history_encoder_forward(r->encoder, r->Q);
 }
@@ -717,8 +769,8 @@ static double columns_learn(struct recipe *r, struct step *s, bool items, bool q
         known_mask(r, s);
     memset(r->repeat_of, 0xff, (size_t)r->columns * sizeof *r->repeat_of);
     batch_scores_begin(&r->scores, r->columns, r->V, r->corrected, items);
-    for (int from = 0; from < s->n; from += BATCH_SCORES_TILE) {
-        const int rows = s->n - from < BATCH_SCORES_TILE ? s->n - from : BATCH_SCORES_TILE;
+    for (int from = 0, rows; from < s->n; from += rows) {
+        rows = tile_of(s, from);
         batch_scores_forward(&r->scores, rows, r->Q + (size_t)from * d);
         for (int i = from; i < from + rows; i++)
             loss += row_learn(r, s, i, items, r->scores.S + (size_t)(i - from) * r->scores.stride,
@@ -865,11 +917,8 @@ static bool backward(struct towers *t, struct step *s)
 {
     struct recipe *r = recipe_of(t);
     const int d = t->options->dim;
-    const struct recipe_dense p = recipe_dense_at(tables_dense(t->tables), d);
     float *dpa = r->ddense + 3 * (size_t)d * d + AT_PA;
-    memset(r->dX, 0, (size_t)s->n * 3 * d * sizeof(float));
-    gemm_tn(3 * d, d, s->n, r->X, r->dQ, r->ddense); // dA = X^T dQ
-    gemm_nt(s->n, 3 * d, d, r->dQ, p.A, r->dX);      // dX = dQ A^T
+    pooled_backward(r, s, r->ddense);
     // The prior's weights hear nothing twice.
     for (int c = 0; c < s->C && !s->replayed; c++) {
         for (int k = 0; k < PRIORS; k++)
