@@ -64,6 +64,7 @@ fi
 expected=$(learned plain -- "${portable[@]}" -o kernels.set=plain)
 check "the portable core runs when it is asked for" "$(head -n 1 "$dir/plain/log")" says plain "core=Haswell"
 sets=$(grep -qw avx512bw /proc/cpuinfo && echo avx2 avx512 || echo avx2)
+if grep -qw amx_bf16 /proc/cpuinfo && grep -qw avx512_bf16 /proc/cpuinfo; then sets+=" amx"; fi
 for set in $sets; do
     same "kernels.set = $set learns what plain does" "$expected" \
         "$(learned "$set" -- "${portable[@]}" -o "kernels.set=$set")"
@@ -79,6 +80,16 @@ check "and the log says that the portable one overruled it" "no warning" says ov
 same "the portable core may come from the environment" "$expected" \
     "$(learned chosen OPENBLAS_CORETYPE=Haswell --)"
 check "and the log says where it comes from" "nothing" says chosen "BLAS core of OPENBLAS_CORETYPE"
+
+# Factors of the softmax in bfloat16: their sums have one order, too.
+
+rounded=$(learned rounded -- "${portable[@]}" -o model.precision=bf16 -o kernels.set=avx2)
+check "bfloat16 learns, and something else" "$rounded" test "$rounded" != "$expected"
+if [[ $sets = *amx ]]; then
+    same "AMX learns in bfloat16 what AVX2 does" "$rounded" \
+        "$(learned tiles -- "${portable[@]}" -o model.precision=bf16)"
+    check "and it was AMX" "$(head -n 1 "$dir/tiles/log")" says tiles "kernels=amx"
+fi
 
 # The same without a choice, with a bad one and with an empty one.
 default=$(learned default --)
@@ -103,6 +114,11 @@ if command -v qemu-x86_64 >/dev/null; then
         same "an emulated $cpu learns the same bytes with the portable core" "$expected" "$got"
         check "and the $cpu has no AVX-512" "$(grep -F 'BLAS core' "$dir/$cpu/log")" says "$cpu" "core=Haswell kernels=avx2"
     done
+    TWOTOWER=$dir/on.Haswell
+    same "bfloat16 is refused where it would be slow, with EX_CONFIG" 78 \
+        "$(status_of slow OPENBLAS_NUM_THREADS=1 OPENBLAS_CORETYPE=Haswell -- -o model.precision=bf16)"
+    TWOTOWER=$real
+    check "and the sentence says what is missing" "$(tail -n 1 "$dir/slow/log")" says slow 'model.precision = "bf16" needs a CPU with AMX'
 else
     echo "skip a CPU without AVX-512 learns the same bytes: no qemu-x86_64 (package qemu-user)"
 fi
