@@ -68,7 +68,8 @@ enum { CODE_MAX = 127 };
 // products overflows.
 static const float SMALLEST = 0x1p-60f, LARGEST = 0x1p60f;
 
-// A scale below which the exact column's rounding would outweigh everything else.
+// No scale is less than this of the exact column: the room for rounding is that of the row with the
+// largest ratio, so one row that has nothing but the exact column would have all others read.
 static const float Z_RATIO = 0x1p-16f;
 
 void scan_encode(const struct scan *s, struct scan_codes *codes, uint32_t n, const float *rows,

@@ -223,46 +223,77 @@ static void codes_and_batches_change_no_bit_of_the_answer(void **state)
 }
 
 // The sharpest question there is: the score itself as the one to reach, row by row.
+static void expect_all_reach_their_score(uint32_t n, uint32_t B, size_t D, size_t column)
+{
+    enum { N = 160 };
+    const struct scan *sets[SETS_MAX];
+    const int n_sets = scan_list(sets, SETS_MAX);
+    assert_true(n <= N && n % SCAN_ROWS == 0);
+    for (int s = 0; s < n_sets; s++) {
+        float row[D_MAX], scale[N], z[N];
+        uint8_t code[N * (D_MAX + SCAN_STEP)];
+        int8_t query_code[D_MAX + SCAN_STEP];
+        struct scan_codes codes = {.D = D,
+                                   .column = column,
+                                   .steps = (D + SCAN_STEP - 2) / SCAN_STEP,
+                                   .n_blocks = n / SCAN_ROWS,
+                                   .code = code,
+                                   .scale = scale,
+                                   .z = z};
+        scan_encode(sets[s], &codes, n, f.items, row);
+        for (uint32_t b = 0; b < B; b++) {
+            struct scan_query q = {.vector = f.queries + b * D};
+            scan_query_code(&codes, &q, query_code);
+            for (uint32_t r = 0; r < n; r++) {
+                uint32_t hits;
+                q.worst = dot(f.items + r * D, q.vector, D);
+                sets[s]->upper(&codes, r / SCAN_ROWS, 1, &q, &hits);
+                assert_true(hits >> r % SCAN_ROWS & 1);
+            }
+        }
+    }
+}
+
 static void no_code_promises_less_than_the_score(void **state)
 {
     enum { N = 160, B = 9 };
     static const size_t dims[] = {1, 2, 7, 33, 64, 65};
-    const struct scan *sets[SETS_MAX];
-    const int n_sets = scan_list(sets, SETS_MAX);
     (void)state;
     for (int trial = 0; trial < FAMILIES * 12; trial++) {
         const size_t D = dims[trial % 6];
         f.drawn = (uint64_t)trial * 1000003;
         rows_fill(trial % FAMILIES, N, D, f.items);
         rows_fill(draw(2) ? RANDOM : trial % FAMILIES, B, D, f.queries);
-        for (int s = 0; s < n_sets; s++) {
-            float row[D_MAX], scale[N], z[N];
-            uint8_t code[N * (D_MAX + SCAN_STEP)];
-            int8_t query_code[D_MAX + SCAN_STEP];
-            struct scan_codes codes = {.D = D,
-                                       .column = (size_t)trial % D,
-                                       .steps = (D + SCAN_STEP - 2) / SCAN_STEP,
-                                       .n_blocks = N / SCAN_ROWS,
-                                       .code = code,
-                                       .scale = scale,
-                                       .z = z};
-            scan_encode(sets[s], &codes, N, f.items, row);
-            for (uint32_t b = 0; b < B; b++) {
-                struct scan_query q = {.vector = f.queries + b * D};
-                scan_query_code(&codes, &q, query_code);
-                for (uint32_t r = 0; r < N; r++) {
-                    uint32_t hits;
-                    q.worst = dot(f.items + r * D, q.vector, D);
-                    sets[s]->upper(&codes, r / SCAN_ROWS, 1, &q, &hits);
-                    assert_true(hits >> r % SCAN_ROWS & 1);
-                }
-            }
+        expect_all_reach_their_score(N, B, D, (size_t)trial % D);
+    }
+}
+
+// Every column half a code away from its code, all to the query's side: what codes lose is all that
+// they may lose, and there is nothing but the room for rounding.
+static void rounding_has_its_room(void **state)
+{
+    enum { N = 160, B = 9 };
+    (void)state;
+    for (size_t D = 2; D <= D_MAX; D++) {
+        f.drawn = D * 1000003;
+        for (uint32_t r = 0; r < N; r++) {
+            float *x = f.items + r * D;
+            x[D - 1] = ldexpf(1 + (float)draw(1 << 22) * 0x1p-22f, (int)draw(20));
+            for (size_t i = 0; i + 1 < D; i++)
+                x[i] = x[D - 1] * 0x1p-16f * ((float)draw(100) + 0.5f);
         }
+        for (uint32_t b = 0; b < B; b++) {
+            float *q = f.queries + b * D;
+            for (size_t i = 0; i + 1 < D; i++)
+                q[i] = 127;
+            q[D - 1] = 127 * (1 + (float)draw(1 << 22) * 0x1p-22f);
+        }
+        expect_all_reach_their_score(N, B, D, D - 1);
     }
 }
 
 // Where codes are any good: of 16,000 rows few are read for the best 10, also when one column is
-// much larger than the rest.
+// much larger than the rest, and all there is in one row.
 static void codes_refuse_most_rows(void **state)
 {
     enum { N = 16000, D = 33, K = 10 };
@@ -274,6 +305,8 @@ static void codes_refuse_most_rows(void **state)
     for (int i = 0; i < 3; i++) {
         f.drawn = 5;
         rows_fill(families[i], N, D, items);
+        for (size_t k = 0; families[i] == BIASED && k + 1 < D; k++)
+            items[k] = 1e-12f;
         rows_fill(RANDOM, 1, D, f.queries);
         f.queries[D - 1] = 1;
         static struct scored all[N];
@@ -400,6 +433,7 @@ int main(void)
         cmocka_unit_test(all_sets_score_to_the_bit_wherever_a_row_lies),
         cmocka_unit_test(codes_are_the_same_at_every_set),
         cmocka_unit_test(no_code_promises_less_than_the_score),
+        cmocka_unit_test(rounding_has_its_room),
         cmocka_unit_test(codes_refuse_most_rows),
         cmocka_unit_test(codes_and_batches_change_no_bit_of_the_answer),
         cmocka_unit_test(what_does_not_fit_together_is_refused),
