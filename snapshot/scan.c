@@ -66,7 +66,7 @@ enum { CODE_MAX = 127 };
 
 // Between these neither a product of two vectors' elements that matters vanishes nor a sum of such
 // products overflows.
-static const float SMALLEST = 0x1p-60f, LARGEST = 0x1p60f;
+static const float SMALLEST = 0x1p-40f, LARGEST = 0x1p60f;
 
 // No scale is less than this of the exact column: the room for rounding is that of the row with the
 // largest ratio, so one row that has nothing but the exact column would have all others read.
@@ -117,8 +117,8 @@ void scan_encode(const struct scan *s, struct scan_codes *codes, uint32_t n, con
 //     the score itself        (D / 16 + 6) u |q||x|
 //     codes, off by 4 u |x_i| besides s / 2      4 u |q||x|
 //     upper, five operations, each u of at most  2 |q||x| + s bound
-// and what is left to 64 u |q||x| is for products that vanish, below 2^-149 each, where |q||x| is
-// above 2^-120. |x| <= s ratio.
+// and what is left to 64 u |q||x| is for products that vanish: below 2^-126 each, should the
+// process flush what is smaller, where |q||x| is 2^-80 and more. |x| <= s ratio.
 void scan_query_code(const struct scan_codes *codes, struct scan_query *q, int8_t *code)
 {
     const size_t D = codes->D, width = D > 0 ? D - 1 : 0;

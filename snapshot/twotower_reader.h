@@ -149,7 +149,7 @@ TT_API int64_t tt_topk(const struct tt_query *query, uint32_t *rows, float *scor
 // rows in full that may be among the best: several times faster, and the answers are the same to
 // the bit. For who asks often: made once for a snapshot, about 0.1 s of one core and 72 MB for a
 // million items of 64 columns. After that codes do not change: any number of threads may use them.
-// They keep a pointer to the items.
+// They point to the items: free them before the reader is closed.
 //
 // -EINVAL as tt_topk, and for more than 4096 columns; -ENOMEM.
 struct tt_codes;

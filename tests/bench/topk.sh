@@ -19,7 +19,7 @@ for argument in "$@"; do
     if [ "$argument" = --install ]; then install=yes; else arguments+=("$argument"); fi
 done
 if [ ! -e "$library" ]; then
-    echo "skip topk: $library is not built" >&2
+    echo "skip topk: build/release/libtwotower_reader.so is not built"
     exit
 fi
 if ! cmp -s "$here/topk.txt" "$venv/made-of.txt"; then
