@@ -145,6 +145,24 @@ struct tt_query {
 // not F32 (N, D) with N < 2^32 - 1; -ENOMEM.
 TT_API int64_t tt_topk(const struct tt_query *query, uint32_t *rows, float *scores);
 
+// Codes of 8 bits for the items, so that tt_topk_batch reads a quarter of the bytes and only those
+// rows in full that may be among the best: several times faster, and the answers are the same to
+// the bit. For who asks often: made once for a snapshot, about 0.1 s of one core and 72 MB for a
+// million items of 64 columns. After that codes do not change: any number of threads may use them.
+// They point to the items: free them before the reader is closed.
+//
+// -EINVAL as tt_topk, and for more than 4096 columns; -ENOMEM.
+struct tt_codes;
+TT_API int tt_codes_make(struct tt_codes **codes, const struct tt_array *items);
+TT_API void tt_codes_free(struct tt_codes *codes);
+
+// tt_topk for n queries with the same items and k, which share the reading of the items: 8 at once
+// take a good deal less than 8 times the time of one. codes: those of the items, or NULL. rows and
+// scores (n, k); found (n): how many of each. Every query finds what tt_topk finds. 0, or -EINVAL
+// as tt_topk, also when items and k differ or the codes are of others; -ENOMEM.
+TT_API int tt_topk_batch(const struct tt_query *queries, uint32_t n, const struct tt_codes *codes,
+                         uint32_t *rows, float *scores, uint32_t *found);
+
 #ifdef __cplusplus
 }
 #endif
