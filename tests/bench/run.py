@@ -16,7 +16,7 @@ A benchmark is called with --json and prints one JSON object per line, and nothi
 
 stage and unit must be there, and ours or ratio; ratio is the number that the goal speaks of. Other keys are
 kept. "detail": true keeps a figure out of --markdown. A line `skip NAME: why` says what could not be
-measured here. One whose source does not know --json has no figures and is not run.
+measured here. One whose text does not name --json has no figures and is not run.
 
 Figures, machine and commit are written to FILE.json, default build/bench/latest.json; what a benchmark
 said beside its figures to build/bench/NAME.log.
@@ -70,7 +70,7 @@ def benches():
                 commands.append(["bash", str(script), "--json"])
                 if f"bench_{name}" in text:
                     programs.pop(name, None)
-        if (program := programs.get(name)) and '"--json"' in program.read_text():
+        if (program := programs.get(name)) and "--json" in program.read_text():
             commands.append([str(BUILT / f"bench_{name}"), "--json"])
         found[name] = commands
     return found
