@@ -6,7 +6,7 @@
     tests/run bench --markdown FILE.json
 
 Without a NAME all are run: bench_NAME.c, which is built in build/release/tests, and NAME.sh. A script
-that names bench_NAME runs that program itself. Each has SECONDS (default 120) and is then killed, with
+that names bench_NAME runs that program itself. Each has SECONDS (default 180) and is then killed, with
 all that it started; all together have ten minutes.
 
 A benchmark is called with --json and prints one JSON object per line, and nothing else:
@@ -316,7 +316,7 @@ def main():
     parser.add_argument("names", nargs="*")
     parser.add_argument("--compare", metavar="OLD.json")
     parser.add_argument("--output", metavar="FILE.json", default=OUTPUT / "latest.json")
-    parser.add_argument("--limit", metavar="SECONDS", type=float, default=120)
+    parser.add_argument("--limit", metavar="SECONDS", type=float, default=180)
     parser.add_argument("--markdown", metavar="FILE.json")
     parser.add_argument("-h", "--help", action="store_true")
     parser.error = lambda message: (print(f"tests/run bench: {message}", file=sys.stderr), sys.exit(64))
