@@ -180,7 +180,7 @@ int main(int argc, char **argv)
     struct arena arena = {memory, sizeof memory, 0};
     struct config config;
     struct config_problems problems = {0};
-    char stage_name[96], reference[96];
+    char stage_name[96], reference[96], extra[96];
     char recorded[4096] = "";
     if (argc < 2 && getenv("TWOTOWER_DATA"))
         snprintf(recorded, sizeof recorded, "%s/ml1m", getenv("TWOTOWER_DATA"));
@@ -237,11 +237,14 @@ int main(int argc, char **argv)
     snprintf(stage_name, sizeof stage_name, "trainer, default model, d = %d, batch %d",
              config.model_dim, config.model_batch);
     snprintf(reference, sizeof reference, "sgemm alone, %.0f candidates", C);
+    snprintf(extra, sizeof extra, "\"examples_per_event\":%.3f",
+             (double)b.examples / (double)events);
     figure_print(json, &(struct figure){.stage = stage_name,
                                         .unit = "examples per CPU-second",
                                         .ours = (double)b.examples / b.learning,
                                         .reference = reference,
                                         .theirs = (double)b.examples / gemm,
-                                        .ratio = gemm / b.learning});
+                                        .ratio = gemm / b.learning,
+                                        .extra = extra});
     return 0;
 }

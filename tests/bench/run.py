@@ -66,6 +66,8 @@ def benches():
         commands = []
         if script := scripts.get(name):
             text = script.read_text()
+            if (python := script.with_suffix(".py")).exists():
+                text += python.read_text()
             if "--json" in text:
                 commands.append(["bash", str(script), "--json"])
                 if f"bench_{name}" in text:

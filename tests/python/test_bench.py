@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """tests/bench/run.py on benchmarks that are made up here: what it collects, what it says of one that fails,
-hangs or prints rubbish, and what it calls worse.
+hangs or prints rubbish, and what it calls worse; and tests/bench/scale.py on figures that are made up.
 
 They lie in a tree of their own, with a copy of the runner, as the real ones do.
 """
@@ -171,12 +171,38 @@ def markdown_is_made_of_the_file_alone(tree):
     expect(rows[3] == "| start \\| warm | 3 s | 2 (reading) | 1.5 | <= 1.4, missed | a |", rows[3])
 
 
+def the_plan_follows_from_the_figures_and_names_what_is_missing(tree):
+    shutil.copy(RUNNER.parent / "scale.py", tree.bench)
+    figures = [{"program": "stages", "stage": stage, "unit": "ns per event", "ours": 250}
+               for stage in ("read", "decode", "cut", "join")]
+    figures += [{"program": "stages", "stage": "trainer, d = 64", "unit": "examples per CPU-second", "ours": 200000,
+                 "examples_per_event": 0.5},
+                {"program": "tables", "stage": "step, 10000000 items and users", "unit": "us", "ours": 1, "ratio": 2},
+                {"program": "tables", "stage": "memory of an item, 10 rows", "unit": "bytes per row", "ours": 600}]
+    run = {"date": "2026-11-22", "commit": "abc", "figures": figures,
+           "machine": {"cores": 2, "cpu": "C", "blas": "B", "kernels": "K", "load_before": [0]}}
+    (tree.root / "figures.json").write_text(json.dumps(run))
+    (tree.root / "page.md").write_text("above\n<!-- figures -->\nold\n<!-- figures end -->\nbelow\n")
+    command = [sys.executable, tree.bench / "scale.py", tree.root / "figures.json"]
+    said = subprocess.run(command, capture_output=True, text=True).stdout
+    rows = {cells[1].strip(): cells[2].strip() for line in said.splitlines() if len(cells := line.split("|")) == 5}
+    expect(rows["CPU for reading, decoding, ordering, joining"] == "1 cores", said)
+    expect(rows["CPU for learning"] == "5 cores" and rows["processes, one trainer thread each"] == "10", said)
+    expect(rows["memory of all items, once"] == "60 GB" and rows["memory of all users"] == "not known", said)
+    expect("this run has no `bench tables`, memory of a user" in said, said)
+    for _ in range(2):
+        expect(subprocess.run([*command, "--into", tree.root / "page.md"]).returncode == 0, "status")
+        page = (tree.root / "page.md").read_text()
+        expect(page == f"above\n<!-- figures -->\n\n{said.strip()}\n\n<!-- figures end -->\nbelow\n", page)
+
+
 failed = 0
 for test in (figures_of_scripts_and_programs_become_one_file_and_one_table, only_the_named_are_run,
              one_that_fails_is_named_with_its_last_words_and_the_others_go_on,
              one_that_hangs_is_cut_by_its_limit_with_what_it_started, one_that_prints_rubbish_has_failed,
              what_cannot_be_measured_here_is_skipped_with_its_reason,
-             what_became_worse_by_more_than_a_tenth_is_marked, markdown_is_made_of_the_file_alone):
+             what_became_worse_by_more_than_a_tenth_is_marked, markdown_is_made_of_the_file_alone,
+             the_plan_follows_from_the_figures_and_names_what_is_missing):
     with tempfile.TemporaryDirectory() as directory:
         try:
             test(Tree(directory))
