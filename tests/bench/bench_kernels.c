@@ -216,9 +216,9 @@ int main(int argc, char **argv)
                                          list[s]->name);
         }
         const double *best = ns[benches[b].length];
-        snprintf(stage, sizeof stage, "%s, n = %zu, %s", benches[b].name,
-                 lengths[benches[b].length], list[sets - 1]->name);
-        used = (size_t)snprintf(extra, sizeof extra, "\"nowhere_faster\":\"%s\"", marks);
+        snprintf(stage, sizeof stage, "%s, n = %zu", benches[b].name, lengths[benches[b].length]);
+        used = (size_t)snprintf(extra, sizeof extra, "\"set\":\"%s\",\"nowhere_faster\":\"%s\"",
+                                list[sets - 1]->name, marks);
         for (int s = 0; s < sets; s++)
             used += (size_t)snprintf(extra + used, sizeof extra - used, ",\"%s\":%.4g",
                                      list[s]->name, best[s]);

@@ -22,7 +22,7 @@ Figures, machine and commit are written to FILE.json, default build/bench/latest
 said beside its figures to build/bench/NAME.log.
 
 --compare marks what became worse by more than a tenth since OLD.json: a figure of ours, where a unit
-that is a rate (per second, /s, GF, recall) is better when it is larger and all others when smaller; or a
+that is a rate (per second, /s, GF, recall, share) is better when it is larger and all others when smaller; or a
 ratio, which is better when smaller if its goal begins with <. A figure that is missing is worse, too.
 --markdown prints the table of such a file for a document.
 
@@ -52,7 +52,7 @@ ORDER = """decode ingest stages kernels softmax tables attention peers cut publi
 idspace truth""".split()
 # These measure how good the model is, not how fast, and take longer than all others together.
 APART = {"objectives": "it measures quality and takes long: tests/bench/objectives.sh"}
-LARGER = re.compile(r"per (\S+-)?second|/s\b|\bGF|recall", re.IGNORECASE)
+LARGER = re.compile(r"per (\S+-)?second|/s\b|\bGF|recall|share", re.IGNORECASE)
 
 
 def benches():
@@ -365,7 +365,8 @@ def main():
     path = pathlib.Path(options.output)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(new, indent=1) + "\n")
-    print(f"\n{len(new['figures'])} figures in {time.monotonic() - begun:.0f} s; all of it is in {os.path.relpath(path)}")
+    print(f"\n{len(new['figures'])} figures in {time.monotonic() - begun:.0f} s; "
+          f"all of it is in {os.path.relpath(path)}")
     worse = compare(old, new) if old else []
     if old:
         if old["machine"].get("cpu") != new["machine"]["cpu"]:

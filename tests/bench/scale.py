@@ -157,8 +157,8 @@ class Plan:
         yield "restart in all", lambda: f"{1.5 * self.process_bytes() / 2e9 + self.replay_s():.0f} s", \
             lambda: "1.5 times reading the checkpoint at 2 GB/s, which is the goal of `bench recovery`, then that"
         yield "item rows a process touches in a round", lambda: f"{self.touched_one() / 1e6:.2g} M", \
-            lambda: f"{ROUND_S} s x {self.examples() / n():,.0f} examples/s x {1 + HISTORY} items (target and history), " \
-            "distinct by Zipf's law"
+            lambda: f"{ROUND_S} s x {self.examples() / n():,.0f} examples/s x {1 + HISTORY} items " \
+            "(target and history), distinct by Zipf's law"
         yield "what it sends", lambda: bytes_shown(self.touched_one() * self.delta() / ROUND_S) + "/s", \
             lambda: f"vector and context in 16 bits, id, sums: {self.delta()} bytes a row"
         yield "what it receives", lambda: bytes_shown(self.touched_all() * self.delta() / ROUND_S) + "/s", \
