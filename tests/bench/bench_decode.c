@@ -2,7 +2,7 @@
 //
 // CPU time per event to decode each topic, over a synthetic set of records of the usual shapes.
 //
-//     bench_decode [SECONDS]     how long each line is measured, default 0.5
+//     bench_decode [--json] [SECONDS]     how long each line is measured, default 0.5
 #include "pipeline/decode.h"
 
 #include <assert.h>
@@ -10,7 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
+
+#include "tests/bench/figure.h"
 
 enum { RECORDS = 1000, SLICE = 1000 };
 
@@ -73,15 +74,9 @@ static void lines_fill(struct lines *l, uint64_t seed)
     }
 }
 
-static double cpu_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 int main(int argc, char **argv)
 {
+    const bool json = figures_as_json(&argc, argv);
     const double seconds = argc > 1 ? atof(argv[1]) : 0.5;
     struct lines sets[] = {
         {.what = "engagements", .topic = TOPIC_ENGAGEMENTS},
@@ -96,7 +91,8 @@ int main(int argc, char **argv)
 
     if (decoder_open(&decoder) < 0)
         return 1;
-    printf("%-20s %8s %8s %10s %8s\n", "topic", "bytes", "ns", "ns/item", "MB/s");
+    if (!json)
+        printf("%-20s %8s %8s %10s %8s\n", "topic", "bytes", "ns", "ns/item", "MB/s");
     for (size_t s = 0; s < sizeof sets / sizeof *sets; s++) {
         struct lines *l = &sets[s];
         lines_fill(l, 42 + s);
@@ -105,9 +101,9 @@ int main(int argc, char **argv)
             bytes += (double)l->size[i] / RECORDS;
 
         int64_t n = 0;
-        const double start = cpu_s();
+        const double start = thread_cpu_s();
         double spent = 0;
-        for (; spent < seconds; spent = cpu_s() - start) {
+        for (; spent < seconds; spent = thread_cpu_s() - start) {
             event_memory_reset(&memory); // a slice has been applied
             for (int i = 0; i < SLICE; i++, n++) {
                 const struct record record = {
@@ -124,8 +120,18 @@ int main(int argc, char **argv)
             }
         }
         const double ns = 1e9 * spent / (double)n;
-        printf("%-20s %8.0f %8.0f %10.0f %8.0f\n", l->what, bytes, ns, ns / event.n_items,
-               1e3 * bytes / ns);
+        char stage[64], extra[64];
+        snprintf(stage, sizeof stage, "decode, %s", l->what);
+        snprintf(extra, sizeof extra, "\"bytes\":%.0f,\"items\":%d", bytes, event.n_items);
+        if (json)
+            figure_print(true, &(struct figure){.stage = stage,
+                                                .unit = "ns per record",
+                                                .ours = ns,
+                                                .extra = extra,
+                                                .detail = true});
+        else
+            printf("%-20s %8.0f %8.0f %10.0f %8.0f\n", l->what, bytes, ns, ns / event.n_items,
+                   1e3 * bytes / ns);
         for (int i = 0; i < RECORDS; i++)
             free(l->text[i]);
     }

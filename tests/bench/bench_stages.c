@@ -3,7 +3,7 @@
 // Where the time goes between a record and a learned example: CPU time of each stage on a recorded
 // stream, each run including the ones before it, so that differences are the stages.
 //
-//     bench_stages [DIR [batch]]
+//     bench_stages [--json] [DIR [batch]]
 //
 // DIR is $TWOTOWER_DATA/ml1m when it is not given; without either there is nothing to do.
 //
@@ -21,6 +21,7 @@
 #include "model/arena.h"
 #include "model/gemm.h"
 #include "model/kernels.h"
+#include "tests/bench/figure.h"
 
 enum stage { STAGE_READ, STAGE_DECODE, STAGE_CUT, STAGE_JOIN, STAGE_TRAIN, STAGES };
 
@@ -173,19 +174,21 @@ static double gemm_seconds(int B, int C, int d, uint64_t steps)
 
 int main(int argc, char **argv)
 {
+    blas_core_correct(argv); // may start the program anew, with the same arguments
+    const bool json = figures_as_json(&argc, argv);
     static char memory[CONFIG_MEMORY];
     struct arena arena = {memory, sizeof memory, 0};
     struct config config;
     struct config_problems problems = {0};
+    char stage_name[96], reference[96], extra[96];
     char recorded[4096] = "";
     if (argc < 2 && getenv("TWOTOWER_DATA"))
         snprintf(recorded, sizeof recorded, "%s/ml1m", getenv("TWOTOWER_DATA"));
     const char *directory = argc > 1 ? argv[1] : recorded;
     if (access(directory, R_OK) < 0) {
-        printf("skip: no recorded stream in '%s'\n", directory);
+        printf("skip stages: no recorded stream in '%s'\n", directory);
         return argc > 1;
     }
-    blas_core_correct(argv);
     gemm_init();
     kernels_init(NULL);
     config_init(&config, &arena);
@@ -213,20 +216,35 @@ int main(int argc, char **argv)
         events = b.events;
     }
     seconds[STAGE_JOIN] = seconds[STAGE_TRAIN] - b.learning;
-    printf("machine: %s, core %s, kernels %s; batch %d, dim %d\n", gemm_library(), gemm_core(),
-           kernels->name, config.model_batch, config.model_dim);
+    if (!json)
+        printf("machine: %s, core %s, kernels %s; batch %d, dim %d\n", gemm_library(), gemm_core(),
+               kernels->name, config.model_batch, config.model_dim);
     double before = 0;
     for (int stage = 0; stage < STAGE_TRAIN; stage++) {
-        printf("%-8s %8.0f ns per event\n", stage_names[stage],
-               1e9 * (seconds[stage] - before) / (double)events);
+        figure_print(json,
+                     &(struct figure){.stage = stage_names[stage],
+                                      .unit = "ns per event",
+                                      .ours = 1e9 * (seconds[stage] - before) / (double)events,
+                                      .detail = true});
         before = seconds[stage];
     }
+    figure_print(json, &(struct figure){.stage = "decode + cut + join, from files",
+                                        .unit = "ns per event",
+                                        .ours = 1e9 * (seconds[STAGE_JOIN] - seconds[STAGE_READ]) /
+                                                (double)events});
     const double C = b.candidates / (double)b.steps;
     const double gemm = gemm_seconds(config.model_batch, (int)C, config.model_dim, b.steps);
-    printf("decode + cut + join: %.0f ns per event\n",
-           1e9 * (seconds[STAGE_JOIN] - seconds[STAGE_READ]) / (double)events);
-    printf("trainer: %.0f examples per CPU-second, %.0f candidates a step, sgemm alone %.2f of it "
-           "(%.0f examples per CPU-second)\n",
-           (double)b.examples / b.learning, C, gemm / b.learning, (double)b.examples / gemm);
+    snprintf(stage_name, sizeof stage_name, "trainer, default model, d = %d, batch %d",
+             config.model_dim, config.model_batch);
+    snprintf(reference, sizeof reference, "sgemm alone, %.0f candidates", C);
+    snprintf(extra, sizeof extra, "\"examples_per_event\":%.3f",
+             (double)b.examples / (double)events);
+    figure_print(json, &(struct figure){.stage = stage_name,
+                                        .unit = "examples per CPU-second",
+                                        .ours = (double)b.examples / b.learning,
+                                        .reference = reference,
+                                        .theirs = (double)b.examples / gemm,
+                                        .ratio = gemm / b.learning,
+                                        .extra = extra});
     return 0;
 }

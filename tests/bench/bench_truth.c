@@ -5,10 +5,11 @@
 // clicks are simulated does, in truth.jsonl.zst beside it. The truth is for judging only: nothing
 // that learns sees it.
 //
-//     bench_truth [DIR [KEY=VALUE]...]
+//     bench_truth [--json] [DIR [KEY=VALUE]...]
 //
 // DIR is $TWOTOWER_DATA/ml1m-slates when it is not given; without either there is nothing to do.
-// KEY=VALUE are options of the configuration. One line of NAME=VALUE:
+// KEY=VALUE are options of the configuration. One line of NAME=VALUE; with --json the figures of
+// both recalls of the relevant item only:
 //
 //     recall@K           of the relevant item of every slate, over all items known by then,
 //                        predicted before the slate or a later click is learned
@@ -43,6 +44,7 @@
 #include "model/rng.h"
 #include "model/row_weights.h"
 #include "pipeline/decode.h"
+#include "tests/bench/figure.h"
 
 enum { CHUNK = 512, POSITIONS = 10, CORRELATED_MAX = 1 << 20, TRUTHS = 1 << 18 };
 
@@ -393,6 +395,20 @@ static void run(struct bench *b, const struct config *c)
     free(first);
 }
 
+static void report_json(struct bench *b)
+{
+    const struct evaluation top = evaluator_total(b->relevant[TOP]);
+    const struct evaluation low = evaluator_total(b->relevant[LOW]);
+    figure_print(true, &(struct figure){.stage = "relevant item in the first 10 of all",
+                                        .unit = "recall",
+                                        .ours = (top.recall_10 + low.recall_10) / (top.n + low.n),
+                                        .detail = true});
+    figure_print(true, &(struct figure){.stage = "relevant item in the first 100 of all",
+                                        .unit = "recall",
+                                        .ours = (top.recall_100 + low.recall_100) / (top.n + low.n),
+                                        .detail = true});
+}
+
 static void report(struct bench *b)
 {
     const struct evaluation top = evaluator_total(b->relevant[TOP]);
@@ -442,6 +458,8 @@ static void report(struct bench *b)
 
 int main(int argc, char **argv)
 {
+    blas_core_correct(argv); // may start the program anew, with the same arguments
+    const bool json = figures_as_json(&argc, argv);
     static char memory[CONFIG_MEMORY];
     struct arena arena = {memory, sizeof memory, 0};
     struct config config;
@@ -453,10 +471,9 @@ int main(int argc, char **argv)
     const char *directory = argc > 1 ? argv[1] : recorded;
     snprintf(truth, sizeof truth, "%s/truth.jsonl.zst", directory);
     if (access(truth, R_OK) < 0) {
-        printf("skip: no recorded stream with its truth in '%s'\n", directory);
+        printf("skip truth: no recorded stream with its truth in '%s'\n", directory);
         return argc > 1;
     }
-    blas_core_correct(argv);
     gemm_init();
     kernels_init(NULL);
     config_init(&config, &arena);
@@ -474,7 +491,10 @@ int main(int argc, char **argv)
     }
     truths_read(&b, truth);
     run(&b, &config);
-    report(&b);
+    if (json)
+        report_json(&b);
+    else
+        report(&b);
     evaluator_close(b.clicks);
     for (int place = 0; place < PLACES; place++) {
         evaluator_close(b.relevant[place]);
