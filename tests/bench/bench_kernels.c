@@ -85,6 +85,11 @@ static void time_scale_add(const struct kernels *k, size_t n)
     k->scale_add(n, -1, x, y);
 }
 
+static void time_correct(const struct kernels *k, size_t n)
+{
+    sink = k->correct(n, 0.5f, y, x);
+}
+
 static void time_exp_shifted(const struct kernels *k, size_t n)
 {
     // The outputs are in (0, 1] again, so they serve as the next inputs.
@@ -123,6 +128,7 @@ static const struct {
     {"axpy", time_axpy, 0},
     {"pool", time_pool, 0},
     {"unpool", time_unpool, 0},
+    {"correct", time_correct, 1},
     {"exp_shifted", time_exp_shifted, 1},
     {"max", time_max, 1},
     {"scale", time_scale, 1},
