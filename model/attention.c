@@ -13,10 +13,11 @@
 // Variances of rows that have just been drawn are 1e-3, those of learned ones up to 1.
 static const float NORM_EPSILON = 1e-6f;
 
-// Rows that go through a layer together, when all of them ask. With D = 64 their queries, keys,
-// values and results are 0.3 MB forward and as much again backward. All 25600 rows of a batch at a
-// time took 138 us an example instead of 112 (bench_attention, 2 MB of second-level cache).
-enum { STRETCH_ROWS = 256 };
+// Rows that go through the layers together, when all of them ask. With D = 64 and rows up to 122,
+// OpenBLAS takes each of the products with matrices for a small one (1e6 multiplications at the
+// most), and does not copy its operands first: 87 us an example instead of 94 with 256 rows, and
+// as many with its Haswell core, which has no such products (bench_attention).
+enum { STRETCH_ROWS = 120 };
 
 // ---- Memory: one walk counts and takes, so that the two cannot differ.
 
@@ -32,20 +33,34 @@ static void *take_bytes(struct arena *scratch, size_t *bytes, size_t n)
     return scratch ? arena_bytes(scratch, n) : NULL;
 }
 
+// Rows of probabilities begin a multiple of this apart: kernels.h.
+enum { PROBABILITIES = 16 };
+
+static size_t padded(size_t n)
+{
+    return (n + PROBABILITIES - 1) / PROBABILITIES * PROBABILITIES;
+}
+
+// The most rows that a stretch has when there are M in all.
+static size_t stretch_rows_max(size_t M, size_t H)
+{
+    const size_t stretch = H > STRETCH_ROWS ? H : STRETCH_ROWS;
+    return M > stretch ? stretch : M;
+}
+
 size_t attention_scratch(struct attention *a, bool backward, struct arena *scratch)
 {
     const size_t D = (size_t)a->width, S = (size_t)a->sequences_max, H = (size_t)a->length_max;
     const size_t heads = (size_t)a->heads, M = a->queries == ATTENTION_ALL ? S * H : S;
-    const size_t stretch = H > STRETCH_ROWS ? H : STRETCH_ROWS; // rows
-    const size_t dM = a->queries == ATTENTION_ALL && M > stretch ? stretch : M;
+    const size_t dM = a->queries == ATTENTION_ALL ? stretch_rows_max(M, H) : M;
     size_t bytes = 0;
     a->Q = take(scratch, &bytes, M * D);
     a->mix = take(scratch, &bytes, M * D);
-    a->P = take(scratch, &bytes, M * H * heads);
+    a->P = take(scratch, &bytes, M * padded(H) * heads);
     if (backward) {
         a->dQ = take(scratch, &bytes, dM * D);
         a->dmix = take(scratch, &bytes, dM * D);
-        a->dP = take(scratch, &bytes, a->queries == ATTENTION_ALL ? H * H : H);
+        a->dP = take(scratch, &bytes, (a->queries == ATTENTION_ALL ? H : 1) * padded(H));
     }
     if (a->queries == ATTENTION_ALL) {
         a->KV = take(scratch, &bytes, S * H * 2 * D);
@@ -104,18 +119,13 @@ static float scale_of(const struct attention *a)
     return 1.0f / sqrtf((float)(a->width / a->heads));
 }
 
-static void softmax(size_t n, float *p)
+// Where the probabilities of a sequence and head are, and how far apart their rows.
+static float *probabilities(const struct attention *a, const int *start, int s, int head)
 {
-    const float sum = kernels->exp_shifted(n, kernels->max(n, p), p);
-    kernels->scale(n, 1.0f / sum, p);
-}
-
-// dp: on entry the gradient of p, on return that of the scores: ds_k = p_k (dp_k - sum_j p_j dp_j).
-static void softmax_backward(size_t n, const float *p, float *dp)
-{
-    const float mean = kernels->dot(n, p, dp);
-    for (size_t k = 0; k < n; k++)
-        dp[k] = p[k] * (dp[k] - mean);
+    const size_t rows = a->queries == ATTENTION_ALL ? (size_t)start[s] : (size_t)s;
+    const size_t of_head = a->queries == ATTENTION_ALL ? (size_t)(start[s + 1] - start[s]) : 1;
+    const size_t row = rows * (size_t)a->heads + of_head * (size_t)head;
+    return a->P + row * padded((size_t)a->length_max);
 }
 
 // ---- Every row asks: keys and values of all rows, then small products for each sequence and head.
@@ -131,71 +141,63 @@ static int stretch_end(int first, int S, const int *start)
     return end;
 }
 
-static void all_forward(struct attention *a, int S, const int *start, const float *X, float *Y)
+// X and Y are all rows, also when only those of sequences first to end are read and written.
+static void all_forward(struct attention *a, int first, int end, const int *start, const float *X,
+                        float *Y)
 {
-    const int D = a->width, d = D / a->heads;
-    const float scale = scale_of(a);
-    float *p = a->P;
-    for (int first = 0, end; first < S; first = end) {
-        end = stretch_end(first, S, start);
-        const int rows = start[end] - start[first];
-        const size_t at = (size_t)start[first] * D;
-        float *Q = a->Q + at, *KV = a->KV + 2 * at, *mix = a->mix + at;
-        linear_forward(&a->query, rows, X + at, Q);
-        linear_forward(&a->keyvalue, rows, X + at, KV);
-        kernels->scale((size_t)rows * D, scale, Q);
-        memset(mix, 0, sizeof(float) * (size_t)rows * D);
-        for (int s = first; s < end; s++) {
-            const int n = start[s + 1] - start[s];
-            for (int h = 0; h < D; h += d, p += n * n) {
-                const size_t row = (size_t)(start[s] - start[first]) * D + h;
-                const float *K = KV + 2 * row - h, *V = K + D;
-                memset(p, 0, sizeof(float) * n * n);
-                gemm_nt_part(n, n, d, Q + row, D, K, 2 * D, p, n); // P = Q K^T
-                for (int r = 0; r < n; r++)
-                    softmax((size_t)n, p + r * n);
-                gemm_nn_part(n, d, n, p, n, V, 2 * D, mix + row, D); // mix = P V
-            }
+    const int D = a->width, d = D / a->heads, rows = start[end] - start[first];
+    const int wide = (int)padded((size_t)a->length_max);
+    const size_t at = (size_t)start[first] * D;
+    float *Q = a->Q + at, *KV = a->KV + 2 * at, *mix = a->mix + at;
+    linear_forward(&a->query, rows, X + at, Q);
+    linear_forward(&a->keyvalue, rows, X + at, KV);
+    memset(mix, 0, sizeof(float) * (size_t)rows * D);
+    for (int s = first; s < end; s++) {
+        const int n = start[s + 1] - start[s];
+        for (int h = 0; h < a->heads; h++) {
+            const size_t row = (size_t)(start[s] - start[first]) * D + (size_t)h * d;
+            const float *K = KV + 2 * row - (size_t)h * d, *V = K + D;
+            float *p = probabilities(a, start, s, h);
+            memset(p, 0, sizeof(float) * (size_t)n * wide);
+            gemm_nt_part(n, n, d, Q + row, D, K, 2 * D, p, wide); // P = Q K^T
+            kernels->softmax(n, (size_t)n, (size_t)wide, scale_of(a), p);
+            gemm_nn_part(n, d, n, p, wide, V, 2 * D, mix + row, D); // mix = P V
         }
-        linear_forward(&a->output, rows, mix, Y + at);
     }
+    linear_forward(&a->output, rows, mix, Y + at);
 }
 
-static void all_backward(struct attention *a, int S, const int *start, const float *X,
+// Likewise, but dX has room for these sequences' rows only. It may be NULL.
+static void all_backward(struct attention *a, int first, int end, const int *start, const float *X,
                          const float *dY, float *dX)
 {
-    const int D = a->width, d = D / a->heads;
-    const float *p = a->P;
-    for (int first = 0, end; first < S; first = end) {
-        end = stretch_end(first, S, start);
-        const int rows = start[end] - start[first];
-        const size_t at = (size_t)start[first] * D, bytes = sizeof(float) * (size_t)rows * D;
-        const float *Q = a->Q + at, *KV = a->KV + 2 * at;
-        memset(a->dmix, 0, bytes);
-        memset(a->dQ, 0, bytes);
-        memset(a->dKV, 0, 2 * bytes);
-        linear_backward(&a->output, rows, a->mix + at, dY + at, a->dmix);
-        for (int s = first; s < end; s++) {
-            const int n = start[s + 1] - start[s];
-            for (int h = 0; h < D; h += d, p += n * n) {
-                const size_t row = (size_t)(start[s] - start[first]) * D + h;
-                const float *K = KV + 2 * row - h, *V = K + D, *dmix = a->dmix + row;
-                float *dK = a->dKV + 2 * row - h, *dV = dK + D;
-                memset(a->dP, 0, sizeof(float) * n * n);
-                gemm_nt_part(n, n, d, dmix, D, V, 2 * D, a->dP, n); // dP = dmix V^T
-                gemm_tn_part(n, d, n, p, n, dmix, D, dV, 2 * D);    // dV = P^T dmix
-                for (int r = 0; r < n; r++)
-                    softmax_backward((size_t)n, p + r * n, a->dP + r * n);
-                gemm_nn_part(n, d, n, a->dP, n, K, 2 * D, a->dQ + row, D); // dQ = dP K
-                gemm_tn_part(n, d, n, a->dP, n, Q + row, D, dK, 2 * D);    // dK = dP^T Q
-            }
+    const int D = a->width, d = D / a->heads, rows = start[end] - start[first];
+    const int wide = (int)padded((size_t)a->length_max);
+    const size_t at = (size_t)start[first] * D, bytes = sizeof(float) * (size_t)rows * D;
+    const float *Q = a->Q + at, *KV = a->KV + 2 * at;
+    memset(a->dmix, 0, bytes);
+    memset(a->dQ, 0, bytes);
+    memset(a->dKV, 0, 2 * bytes);
+    linear_backward(&a->output, rows, a->mix + at, dY + at, a->dmix);
+    for (int s = first; s < end; s++) {
+        const int n = start[s + 1] - start[s];
+        for (int h = 0; h < a->heads; h++) {
+            const size_t row = (size_t)(start[s] - start[first]) * D + (size_t)h * d;
+            const float *K = KV + 2 * row - (size_t)h * d, *V = K + D, *dmix = a->dmix + row;
+            const float *p = probabilities(a, start, s, h);
+            float *dK = a->dKV + 2 * row - (size_t)h * d, *dV = dK + D;
+            memset(a->dP, 0, sizeof(float) * (size_t)n * wide);
+            gemm_nt_part(n, n, d, dmix, D, V, 2 * D, a->dP, wide); // dP = dmix V^T
+            gemm_tn_part(n, d, n, p, wide, dmix, D, dV, 2 * D);    // dV = P^T dmix
+            kernels->softmax_backward(n, (size_t)n, (size_t)wide, scale_of(a), p, a->dP);
+            gemm_nn_part(n, d, n, a->dP, wide, K, 2 * D, a->dQ + row, D); // dQ = dP K
+            gemm_tn_part(n, d, n, a->dP, wide, Q + row, D, dK, 2 * D);    // dK = dP^T Q
         }
-        kernels->scale((size_t)rows * D, scale_of(a), a->dQ); // the forward pass scaled Q
-        if (dX)
-            memset(dX + at, 0, bytes);
-        linear_backward(&a->keyvalue, rows, X + at, a->dKV, dX ? dX + at : NULL);
-        linear_backward(&a->query, rows, X + at, a->dQ, dX ? dX + at : NULL);
     }
+    if (dX)
+        memset(dX, 0, bytes);
+    linear_backward(&a->keyvalue, rows, X + at, a->dKV, dX);
+    linear_backward(&a->query, rows, X + at, a->dQ, dX);
 }
 
 // ---- The newest asks.
@@ -207,21 +209,21 @@ static void newest_forward(struct attention *a, int S, const int *start, const f
     for (size_t s = 0; s < (size_t)S; s++)
         memcpy(a->newest + s * D, X + (size_t)start[s] * D, sizeof(float) * D);
     linear_forward(&a->query, S, a->newest, a->Q);
-    kernels->scale((size_t)S * D, scale_of(a), a->Q);
     memset(a->ask, 0, sizeof(float) * (size_t)S * wide);
     memset(a->mean, 0, sizeof(float) * (size_t)S * wide);
     // The keys' bias would add the same to all scores of a head, and a softmax does not see that.
     for (int h = 0; h < heads; h++)
         gemm_nn_part(S, D, d, a->Q + h * d, D, Wk + (size_t)h * d * D, D, a->ask + (size_t)h * D,
                      wide); // ask = Q Wk
-    float *p = a->P, *ask = a->ask, *mean = a->mean;
+    float *ask = a->ask, *mean = a->mean;
     for (int s = 0; s < S; s++) {
         const size_t n = (size_t)(start[s + 1] - start[s]);
         const float *x = X + (size_t)start[s] * D;
-        for (int h = 0; h < heads; h++, p += n, ask += D, mean += D) {
+        for (int h = 0; h < heads; h++, ask += D, mean += D) {
+            float *p = probabilities(a, start, s, h);
             for (size_t k = 0; k < n; k++)
                 p[k] = kernels->dot((size_t)D, ask, x + k * D);
-            softmax(n, p);
+            kernels->softmax(1, n, padded(n), scale_of(a), p);
             kernels->weigh((size_t)D, (int)n, p, x, mean);
         }
     }
@@ -251,16 +253,17 @@ static void newest_backward(struct attention *a, int S, const int *start, const 
         gemm_tn_part(d, D, S, a->dmix + h * d, D, a->mean + at, wide, dWv + block, D);
         gemm_nn_part(S, D, d, a->dmix + h * d, D, Wv + block, D, a->dmean + at, wide);
     }
-    const float *p = a->P, *ask = a->ask, *dmean = a->dmean;
+    const float *ask = a->ask, *dmean = a->dmean;
     float *dask = a->dask;
     for (int s = 0; s < S; s++) {
         const size_t n = (size_t)(start[s + 1] - start[s]), first = (size_t)start[s] * D;
         if (dX)
             memset(dX + first, 0, sizeof(float) * n * D);
-        for (int h = 0; h < heads; h++, p += n, ask += D, dask += D, dmean += D) {
+        for (int h = 0; h < heads; h++, ask += D, dask += D, dmean += D) {
+            const float *p = probabilities(a, start, s, h);
             for (size_t k = 0; k < n; k++)
                 a->dP[k] = kernels->dot((size_t)D, dmean, X + first + k * D);
-            softmax_backward(n, p, a->dP);
+            kernels->softmax_backward(1, n, padded(n), scale_of(a), p, a->dP);
             if (dX)
                 kernels->unweigh((size_t)D, (int)n, p, a->dP, ask, dmean, X + first, dX + first,
                                  dask);
@@ -273,7 +276,6 @@ static void newest_backward(struct attention *a, int S, const int *start, const 
         gemm_tn_part(d, D, S, a->Q + h * d, D, a->dask + at, wide, dWk + block, D);
         gemm_nt_part(S, d, D, a->dask + at, wide, Wk + block, D, a->dQ + h * d, D);
     }
-    kernels->scale((size_t)S * D, scale_of(a), a->dQ); // the forward pass scaled Q
     memset(a->dnewest, 0, sizeof(float) * (size_t)S * D);
     linear_backward(&a->query, S, a->newest, a->dQ, dX ? a->dnewest : NULL);
     for (size_t s = 0; dX && s < (size_t)S; s++)
@@ -283,20 +285,27 @@ static void newest_backward(struct attention *a, int S, const int *start, const 
 void attention_forward(struct attention *a, int S, const int *start, const float *X, float *Y)
 {
     check(a, S, start);
-    if (a->queries == ATTENTION_ALL)
-        all_forward(a, S, start, X, Y);
-    else
+    if (a->queries == ATTENTION_NEWEST)
         newest_forward(a, S, start, X, Y);
+    else
+        for (int first = 0, end; first < S; first = end) {
+            end = stretch_end(first, S, start);
+            all_forward(a, first, end, start, X, Y);
+        }
 }
 
 void attention_backward(struct attention *a, int S, const int *start, const float *X,
                         const float *dY, float *dX)
 {
     check(a, S, start);
-    if (a->queries == ATTENTION_ALL)
-        all_backward(a, S, start, X, dY, dX);
-    else
+    if (a->queries == ATTENTION_NEWEST)
         newest_backward(a, S, start, X, dY, dX);
+    else
+        for (int first = 0, end; first < S; first = end) {
+            end = stretch_end(first, S, start);
+            all_backward(a, first, end, start, X, dY,
+                         dX ? dX + (size_t)start[first] * (size_t)a->width : NULL);
+        }
 }
 
 void attention_positions_fill(enum attention_positions kind, int length, int width, float *E)
@@ -340,45 +349,75 @@ size_t attention_stack_scratch(struct attention_stack *t, bool backward, struct 
     t->X = X;
     t->scale = scale;
     t->newest = take(scratch, &bytes, (size_t)last->sequences_max * (size_t)shape->width);
-    t->dX = backward && layers > 1 ? take(scratch, &bytes, floats) : NULL;
+    t->dX = backward && layers > 1
+                ? take(scratch, &bytes,
+                       stretch_rows_max(rows, (size_t)last->length_max) * (size_t)shape->width)
+                : NULL;
     return bytes;
 }
 
+static void normalize(struct attention_stack *t, int l, int first, int end)
+{
+    const size_t D = (size_t)t->shape.width;
+    for (int i = first; t->shape.norm && i < end; i++)
+        t->scale[l][i] =
+            kernels->normalize(D, NORM_EPSILON, t->Z[l] + (size_t)i * D, t->X[l] + (size_t)i * D);
+}
+
+// The gradient of a layer's Z from that of its X; dX begins with row first.
+static void unnormalize(struct attention_stack *t, int l, int first, int end, float *dX)
+{
+    const size_t D = (size_t)t->shape.width;
+    for (int i = first; t->shape.norm && i < end; i++, dX += D)
+        kernels->unnormalize(D, t->scale[l][i], t->X[l] + (size_t)i * D, dX, dX);
+}
+
+// A stretch of sequences goes through all layers but the last while it is in the cache. The last
+// one has few products with matrices, and takes them for all sequences together.
 void attention_stack_forward(struct attention_stack *t, int S, const int *start, float *top)
 {
     const size_t D = (size_t)t->shape.width;
-    const int layers = t->shape.layers, N = start[S];
-    for (int l = 0; l < layers; l++) {
-        const bool last = l == layers - 1;
-        float *Y = last ? top : t->Z[l + 1];
-        for (int s = 0; t->shape.residual && last && s < S; s++)
-            memcpy(t->newest + (size_t)s * D, t->Z[l] + (size_t)start[s] * D, sizeof(float) * D);
-        for (size_t i = 0; t->shape.norm && i < (size_t)N; i++)
-            t->scale[l][i] = kernels->normalize(D, NORM_EPSILON, t->Z[l] + i * D, t->X[l] + i * D);
-        attention_forward(&t->layers[l], S, start, t->X[l], Y);
-        if (t->shape.residual)
-            kernels->axpy((size_t)(last ? S : N) * D, 1, last ? t->newest : t->Z[l], Y);
+    const int last = t->shape.layers - 1;
+    for (int first = 0, end; first < S; first = end) {
+        end = stretch_end(first, S, start);
+        const size_t at = (size_t)start[first] * D, n = (size_t)start[end] * D - at;
+        for (int l = 0; l < last; l++) {
+            normalize(t, l, start[first], start[end]);
+            all_forward(&t->layers[l], first, end, start, t->X[l], t->Z[l + 1]);
+            if (t->shape.residual)
+                kernels->axpy(n, 1, t->Z[l] + at, t->Z[l + 1] + at);
+        }
+        for (int s = first; t->shape.residual && s < end; s++)
+            memcpy(t->newest + (size_t)s * D, t->Z[last] + (size_t)start[s] * D, sizeof(float) * D);
+        normalize(t, last, start[first], start[end]);
     }
+    attention_forward(&t->layers[last], S, start, t->X[last], top);
+    if (t->shape.residual)
+        kernels->axpy((size_t)S * D, 1, t->newest, top);
 }
 
 void attention_stack_backward(struct attention_stack *t, int S, const int *start, const float *dtop,
                               float *dZ)
 {
     const size_t D = (size_t)t->shape.width;
-    const int layers = t->shape.layers, N = start[S];
-    for (int l = layers - 1; l >= 0; l--) {
-        const bool last = l == layers - 1;
-        float *dX = last ? dZ : t->dX;
-        attention_backward(&t->layers[l], S, start, t->X[l], last ? dtop : dZ, dX);
-        for (size_t i = 0; t->shape.norm && i < (size_t)N; i++)
-            kernels->unnormalize(D, t->scale[l][i], t->X[l] + i * D, dX + i * D, dX + i * D);
-        // From here on dZ is the gradient of Z[l]: what came through the layer, and beside it.
-        for (int s = 0; t->shape.residual && last && s < S; s++)
+    const int last = t->shape.layers - 1;
+    attention_backward(&t->layers[last], S, start, t->X[last], dtop, dZ);
+    for (int first = 0, end; first < S; first = end) {
+        end = stretch_end(first, S, start);
+        const size_t at = (size_t)start[first] * D, n = (size_t)start[end] * D - at;
+        unnormalize(t, last, start[first], start[end], dZ + at);
+        for (int s = first; t->shape.residual && s < end; s++)
             kernels->axpy(D, 1, dtop + (size_t)s * D, dZ + (size_t)start[s] * D);
-        if (t->shape.residual && !last)
-            kernels->axpy((size_t)N * D, 1, dX, dZ);
-        else if (!last)
-            memcpy(dZ, dX, sizeof(float) * (size_t)N * D);
+        // dZ is the gradient of Z[l + 1], and then of Z[l]: what came through the layer, and beside
+        // it.
+        for (int l = last - 1; l >= 0; l--) {
+            all_backward(&t->layers[l], first, end, start, t->X[l], dZ, t->dX);
+            unnormalize(t, l, start[first], start[end], t->dX);
+            if (t->shape.residual)
+                kernels->axpy(n, 1, t->dX, dZ + at);
+            else
+                memcpy(dZ + at, t->dX, sizeof(float) * n);
+        }
     }
 }
 

@@ -33,7 +33,8 @@ struct attention {
     // Scratch. Gradients are those of a stretch of rows when all of them ask.
     float *Q, *dQ;     // (rows that ask, D)
     float *mix, *dmix; // (rows that ask, D): the heads side by side
-    float *P, *dP;     // probabilities by sequence, head, row that asks; their gradient, one head's
+    float *P, *dP;     // probabilities by sequence, head, row that asks, each row with room for
+                       // length_max rounded up to 16; their gradient, one head's
     float *KV, *dKV;   // (N, 2D), with ATTENTION_ALL
     // With ATTENTION_NEWEST: the row that asks (S, D), and for each head (S, heads, D) what it asks
     // of the rows themselves, W_k^T q / sqrt(d), and the mean of them that it gets.
@@ -78,7 +79,7 @@ struct attention_stack {
     float **X;                // what it reads of them, (N, D)
     float **scale;            // with norm: 1 / the standard deviation, (N)
     float *newest;            // (S, D): what the last layer adds to
-    float *dX;                // (N, D), with more than one layer
+    float *dX;                // of a stretch of rows, with more than one layer
 };
 
 // As attention_scratch, for a stack whose shape and layers are set.

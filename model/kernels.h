@@ -47,6 +47,12 @@ struct kernels {
     // exp is within 2 ulp for arguments in [-87, 0] and 0 below.
     float (*exp_shifted)(size_t n, float shift, float *x);
     float (*max)(size_t n, const float *x);
+    // Of m rows of n, each beginning stride floats after the one before (a multiple of 16, >= n):
+    // the softmax of scale times the row, zeros behind it up to the next multiple of 16. n > 0.
+    void (*softmax)(int m, size_t n, size_t stride, float scale, float *p);
+    // Its derivative: dp, on entry the gradient of p, becomes that of the row.
+    void (*softmax_backward)(int m, size_t n, size_t stride, float scale, const float *p,
+                             float *dp);
     void (*scale)(size_t n, float a, float *x);
     // x *= a, then y += x
     void (*scale_add)(size_t n, float a, float *x, float *y);

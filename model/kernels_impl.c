@@ -391,6 +391,97 @@ static float correct(size_t n, float a, const float *c, float *x)
     return max_lanes(&largest);
 }
 
+// A block of a row of n: where the row has ended, the padding.
+static inline void block_cut(struct block *b, size_t n, float padding)
+{
+    static const int32_t index[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    for (EACH_PART(p)) {
+        ivec at;
+        memcpy(&at, index + p * WIDTH, sizeof at);
+        b->part[p] = vec_select(at < (int32_t)n, b->part[p], vec_all(padding));
+    }
+}
+
+// As sum_lanes.
+static inline float max_lanes(const struct block *b)
+{
+    typedef int32_t mask __attribute__((vector_size(16)));
+    float lanes[LANES];
+    block_store(b, lanes);
+    const quarter *q = (const quarter *)lanes;
+    quarter m = q[0];
+    for (int k = 1; k < 4; k++) {
+        const mask larger = q[k] > m;
+        m = (quarter)((larger & (mask)q[k]) | (~larger & (mask)m));
+    }
+    const float a = m[1] > m[0] ? m[1] : m[0], c = m[3] > m[2] ? m[3] : m[2];
+    return c > a ? c : a;
+}
+
+// Rows are padded, so that the last block of one needs no way round through memory: of 50 numbers
+// it is a quarter of the work, and with it a row took three times as long.
+static void softmax(int m, size_t n, size_t stride, float scaled, float *p)
+{
+    for (; m > 0; m--, p += stride) {
+        struct block b, largest, sum = {0};
+        for (EACH_PART(k))
+            largest.part[k] = vec_all(-INFINITY);
+        for (size_t i = 0; i < n; i += LANES) {
+            block_load(&b, p + i);
+            if (n - i < LANES) {
+                block_cut(&b, n - i, -INFINITY);
+                block_store(&b, p + i);
+            }
+            for (EACH_PART(k))
+                largest.part[k] =
+                    vec_select(b.part[k] > largest.part[k], b.part[k], largest.part[k]);
+        }
+        const float shift = max_lanes(&largest);
+        for (size_t i = 0; i < n; i += LANES) {
+            block_load(&b, p + i);
+            for (EACH_PART(k)) {
+                b.part[k] = vec_exp((b.part[k] - shift) * scaled);
+                sum.part[k] += b.part[k];
+            }
+            block_store(&b, p + i);
+        }
+        const float share = 1 / sum_lanes(&sum);
+        for (size_t i = 0; i < n; i += LANES) {
+            block_load(&b, p + i);
+            for (EACH_PART(k))
+                b.part[k] *= share;
+            block_store(&b, p + i);
+        }
+    }
+}
+
+// d row_k = scale p_k (dp_k - sum_j p_j dp_j).
+static void softmax_backward(int m, size_t n, size_t stride, float scaled, const float *p,
+                             float *dp)
+{
+    for (; m > 0; m--, p += stride, dp += stride) {
+        struct block a, b, sum = {0};
+        for (size_t i = 0; i < n; i += LANES) {
+            block_load(&a, p + i);
+            block_load(&b, dp + i);
+            if (n - i < LANES) {
+                block_cut(&b, n - i, 0);
+                block_store(&b, dp + i);
+            }
+            for (EACH_PART(k))
+                sum.part[k] += a.part[k] * b.part[k];
+        }
+        const float mean = sum_lanes(&sum);
+        for (size_t i = 0; i < n; i += LANES) {
+            block_load(&a, p + i);
+            block_load(&b, dp + i);
+            for (EACH_PART(k))
+                b.part[k] = scaled * (a.part[k] * (b.part[k] - mean));
+            block_store(&b, dp + i);
+        }
+    }
+}
+
 static void rowwise_adagrad(size_t n, float rate, float l2, float epsilon, const float *gradient,
                             float *row, float *G)
 {
@@ -483,6 +574,8 @@ const struct kernels KERNELS_NAME = {
     .exp_shifted = exp_shifted,
     .correct = correct,
     .max = max,
+    .softmax = softmax,
+    .softmax_backward = softmax_backward,
     .scale = scale,
     .scale_add = scale_add,
     .rowwise_adagrad = rowwise_adagrad,

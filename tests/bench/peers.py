@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trainer beside PyTorch and TensorFlow Recommenders, on a recorded stream.
 
-    peers.py --peer NAME=PYTHON... [--data DIR] [--json] [--rounds N] [--batch B]... [--mask]
+    peers.py --peer NAME=PYTHON... [--data DIR] [--json] [--full] [--rounds N] [--batch B]... [--mask]
 
 All sides learn the plain model: a row of 64 for each user and item, a bias for each item, in-batch
 softmax (summed) with logQ from how often an item has come so far, Adagrad 0.1 starting at 0.1, rows
 drawn from -0.05 to 0.05. They take the same batches of the same stream, each chunk of 10,000
-predicted over the whole corpus before it is learned. Our default model stands beside them.
+predicted over the whole corpus before it is learned. Our default model stands beside them, and where
+it is known to this build, both with products in bfloat16 (model.precision).
 
 Each peer has several ways to do the same (dense or sparse gradients, compiled or not); the one that
 is fastest over the first 50,000 examples at that batch size, in the better of two tries, is taken.
+
+That is what --full does, with the whole stream. Without it, it is the first 60,000 examples, two rounds
+by default, the variants that were fastest when all were tried (SHORT), and recall is of the examples
+that are scored on the clock.
 
 Sides run alternately, one at a time, and what counts is CPU time of the whole process, or for us of
 the thread that learns: a busy machine takes little of the ratios away. "examples/s" is of learning
@@ -20,11 +25,13 @@ decoding and joining JSON, twice, for the corpus is known in advance.
 Recall is of every fourth example.
 """
 import argparse
+import itertools
 import json
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -34,6 +41,9 @@ PROGRAM = os.environ.get("TWOTOWER", str(ROOT / "build/release/twotower"))
 VARIANTS = {"torch": ["dense", "sparse", "compiled"], "tfrs": ["legacy", "newer"]}
 PLAIN = ["model.type=two_tower", "model.optimizer=adagrad", "model.rate=0.1", "model.l2=0",
          "model.init=0.05", "model.accumulator=0.1"]
+BF16 = ["model.precision=bf16"]
+SHORT_EXAMPLES = 60000
+SHORT = {"torch": "dense", "tfrs": "legacy"}
 
 
 def last_line(text):
@@ -67,6 +77,8 @@ def ours_run(asked, batch, options, sampling):
 def variant_choose(asked, name, batch):
     """The fastest of those that work here."""
     fastest = {}
+    if not asked.full:
+        return SHORT[name]
     for _ in range(2):
         for variant in VARIANTS[name]:
             if fastest.get(variant, 0) is None:
@@ -82,6 +94,11 @@ def variant_choose(asked, name, batch):
     return min(working, key=fastest.get, default=None)
 
 
+def ours_knows(options):
+    command = [PROGRAM, "check"] + [x for option in options for x in ("-o", option)]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
 def measure(asked, batch):
     sides = {}
     for name in asked.peer:
@@ -90,8 +107,11 @@ def measure(asked, batch):
             sides[name] = lambda n=name, v=variant: peer_run(asked, n, v, batch, 0)
     hits = "false" if not asked.mask else "true"
     plain = PLAIN + [f"model.accidental_hits={hits}"]
-    sides["ours, plain"] = lambda: ours_run(asked, batch, plain, 0.01)
-    sides["ours, default"] = lambda: ours_run(asked, batch, [], 0.01)
+    forms = {"ours, plain": plain, "ours, default": []}
+    if ours_knows(BF16):
+        forms |= {"ours, plain, bf16": plain + BF16, "ours, default, bf16": BF16}
+    for side, options in forms.items():
+        sides[side] = lambda o=options: ours_run(asked, batch, o, 0.01)
 
     rounds = {side: [] for side in sides}
     for _ in range(asked.rounds):
@@ -100,8 +120,8 @@ def measure(asked, batch):
             if "failed" in figures:
                 raise SystemExit(f"{side}, batch of {batch}: {figures['failed']}")
             rounds[side].append(figures)
-    recall = {"ours, plain": ours_run(asked, batch, plain, 0.25),
-              "ours, default": ours_run(asked, batch, [], 0.25)}
+    recall = {side: ours_run(asked, batch, options, 0.25)
+              for side, options in forms.items()} if asked.full else {}
 
     def rates(side, seconds):
         return [f["examples"] / f[seconds] for f in rounds[side]]
@@ -148,6 +168,51 @@ def table_print(rows, head):
               f"{row['recall@10']:10.4f} {row['recall@100']:10.4f}", flush=True)
 
 
+# What a row of ours is called in the list of ratios, and what it is measured for.
+STAGES = {"ours, plain": "trainer, plain model, B={}",
+          "ours, plain, bf16": "trainer, plain model, bf16, B={}",
+          "ours, default": "default model vs peers' plain, B={}",
+          "ours, default, bf16": "default model, bf16, vs peers' plain, B={}"}
+GOAL = ">= 1"
+
+
+def json_print(rows):
+    """Each row of ours beside the faster peer."""
+    peers = [row for row in rows if row["side"] not in STAGES]
+    fastest = max(peers, key=lambda row: row["examples_per_second"], default=None)
+    for row in rows:
+        if row["side"] not in STAGES or not fastest:
+            continue
+        print(json.dumps({
+            "stage": STAGES[row["side"]].format(row["batch"]),
+            "reference": f"{fastest['version']}, {fastest['variant']}", "unit": "examples/CPU s",
+            "ours": round(row["examples_per_second"]),
+            "theirs": round(fastest["examples_per_second"]), "ratio": round(row["multiple"], 3),
+            "goal": GOAL, "ratio_all": round(row["multiple all"], 3),
+            "peers": {f"{p['version']}, {p['variant']}": round(p["examples_per_second"])
+                      for p in peers},
+            "rounds": row["rounds"], "recall@100": row["recall@100"]}), flush=True)
+
+
+def stream_cut(whole, directory):
+    """The first engagements and impressions; what there is of items stays whole."""
+    for name, lines in (("engagements", SHORT_EXAMPLES), ("impressions", SHORT_EXAMPLES),
+                        ("items", 0)):
+        source, target = whole / f"{name}.jsonl.zst", directory / f"{name}.jsonl.zst"
+        if not source.exists():
+            continue
+        if not lines:
+            target.symlink_to(source.resolve())
+            continue
+        with subprocess.Popen(["zstd", "-dcq", str(source)], stdout=subprocess.PIPE) as read, \
+                subprocess.Popen(["zstd", "-q1", "-o", str(target)], stdin=subprocess.PIPE) as write:
+            for line in itertools.islice(read.stdout, lines):
+                write.stdin.write(line)
+            write.stdin.close()
+            read.stdout.close()
+    return directory
+
+
 def peer(text):
     name, _, python = text.partition("=")
     if name not in VARIANTS or not python:
@@ -162,13 +227,15 @@ def main():
     parser.add_argument("--data", type=Path,
                         default=Path(os.environ.get("TWOTOWER_DATA", ROOT / "../shared/data")),
                         help="directory of recorded streams, or a stream itself")
-    parser.add_argument("--json", action="store_true", help="one JSON object for each row")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="one JSON object for each row of ours")
+    parser.add_argument("--full", action="store_true", help="the whole stream and all variants")
+    parser.add_argument("--rounds", type=int, help="default 2, with --full 3")
     parser.add_argument("--batch", type=int, action="append", help="default 1024 and 4096")
     parser.add_argument("--mask", action="store_true",
                         help="a positive that is there twice in a batch is no negative, on all sides")
     asked = parser.parse_args()
     asked.peer = dict(asked.peer)
+    asked.rounds = asked.rounds or (3 if asked.full else 2)
     asked.stream = asked.data if (asked.data / "engagements.jsonl.zst").exists() else asked.data / "ml1m"
     if not asked.stream.is_dir():
         print(f"skip peers: no recorded stream in {asked.stream}")
@@ -176,13 +243,15 @@ def main():
     if not asked.json:
         print(f"machine: {machine()}; {asked.rounds} rounds, load "
               f"{os.getloadavg()[0]:.1f}", flush=True)
-    for i, batch in enumerate(asked.batch or [1024, 4096]):
-        rows = measure(asked, batch)
-        if asked.json:
-            for row in rows:
-                print(json.dumps(row | {"machine": machine()}), flush=True)
-        else:
-            table_print(rows, i == 0)
+    with tempfile.TemporaryDirectory() as directory:
+        if not asked.full:
+            asked.stream = stream_cut(asked.stream, Path(directory))
+        for i, batch in enumerate(asked.batch or [1024, 4096]):
+            rows = measure(asked, batch)
+            if asked.json:
+                json_print(rows)
+            else:
+                table_print(rows, i == 0)
 
 
 if __name__ == "__main__":

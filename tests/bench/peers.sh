@@ -4,10 +4,13 @@
 # How fast the trainer is beside PyTorch and TensorFlow Recommenders, same model, same stream, same
 # batches, one thread each: see peers.py.
 #
-#     tests/bench/peers.sh --install [--data DIR] [--json] [--rounds N] [--batch B]... [--mask]
+#     tests/bench/peers.sh [--install] [--data DIR] [--json] [--full] [--rounds N] [--batch B]... [--mask]
+#
+# It takes a minute of CPU time over the first part of the stream; --full takes all of it, and tries
+# more.
 #
 # --install, or TWOTOWER_PEERS=yes in the environment, installs from PyPI in build/peers what is not
-# there yet: 2 GB are downloaded and 7 GB written, once. Without it this does nothing but say so, for
+# there yet: 2 GB are downloaded and 7 GB written, once. Without it only what is there is measured, for
 # `tests/run bench` runs every script here. A peer that can't be installed is named, and the other
 # measured.
 set -euo pipefail
@@ -19,7 +22,7 @@ arguments=()
 for argument in "$@"; do
     if [ "$argument" = --install ]; then install=yes; else arguments+=("$argument"); fi
 done
-if [ -z "$install" ]; then
+if [ -z "$install" ] && ! [ -e "$venvs/torch/made-of.txt" ]; then
     echo "skip peers: --install or TWOTOWER_PEERS=yes downloads PyTorch and TensorFlow Recommenders (2 GB)"
     exit
 fi
@@ -29,6 +32,7 @@ peer_make()
 {
     local venv=$venvs/$1 wanted=$here/peers_$1.txt
     if cmp -s "$wanted" "$venv/made-of.txt"; then return; fi
+    if [ -z "$install" ]; then return 1; fi
     echo "installing $(grep -v '^#' "$wanted" | paste -sd ' ') in build/peers/$1" >&2
     rm -rf "$venv"
     if ! { python3 -m venv "$venv" && "$venv/bin/pip" install --disable-pip-version-check --no-cache-dir \
@@ -51,19 +55,5 @@ if [ ${#peers[@]} -eq 0 ]; then
     exit 1
 fi
 
-# Nothing that somebody set for another program may slow one side down.
-while IFS='=' read -r name _; do
-    case $name in
-    OPENBLAS_* | GOTO_* | MKL_* | BLIS_* | NVPL_* | OMP_* | KMP_* | GOMP_* | ATEN_* | DNNL_* | ONEDNN_* | \
-        NPY_* | TF_* | XLA_* | TORCH* | PYTORCH_* | GLIBC_TUNABLES | MALLOC_* | LD_PRELOAD)
-        unset "$name"
-        ;;
-    esac
-done < <(env)
-export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
-# A batch of 4,096 makes temporaries of 64 MB. Mapped and given back each step, their page faults take
-# longer than the arithmetic. A threshold above 32 MB is ignored, so: no maps at all, never trimmed, and
-# one arena, for the others end at 64 MB.
-export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736 MALLOC_TOP_PAD_=67108864 MALLOC_ARENA_MAX=1
-
+. "$here/one_thread.bash"
 exec python3 "$here/peers.py" "${peers[@]}" "${arguments[@]}"

@@ -83,7 +83,7 @@ static void attention_gives_the_numbers_worked_by_hand(void **state)
 {
     // Width 1: queries and keys are X and 2 X, values 10 X, output Y = mix + 1.
     float one[] = {1}, zero[] = {0, 0}, keyvalue[] = {2, 10}, Y[3];
-    float Q[3], KV[6], mix[3], P[4 + 1];
+    float Q[3], KV[6], mix[3], P[3 * 16];
     const float X[] = {0, logf(3), 5};
     const int start[] = {0, 2, 3};
     struct attention a = {
@@ -108,6 +108,48 @@ static void attention_gives_the_numbers_worked_by_hand(void **state)
     assert_true(fabs(Y[0] - (0.5 * 10 * (double)x + 1)) < 1e-5);
     assert_true(fabs(Y[1] - (w * 10 * (double)x + 1)) < 1e-5);
     assert_true(fabs(Y[2] - 51) < 1e-5); // a sequence of its own: the others are not seen
+}
+
+static void sequences_that_fill_many_stretches_are_as_each_alone(void **state)
+{
+    // 40 rows and less, so that a stretch has three to six of them.
+    enum { SEQUENCES = 12, LONGEST = 40, ROWS = SEQUENCES * LONGEST };
+    static _Alignas(64) float params[MEMORY], grads[MEMORY], scratch[1 << 18], alone[1 << 16];
+    static float X[ROWS * D], dX[ROWS * D], one[LONGEST * D];
+    struct rng rng = {3, 0};
+    int start[SEQUENCES + 1] = {0};
+    float top[SEQUENCES * D], dtop[SEQUENCES * D], single[D];
+    (void)state;
+    for (int s = 0; s < SEQUENCES; s++)
+        start[s + 1] = start[s] + LONGEST - 7 * (s % 5);
+    const struct attention_encoder_shape shape = {
+        D, LONGEST, HEADS, LAYERS, ATTENTION_POSITIONS_NONE, true, true};
+    struct attention_encoder e;
+    attention_encoder_init(&e, &shape, SEQUENCES, &(struct arena){(char *)params, sizeof params, 0},
+                           &(struct arena){(char *)grads, sizeof grads, 0},
+                           &(struct arena){(char *)scratch, sizeof scratch, 0}, &rng);
+    rng_fill_uniform(&rng, X, ROWS * D, -1, 1);
+    rng_fill_uniform(&rng, dtop, SEQUENCES * D, -1, 1);
+    memcpy(e.stack.Z[0], X, sizeof(float) * (size_t)start[SEQUENCES] * D);
+    attention_stack_forward(&e.stack, SEQUENCES, start, top);
+    attention_stack_backward(&e.stack, SEQUENCES, start, dtop, dX);
+
+    struct attention layers[LAYERS];
+    struct attention_stack stack = {.shape = e.stack.shape, .layers = layers};
+    memcpy(layers, e.layers, sizeof layers);
+    for (int l = 0; l < LAYERS; l++)
+        layers[l].sequences_max = 1;
+    attention_stack_scratch(&stack, true, &(struct arena){(char *)alone, sizeof alone, 0});
+    for (int s = 0; s < SEQUENCES; s++) {
+        const int n = start[s + 1] - start[s];
+        memcpy(stack.Z[0], X + start[s] * D, sizeof(float) * (size_t)n * D);
+        attention_stack_forward(&stack, 1, (const int[]){0, n}, single);
+        attention_stack_backward(&stack, 1, (const int[]){0, n}, dtop + s * D, one);
+        for (int i = 0; i < D; i++)
+            assert_true(fabsf(single[i] - top[s * D + i]) < 1e-5f);
+        for (int i = 0; i < n * D; i++)
+            assert_true(fabsf(one[i] - dX[start[s] * D + i]) < 1e-5f);
+    }
 }
 
 static double layer_loss(void *arg)
@@ -348,6 +390,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(attention_gives_the_numbers_worked_by_hand),
+        cmocka_unit_test(sequences_that_fill_many_stretches_are_as_each_alone),
         cmocka_unit_test(layer_backward_agrees_with_finite_differences),
         cmocka_unit_test(the_newest_event_alone_gets_what_it_gets_among_all),
         cmocka_unit_test(encoder_backward_agrees_with_finite_differences),

@@ -128,6 +128,33 @@ static float run_max(const struct kernels *k, size_t n, struct inputs *in, int a
     return k->max(n, in->x + at);
 }
 
+// Three rows, with room for n behind each other and up to a multiple of 16.
+enum { ROWS = 3, WIDE = (LENGTH_MAX + 15) / 16 * 16 };
+
+static void rows_fill(const struct inputs *in, size_t n, int at, float *rows)
+{
+    for (size_t i = 0; i < ROWS * WIDE; i++) // what lies behind a row is neither read nor kept
+        rows[i] = i % WIDE < n ? in->x[(i * 7 + (size_t)at) % SIZE] : NAN;
+}
+
+static float run_softmax(const struct kernels *k, size_t n, struct inputs *in, int at)
+{
+    float p[ROWS * WIDE], dp[ROWS * WIDE];
+    if (n == 0)
+        return 0;
+    rows_fill(in, n, at, p);
+    k->softmax(ROWS, n, WIDE, 1.5f, p);
+    for (size_t i = 0; i < ROWS * WIDE; i++)
+        assert_true(i % WIDE < n || i % WIDE >= (n + 15) / 16 * 16 || p[i] == 0);
+    for (size_t i = 0; i < n; i++)
+        in->y[(size_t)at + i] = p[WIDE + i];
+    rows_fill(in, n, at + 1, dp);
+    k->softmax_backward(ROWS, n, WIDE, 0.4f, p, dp);
+    for (size_t i = 0; i < n; i++)
+        in->x[(size_t)at + i] = dp[WIDE + i] + dp[2 * WIDE + i] - dp[i];
+    return 0;
+}
+
 static float run_scale(const struct kernels *k, size_t n, struct inputs *in, int at)
 {
     k->scale(n, 1.3f, in->x + at);
@@ -170,6 +197,8 @@ static const struct {
     {"correct", run_correct},
     {"exp_shifted", run_exp_shifted},
     {"max", run_max},
+    {"softmax", run_softmax},
+    {"softmax_backward", run_softmax},
     {"scale", run_scale},
     {"scale_add", run_scale_add},
     {"rowwise_adagrad", run_rowwise_adagrad},
@@ -320,6 +349,38 @@ static void the_sums_and_updates_agree_with_double_precision(void **state)
     }
 }
 
+static void a_softmax_and_its_derivative_agree_with_double_precision(void **state)
+{
+    (void)state;
+    for (size_t n = 1; n <= LENGTH_MAX; n++) {
+        struct inputs in;
+        float p[ROWS * WIDE], dp[ROWS * WIDE], x[ROWS * WIDE], dy[ROWS * WIDE];
+        fill(&in, n);
+        rows_fill(&in, n, 0, x);
+        rows_fill(&in, n, 1, dy);
+        memcpy(p, x, sizeof p);
+        memcpy(dp, dy, sizeof dp);
+        kernels->softmax(ROWS, n, WIDE, 2.5f, p);
+        kernels->softmax_backward(ROWS, n, WIDE, 2.5f, p, dp);
+        for (size_t r = 0; r < ROWS * WIDE; r += WIDE) {
+            double sum = 0, mean = 0;
+            for (size_t i = 0; i < n; i++)
+                sum += exp(2.5 * x[r + i]);
+            for (size_t i = 0; i < n; i++)
+                mean += exp(2.5 * x[r + i]) / sum * dy[r + i];
+            for (size_t i = 0; i < n; i++) {
+                const double share = exp(2.5 * x[r + i]) / sum;
+                assert_true(fabs(share - p[r + i]) < 1e-5 * share + 1e-9);
+                assert_true(fabs(2.5 * share * (dy[r + i] - mean) - dp[r + i]) < 1e-5);
+            }
+        }
+        // One that is not a number is not hidden.
+        x[0] = NAN;
+        kernels->softmax(1, n, WIDE, 1, x);
+        assert_true(isnan(x[n - 1]));
+    }
+}
+
 static void the_largest_is_found_wherever_it_stands(void **state)
 {
     (void)state;
@@ -445,6 +506,7 @@ int main(void)
         cmocka_unit_test(every_set_gives_the_bits_of_the_plain_one),
         cmocka_unit_test(nothing_is_written_past_the_end),
         cmocka_unit_test(the_sums_and_updates_agree_with_double_precision),
+        cmocka_unit_test(a_softmax_and_its_derivative_agree_with_double_precision),
         cmocka_unit_test(the_largest_is_found_wherever_it_stands),
         cmocka_unit_test(exp_is_within_two_ulp_and_zero_below_the_range),
         cmocka_unit_test(exp_subtracts_the_shift_and_sums),
