@@ -224,6 +224,12 @@ static void slate_step(void *arg, const struct slate_report *report)
     metrics_add(METRIC_SLATES_UNSCORED, (uint64_t)report->unscored);
 }
 
+static void event_see(void *arg, const struct event *event)
+{
+    struct job *j = arg;
+    traffic_see(j->traffic, event);
+}
+
 static int bounds_resolve(struct job *j, char *error, size_t error_size)
 {
     int64_t *first = calloc((size_t)j->n * 2, sizeof *first);
@@ -491,6 +497,7 @@ int job_open(struct job **j_out, const struct config *c, struct source *source,
     j->trainer.score_slates = score_slates;
     j->trainer.step = step;
     j->trainer.slate_step = slate_step;
+    j->trainer.event = event_see;
     j->trainer.arg = j;
     metrics_partitions(j->n, source->partitions);
     metrics_tasks(&j->trainer.options.tasks);
@@ -1074,8 +1081,6 @@ static void *train_main(void *arg)
         notify_beat(&j->workers[1]);
         const bool values = slice->values.n > 0;
         trainer_apply(&j->trainer, slice);
-        for (int i = 0; i < slice->n_events; i++)
-            traffic_see(j->traffic, slice->events[i].event);
         cutter_give(j->cutter, slice);
         if (values)
             values_tell(j);

@@ -22,13 +22,15 @@ enum {
     SECOND_MS = 1000,
 };
 
-// What a read decoded to. Lives until the last of its events has come back.
+// What reads of one partition decoded to, up to READ_MAX records. Lives until it is full and the
+// last of its events has come back.
 struct chunk {
     struct event_memory memory;
-    struct event *events;
-    int n_events_max;
-    int refs;
-    struct chunk *next; // of the free ones
+    struct event *events; // READ_MAX
+    int n_events;
+    int refs; // of its events, and of the partition that fills it
+    struct partition *of;
+    struct chunk *next; // of its free ones
 };
 
 // A record in the queue of its partition.
@@ -49,7 +51,9 @@ struct partition {
     int64_t mt_ms;        // running maximum of all that was decoded
     int64_t arrived_ms;   // when the last record came
     int32_t epoch;        // of the last record that was decoded
-    bool ended;           // bounded, and everything has been read
+    // Of its own: what has held 512 of its records before has room for the next 512.
+    struct chunk *filling, *free;
+    bool ended; // bounded, and everything has been read
 };
 
 struct cut_slice {
@@ -82,7 +86,6 @@ struct cutter {
     int64_t watermark_ms, cut_ms; // of the last live slice, and when it was cut
     int *order;                   // heap of partitions by the time at their heads
     size_t *limits;               // per partition: entries to take
-    struct chunk *chunks_free;
     struct cut_slice *slices_free;
     struct slice_move *moves; // for the next slice, n_moves of them
     int n_moves;
@@ -174,19 +177,19 @@ static void chunk_free(struct chunk *chunk)
     free(chunk);
 }
 
-static void chunk_release(struct cutter *c, struct chunk *chunk)
+static void chunk_release(struct chunk *chunk)
 {
     if (--chunk->refs > 0)
         return;
     event_memory_reset(&chunk->memory);
-    chunk->next = c->chunks_free;
-    c->chunks_free = chunk;
+    chunk->next = chunk->of->free;
+    chunk->of->free = chunk;
 }
 
 static void slice_release(struct cutter *c, struct cut_slice *s)
 {
     for (int i = 0; i < s->slice.n_events; i++)
-        chunk_release(c, s->chunks[i]);
+        chunk_release(s->chunks[i]);
     s->slice.n_events = 0;
     s->next = c->slices_free;
     c->slices_free = s;
@@ -222,13 +225,15 @@ void cutter_close(struct cutter *c)
     for (int p = 0; c->partitions && p < c->n; p++) {
         struct partition *part = &c->partitions[p];
         for (; part->n > 0; part->n--, part->head++)
-            chunk_release(c, part->queue[part->head & (part->size - 1)].chunk);
+            chunk_release(part->queue[part->head & (part->size - 1)].chunk);
+        if (part->filling)
+            chunk_release(part->filling);
+        while (part->free) {
+            struct chunk *next = part->free->next;
+            chunk_free(part->free);
+            part->free = next;
+        }
         free(part->queue);
-    }
-    while (c->chunks_free) {
-        struct chunk *next = c->chunks_free->next;
-        chunk_free(c->chunks_free);
-        c->chunks_free = next;
     }
     while (c->slices_free) {
         struct cut_slice *next = c->slices_free->next;
@@ -262,24 +267,41 @@ void cutter_go_live(struct cutter *c)
 
 // Reading.
 
-static struct chunk *chunk_take(struct cutter *c, int n_events)
+static struct chunk *chunk_take(struct partition *part)
 {
-    struct chunk *chunk = c->chunks_free;
-    if (chunk)
-        c->chunks_free = chunk->next;
-    else if (!(chunk = calloc(1, sizeof *chunk)))
-        return NULL;
-    if (chunk->n_events_max < n_events) {
-        struct event *events = realloc(chunk->events, (size_t)n_events * sizeof *events);
-        if (!events) {
-            chunk_free(chunk);
+    struct chunk *chunk = part->free;
+    if (chunk) {
+        part->free = chunk->next;
+    } else {
+        chunk = calloc(1, sizeof *chunk);
+        if (!chunk)
+            return NULL;
+        chunk->events = malloc(READ_MAX * sizeof *chunk->events);
+        if (!chunk->events) {
+            free(chunk);
             return NULL;
         }
-        chunk->events = events;
-        chunk->n_events_max = n_events;
     }
-    chunk->refs = 0;
+    chunk->of = part;
+    chunk->n_events = 0;
+    chunk->refs = 1;
     return chunk;
+}
+
+// The partition's chunk, with room for n more events. How many there are follows from the events
+// that are under way, not from how many reads brought them.
+static struct chunk *chunk_fill(struct partition *part, int n)
+{
+    struct chunk *chunk = part->filling;
+    if (chunk && chunk->refs == 1) { // all have come back
+        event_memory_reset(&chunk->memory);
+        chunk->n_events = 0;
+    }
+    if (chunk && chunk->n_events + n <= READ_MAX)
+        return chunk;
+    if (chunk)
+        chunk_release(chunk);
+    return part->filling = chunk_take(part);
 }
 
 static bool queue_put(struct partition *part, const struct entry *entry)
@@ -391,19 +413,6 @@ static bool is_keyed_by(const struct record *r, const struct id *user)
     return r->key_size == (size_t)size && !memcmp(r->key, digits, r->key_size);
 }
 
-// The records of the chunk that are in the queue keep it; without any it is given back.
-__attribute__((format(printf, 4, 5))) static int read_fail(struct cutter *c, struct chunk *chunk,
-                                                           int rc, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    vsnprintf(c->error, sizeof c->error, format, args);
-    va_end(args);
-    chunk->refs++;
-    chunk_release(c, chunk);
-    return rc;
-}
-
 // Reads and decodes what partition p has now. Returns how many records, or -errno.
 static int partition_read(struct cutter *c, int p, struct cutter_clock now)
 {
@@ -417,12 +426,12 @@ static int partition_read(struct cutter *c, int p, struct cutter_clock now)
         part->ended = c->options.order == SLICE_CANONICAL && s->ops->at_end(s, p);
         return 0;
     }
-    struct chunk *chunk = chunk_take(c, n);
+    struct chunk *chunk = chunk_fill(part, n);
     if (!chunk)
         return fail(c, -ENOMEM, "out of memory for decoded events");
     const enum topic topic = s->partitions[p].topic;
     for (int i = 0; i < n; i++) {
-        struct event *event = &chunk->events[i];
+        struct event *event = &chunk->events[chunk->n_events++];
         struct entry entry = {
             .offset = records[i].offset, .chunk = chunk, .epoch = records[i].leader_epoch};
         const char *ahead;
@@ -430,13 +439,12 @@ static int partition_read(struct cutter *c, int p, struct cutter_clock now)
         if (entry.epoch < 0)
             entry.epoch = part->epoch;
         else if (entry.epoch < part->epoch)
-            return read_fail(c, chunk, -EBADMSG,
-                             "%s: partition %d: offset %" PRId64 " is of leader epoch %" PRId32
-                             ", after epoch %" PRId32
-                             ": records that were learned were lost by the "
-                             "brokers, or the topic was created anew",
-                             s->partitions[p].name, s->partitions[p].partition, entry.offset,
-                             entry.epoch, part->epoch);
+            return fail(c, -EBADMSG,
+                        "%s: partition %d: offset %" PRId64 " is of leader epoch %" PRId32
+                        ", after epoch %" PRId32 ": records that were learned were lost by the "
+                        "brokers, or the topic was created anew",
+                        s->partitions[p].name, s->partitions[p].partition, entry.offset,
+                        entry.epoch, part->epoch);
         part->epoch = entry.epoch;
         const enum reject reason = decode(c->decoder, topic, &records[i], &chunk->memory, event);
         c->counts.records++;
@@ -457,7 +465,7 @@ static int partition_read(struct cutter *c, int p, struct cutter_clock now)
         }
         entry.mt_ms = part->mt_ms;
         if (!queue_put(part, &entry))
-            return read_fail(c, chunk, -ENOMEM, "out of memory for decoded events");
+            return fail(c, -ENOMEM, "out of memory for decoded events");
         chunk->refs++;
     }
     part->arrived_ms = now.monotonic_ms;
@@ -467,26 +475,35 @@ static int partition_read(struct cutter *c, int p, struct cutter_clock now)
 
 // Merging.
 
+static struct cut_slice *slice_new(const struct cutter *c)
+{
+    struct cut_slice *s = calloc(1, sizeof *s);
+    const size_t n = (size_t)c->n, max = (size_t)c->options.slice_events;
+    if (!s)
+        return NULL;
+    s->slice.next = calloc(n, sizeof *s->slice.next);
+    s->slice.time_max_ms = calloc(n, sizeof *s->slice.time_max_ms);
+    s->slice.epoch = calloc(n, sizeof *s->slice.epoch);
+    s->slice.flags = calloc(n, sizeof *s->slice.flags);
+    s->slice.moves = calloc(n, sizeof *s->slice.moves);
+    s->slice.events = malloc(max * sizeof *s->slice.events);
+    s->chunks = malloc(max * sizeof *s->chunks);
+    s->slice.n_events_max = (int)max;
+    if (!s->slice.next || !s->slice.time_max_ms || !s->slice.epoch || !s->slice.flags ||
+        !s->slice.moves || !s->slice.events || !s->chunks) {
+        slice_free(s);
+        return NULL;
+    }
+    return s;
+}
+
 static struct cut_slice *slice_take(struct cutter *c)
 {
     struct cut_slice *s = c->slices_free;
-    if (s) {
+    if (s)
         c->slices_free = s->next;
-    } else {
-        s = calloc(1, sizeof *s);
-        if (!s)
-            return NULL;
-        s->slice.next = calloc((size_t)c->n, sizeof *s->slice.next);
-        s->slice.time_max_ms = calloc((size_t)c->n, sizeof *s->slice.time_max_ms);
-        s->slice.epoch = calloc((size_t)c->n, sizeof *s->slice.epoch);
-        s->slice.flags = calloc((size_t)c->n, sizeof *s->slice.flags);
-        s->slice.moves = calloc((size_t)c->n, sizeof *s->slice.moves);
-        if (!s->slice.next || !s->slice.time_max_ms || !s->slice.epoch || !s->slice.flags ||
-            !s->slice.moves) {
-            slice_free(s);
-            return NULL;
-        }
-    }
+    else if (!(s = slice_new(c)))
+        return NULL;
     memset(s->slice.rejected, 0, sizeof s->slice.rejected);
     s->slice.n_partitions = c->n;
     s->slice.n_events = s->slice.n_verdicts = s->slice.n_moves = 0;
@@ -500,7 +517,7 @@ static bool slice_put(struct cut_slice *s, const struct entry *entry)
 {
     struct slice *slice = &s->slice;
     if (slice->n_events == slice->n_events_max) {
-        const int max = slice->n_events_max ? 2 * slice->n_events_max : 4096;
+        const int max = 2 * slice->n_events_max;
         struct slice_event *events = realloc(slice->events, (size_t)max * sizeof *slice->events);
         if (events)
             slice->events = events;
@@ -725,7 +742,7 @@ static int merge(struct cutter *c, struct cut_slice *s)
             const int rc = entry_dead(c, s, p, entry);
             if (rc < 0)
                 return rc;
-            chunk_release(c, entry->chunk);
+            chunk_release(entry->chunk);
         }
         if (entry->verdict && !verdict_put(s, p, entry->offset))
             return fail(c, -ENOMEM, "over %d records are ahead of the clock, or out of memory",
@@ -1092,7 +1109,7 @@ int cutter_move(struct cutter *c, int n, const struct slice_move *moves, bool st
         struct partition *part = &c->partitions[p];
         c->counts.pending -= part->n;
         for (; part->n > 0; part->n--, part->head++)
-            chunk_release(c, queue_at(part, 0)->chunk);
+            chunk_release(queue_at(part, 0)->chunk);
         part->mt_ms = c->time_max_ms[p];
         part->epoch = c->epoch[p];
         part->ended = false;

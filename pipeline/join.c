@@ -1072,6 +1072,28 @@ static void request_expire(struct join *j, uint32_t request)
     }
 }
 
+// How many buckets from wheel_at on hold nobody, at most n. Event time often jumps over thousands
+// of them, so eight are looked at at once.
+static size_t wheel_empty(const struct join *j, size_t n)
+{
+    const size_t at = (size_t)scalars_at(j)->wheel_at & (j->wheel.n - 1);
+    const struct bucket *bucket = column_at(&j->wheel, at);
+    const size_t row = j->wheel.n - at; // up to the end of the ring
+    size_t i = 0;
+    if (n > row)
+        n = row;
+    for (; i + 8 <= n; i += 8) {
+        uint32_t any = 0;
+        for (size_t k = i; k < i + 8; k++)
+            any |= bucket[k].head;
+        if (any)
+            break;
+    }
+    while (i < n && !bucket[i].head)
+        i++;
+    return i;
+}
+
 void join_advance(struct join *j, int64_t watermark_ms)
 {
     struct join_scalars *s = scalars(j);
@@ -1081,7 +1103,7 @@ void join_advance(struct join *j, int64_t watermark_ms)
     // Floor division: event times are positive, a watermark may not be.
     const int64_t end = watermark_ms >= 0 ? watermark_ms / j->bucket_ms : 0;
     bool quiet = true; // in this turn nothing was done but to put requests on again
-    for (size_t turned = 0; s->wheel_at < end; turned++) {
+    for (size_t turned = 0; s->wheel_at < end;) {
         if (s->open == 0) {
             s->wheel_at = end;
             break;
@@ -1094,11 +1116,18 @@ void join_advance(struct join *j, int64_t watermark_ms)
             turned = 0;
             quiet = true;
         }
+        const size_t left = j->wheel.n - turned;
+        const uint64_t ahead = (uint64_t)(end - s->wheel_at);
+        const size_t empty = wheel_empty(j, ahead < left ? (size_t)ahead : left);
+        if (empty > 0) {
+            s->wheel_at += (int64_t)empty;
+            turned += empty;
+            continue;
+        }
         const size_t at = (size_t)s->wheel_at & (j->wheel.n - 1);
         const struct bucket bucket = *(const struct bucket *)column_at(&j->wheel, at);
         s->wheel_at++; // first, so that nothing is put into the bucket that is being emptied
-        if (!bucket.head)
-            continue;
+        turned++;
         *(struct bucket *)column_edit(&j->wheel, at) = (struct bucket){0};
         for (uint32_t request = bucket.head; request;) {
             const uint32_t next = session_at(j, request - 1)->wheel_next;

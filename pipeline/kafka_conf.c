@@ -32,7 +32,7 @@ static const struct setting settings[] = {
     {"check.crcs", {"true", "true", NULL}, 0, 0},
     {"fetch.min.bytes", {"1", "100000", NULL}, 0, 0},
     {"fetch.wait.max.ms", {"100", "500", NULL}, 0, 0},
-    {"fetch.message.max.bytes", {"1048576", "4194304", NULL}, 0, 0},
+    {"fetch.message.max.bytes", {"1048576", "1048576", NULL}, 0, 0},
     {"fetch.error.backoff.ms", {"100", "100", NULL}, 0, 0},
     // A queue above its limits is looked at again after fetch.queue.backoff.ms. Before 2.2.0 that
     // was always 1 s, in which a small queue runs dry: it has to hold more than a second's records.

@@ -69,11 +69,31 @@ static bool window_told(struct window *w)
     return whole;
 }
 
+// The place of the key, or used. The one that was found last is the first: users come in bursts.
+// Most requests are new, so all counters are looked at without a branch.
+static int heavy_find(struct heavy *h, uint64_t key)
+{
+    if (h->used > 0 && h->key[0] == key)
+        return 0;
+    uint64_t there = 0;
+    for (int i = 0; i < h->used; i++)
+        there |= h->key[i] == key;
+    if (!there)
+        return h->used;
+    int at = 1;
+    while (h->key[at] != key)
+        at++;
+    const uint32_t count = h->count[at];
+    h->key[at] = h->key[0];
+    h->count[at] = h->count[0];
+    h->key[0] = key;
+    h->count[0] = count;
+    return 0;
+}
+
 static void heavy_count(struct heavy *h, uint64_t key, uint32_t n)
 {
-    int at = 0;
-    while (at < h->used && h->key[at] != key)
-        at++;
+    int at = heavy_find(h, key);
     if (at == h->used && h->used == HEAVY_KEYS) {
         uint32_t least = n;
         for (int i = 0; i < HEAVY_KEYS; i++)

@@ -419,6 +419,21 @@ static void item_remove(struct trainer *t, const struct event *event)
     rows_remove_item(&t->rows, (uint32_t)row);
 }
 
+// Events were decoded by another thread: they are asked for before they are needed, first the
+// event, then what it points to.
+static void events_prefetch(const struct slice *slice, int i)
+{
+    enum { AHEAD = 8, AHEAD_LIST = 4 };
+    if (i + AHEAD < slice->n_events)
+        for (size_t at = 0; at < sizeof(struct event); at += 64)
+            __builtin_prefetch((const char *)slice->events[i + AHEAD].event + at);
+    if (i + AHEAD_LIST < slice->n_events) {
+        const struct event *e = slice->events[i + AHEAD_LIST].event;
+        __builtin_prefetch(e->items);
+        __builtin_prefetch(e->action.bytes);
+    }
+}
+
 void trainer_apply(struct trainer *t, const struct slice *slice)
 {
     if (slice->values.n > 0) {
@@ -436,6 +451,7 @@ void trainer_apply(struct trainer *t, const struct slice *slice)
                               slice->rejected[topic][reason]);
     for (int i = 0; i < slice->n_events; i++) {
         const struct slice_event *e = &slice->events[i];
+        events_prefetch(slice, i);
         if (slice->order == SLICE_CANONICAL)
             join_advance(&t->join, e->mt_ms);
         if (e->event->ts_ms > trainer_state(t)->event_time_ms)
@@ -443,6 +459,8 @@ void trainer_apply(struct trainer *t, const struct slice *slice)
         if (e->event->removed)
             item_remove(t, e->event);
         join_push(&t->join, e->event);
+        if (t->event)
+            t->event(t->arg, e->event);
     }
     if (slice->order == SLICE_LIVE && slice->watermark_ms != INT64_MIN)
         join_advance(&t->join, slice->watermark_ms);

@@ -58,6 +58,7 @@ typedef void (*trainer_score_slates_fn)(void *arg, int n, const struct slate *sl
 // Sees what a step did.
 typedef void (*trainer_step_fn)(void *arg, const struct step_report *report);
 typedef void (*trainer_slate_step_fn)(void *arg, const struct slate_report *report);
+typedef void (*trainer_event_fn)(void *arg, const struct event *event);
 
 struct trainer {
     struct trainer_options options;
@@ -77,6 +78,7 @@ struct trainer {
     trainer_score_slates_fn score_slates; // after the examples, before any of both is learned
     trainer_step_fn step;
     trainer_slate_step_fn slate_step;
+    trainer_event_fn event; // each event after it was joined
     void *arg;
     int chunk; // options.chunk, or the batch
     const char *task_names[SLATE_TASKS_MAX];

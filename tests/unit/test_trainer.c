@@ -450,6 +450,51 @@ static void the_end_closes_all_windows(void **state)
     trainer_close(&t);
 }
 
+static int64_t heard_ms[1024];
+static int heard_n;
+
+static void hear_event(void *arg, const struct event *event)
+{
+    const struct join_counts *c = join_counts(&t.join);
+    (void)arg;
+    if (heard_n > 0)
+        assert_true(event->ts_ms >= heard_ms[heard_n - 1]);
+    heard_ms[heard_n++] = event->ts_ms;
+    // The join has had it, and none of those that follow.
+    assert_int_equal(c->in[TOPIC_IMPRESSIONS] + c->in[TOPIC_ENGAGEMENTS], heard_n);
+}
+
+static void each_event_is_heard_after_it_was_joined(void **state)
+{
+    struct core_event e[40];
+    struct slice_event list[40];
+    int64_t next[] = {0, 0};
+    (void)state;
+    struct trainer_options options = core_trainer();
+    open_seen(&t, &options);
+    t.event = hear_event;
+    heard_n = 0;
+    for (uint64_t i = 0; i < 40; i++) {
+        const uint64_t request = i / 2, item = i / 2 % 10;
+        const int64_t ms = AT((int64_t)i * 1000);
+        const struct event *event =
+            i % 2 ? core_engagement(&e[i], ms, (int64_t)request, request, item, "click")
+                  : core_impression(&e[i], ms, request, request, 1, &item);
+        list[i] = (struct slice_event){ms, event};
+    }
+    trainer_apply(&t, &(struct slice){.number = 1,
+                                      .order = SLICE_LIVE,
+                                      .n_events = 40,
+                                      .events = list,
+                                      .n_partitions = 2,
+                                      .next = next,
+                                      .time_max_ms = next,
+                                      .epoch = unknown_epoch(),
+                                      .watermark_ms = INT64_MIN});
+    assert_int_equal(heard_n, 40);
+    trainer_close(&t);
+}
+
 static void negatives_take_part_only_where_they_are_wanted(void **state)
 {
     (void)state;
@@ -918,6 +963,7 @@ int main(void)
         cmocka_unit_test(examples_that_wait_outlive_restarts_with_a_larger_chunk),
         cmocka_unit_test(a_batch_is_followed_by_a_replay_of_rows_that_are_still_theirs),
         cmocka_unit_test(the_end_closes_all_windows),
+        cmocka_unit_test(each_event_is_heard_after_it_was_joined),
         cmocka_unit_test(negatives_take_part_only_where_they_are_wanted),
         cmocka_unit_test(a_removed_item_takes_waiting_examples_and_its_place_in_histories_along),
         cmocka_unit_test(user_features_come_with_their_example),
