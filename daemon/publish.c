@@ -370,7 +370,8 @@ static int row_vectors(struct publishing *p, const char *file, const char *role,
                                                              .n_dims = 2,
                                                              .shape = {n, d}});
     for (uint64_t i = 0, run; i < n && rc == 0; i += run) {
-        for (run = 1; i + run < n && rows[i + run] == rows[i] + run; run++)
+        // A block at a time: what was measured is still in the cache when it is copied.
+        for (run = 1; run < BLOCK && i + run < n && rows[i + run] == rows[i] + run; run++)
             ;
         rc = guard_rows(p, array, role, run, d, d, column_at(c, rows[i]));
         if (rc == 0)

@@ -38,7 +38,7 @@ static int numbers_check(const struct column *c, size_t first, size_t n, const v
     return -EBADMSG;
 }
 
-// One column as of the cut, through the writer's own memory.
+// One column as of the cut, swept into the writer's own memory.
 static int column_write(struct writer *w, struct column *c, char *error, size_t error_size)
 {
     char name[128];
@@ -51,18 +51,22 @@ static int column_write(struct writer *w, struct column *c, char *error, size_t 
                                                           .shape = {c->n_cut, c->unit}});
     // A stretch at a time: what is swept needs no saving any more.
     const size_t stretch = (256 << 10) / c->unit + 1;
-    unsigned char *bytes = malloc(stretch * c->unit);
-    if (!bytes)
+    unsigned char *across = malloc(c->unit); // a unit that does not fit before the block ends
+    if (!across)
         return -ENOMEM;
     for (size_t i = 0; i < c->n_cut && rc == 0;) {
-        const size_t n = c->n_cut - i < stretch ? c->n_cut - i : stretch;
-        column_sweep(c, i, n, bytes);
-        rc = numbers_check(c, i, n, bytes, error, error_size);
+        const size_t left = c->n_cut - i < stretch ? c->n_cut - i : stretch;
+        size_t room = left * c->unit;
+        unsigned char *block = writer_reserve(w, &room);
+        const size_t n = block && room >= c->unit ? room / c->unit : 1;
+        unsigned char *units = block && room >= c->unit ? block : across;
+        column_sweep(c, i, n, units);
+        rc = numbers_check(c, i, n, units, error, error_size);
         if (rc == 0)
-            rc = writer_append(w, bytes, n * c->unit);
+            rc = units == block ? writer_commit(w, n * c->unit) : writer_append(w, units, c->unit);
         i += n;
     }
-    free(bytes);
+    free(across);
     return rc == 0 ? writer_end(w) : rc;
 }
 

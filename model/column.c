@@ -200,10 +200,14 @@ void column_save(struct column *c, size_t i)
 __attribute__((no_sanitize("thread"))) static void copy_racing(unsigned char *out,
                                                                const unsigned char *in, size_t n)
 {
-    typedef uint64_t word __attribute__((aligned(1), may_alias));
+    typedef uint64_t word __attribute__((vector_size(16), aligned(1), may_alias));
     size_t i = 0;
-    for (; i + sizeof(word) <= n; i += sizeof(word))
-        *(word *)(out + i) = *(const volatile word *)(in + i);
+    for (; i + 4 * sizeof(word) <= n; i += 4 * sizeof(word)) {
+        const volatile word *from = (const volatile word *)(in + i);
+        word *to = (word *)(out + i);
+        const word a = from[0], b = from[1], c = from[2], d = from[3];
+        to[0] = a, to[1] = b, to[2] = c, to[3] = d;
+    }
     for (; i < n; i++)
         out[i] = *(const volatile unsigned char *)(in + i);
 }
