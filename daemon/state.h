@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Checkpoints: the state machine's columns as named arrays, one file a column, by the protocol of
-// snapshot/writer.h. Writing reads a cut (model/column.h) while the trainer goes on; restoring reads
-// a checkpoint to where it belongs, by several threads, and verifies every checksum on the way
-// (snapshot/load.h).
+// snapshot/writer.h. Writing reads a cut (model/column.h) while the trainer goes on; restoring
+// reads a checkpoint to where it belongs, by several threads, and verifies every checksum on the
+// way (snapshot/load.h).
 //
 // The manifest tells with which arithmetic the state was learned (daemon/numerics.h). A process
 // restores one state: what is written after that continues the lineage of it.
