@@ -4,7 +4,7 @@
 #include <cjson/cJSON.h>
 #include <errno.h>
 #include <inttypes.h>
-#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +13,7 @@
 #include "daemon/numerics.h"
 #include "model/kernels.h"
 #include "model/tables.h"
+#include "snapshot/load.h"
 #include "snapshot/writer.h"
 
 // With which arithmetic the state was learned that this process has restored: JSON, or NULL. BLAS
@@ -37,7 +38,7 @@ static int numbers_check(const struct column *c, size_t first, size_t n, const v
     return -EBADMSG;
 }
 
-// One column as of the cut, through the writer's own memory.
+// One column as of the cut, swept into the writer's own memory.
 static int column_write(struct writer *w, struct column *c, char *error, size_t error_size)
 {
     char name[128];
@@ -50,18 +51,22 @@ static int column_write(struct writer *w, struct column *c, char *error, size_t 
                                                           .shape = {c->n_cut, c->unit}});
     // A stretch at a time: what is swept needs no saving any more.
     const size_t stretch = (256 << 10) / c->unit + 1;
-    unsigned char *bytes = malloc(stretch * c->unit);
-    if (!bytes)
+    unsigned char *across = malloc(c->unit); // a unit that does not fit before the block ends
+    if (!across)
         return -ENOMEM;
     for (size_t i = 0; i < c->n_cut && rc == 0;) {
-        const size_t n = c->n_cut - i < stretch ? c->n_cut - i : stretch;
-        column_sweep(c, i, n, bytes);
-        rc = numbers_check(c, i, n, bytes, error, error_size);
+        const size_t left = c->n_cut - i < stretch ? c->n_cut - i : stretch;
+        size_t room = left * c->unit;
+        unsigned char *block = writer_reserve(w, &room);
+        const size_t n = block && room >= c->unit ? room / c->unit : 1;
+        unsigned char *units = block && room >= c->unit ? block : across;
+        column_sweep(c, i, n, units);
+        rc = numbers_check(c, i, n, units, error, error_size);
         if (rc == 0)
-            rc = writer_append(w, bytes, n * c->unit);
+            rc = units == block ? writer_commit(w, n * c->unit) : writer_append(w, units, c->unit);
         i += n;
     }
-    free(bytes);
+    free(across);
     return rc == 0 ? writer_end(w) : rc;
 }
 
@@ -158,12 +163,23 @@ int state_write(struct trainer *t, const struct state_write_options *o, struct s
     return rc;
 }
 
-bool state_column(const struct tt_reader *r, const char *name, size_t unit, struct column *c)
+// The array of the column of this name, -1 when it is not there or has units of another size.
+static int array_of(const struct tt_reader *r, const char *name, size_t unit)
 {
     char file[128];
     file_name(name, file, sizeof file);
-    const struct tt_array *a = tt_find(r, file);
-    if (!a || a->n_dims != 2 || a->shape[1] != unit || strcmp(a->dtype, "U8"))
+    for (int i = 0; i < tt_n_arrays(r); i++) {
+        const struct tt_array *a = tt_array_at(r, i);
+        if (!strcmp(a->name, file))
+            return a->n_dims == 2 && a->shape[1] == unit && !strcmp(a->dtype, "U8") ? i : -1;
+    }
+    return -1;
+}
+
+bool state_column(const struct tt_reader *r, const char *name, size_t unit, struct column *c)
+{
+    const struct tt_array *a = tt_array_at(r, array_of(r, name, unit));
+    if (!a)
         return false;
     *c = (struct column){.name = name,
                          .unit = unit,
@@ -290,37 +306,96 @@ int state_stamp_read(const char *path, struct state_stamp *stamp, char *error, s
     return rc;
 }
 
-// A large column is copied by several threads: most of it is the kernel's work, who has to find and
-// clear the pages, and who else would is still waiting for the state.
-struct part {
-    unsigned char *to;
-    const unsigned char *from;
-    size_t n;
+// What is looked at while the columns are read: whether their numbers are such as a model learns.
+struct restoring {
+    struct column **columns; // of each array of the checkpoint; NULL: it is nobody's
+    unsigned char **to;      // and where its data goes
+    _Atomic bool bad;
+    // Units that lie in two of the stretches that are looked at, for when all are read.
+    struct shared_unit {
+        const struct column *column;
+        size_t unit;
+    } * shared;
+    _Atomic size_t n_shared;
 };
 
-enum { PARTS = 4, PART_MIN = 16 << 20 };
-
-static void *part_copy(void *arg)
+static void restoring_free(struct restoring *r)
 {
-    const struct part *p = arg;
-    memcpy(p->to, p->from, p->n);
-    return NULL;
+    free(r->columns);
+    free(r->to);
+    free(r->shared);
 }
 
-static void bytes_copy(unsigned char *to, const unsigned char *from, size_t n)
+// Which column each array belongs to. All of this is said by the manifest: nothing is read yet, and
+// no column has changed when one is refused.
+static int columns_match(struct restoring *m, const struct trainer *t, const struct tt_reader *r,
+                         const char *path, char *error, size_t error_size)
 {
-    struct part parts[PARTS];
-    pthread_t threads[PARTS];
-    const size_t each = n / PARTS < PART_MIN ? PART_MIN : (n / PARTS / 4096 + 1) * 4096;
-    int started = 0;
-    for (; n > each; started++, to += each, from += each, n -= each) {
-        parts[started] = (struct part){to, from, each};
-        if (pthread_create(&threads[started], NULL, part_copy, &parts[started]) != 0)
-            break; // the rest is copied here
+    const size_t n = (size_t)tt_n_arrays(r);
+    size_t shared = 0;
+    m->columns = calloc(n, sizeof(struct column *));
+    m->to = calloc(n, sizeof *m->to);
+    if (!m->columns || !m->to) {
+        snprintf(error, error_size, "%s: out of memory", path);
+        return -ENOMEM;
     }
-    memcpy(to, from, n);
-    while (started-- > 0)
-        pthread_join(threads[started], NULL);
+    for (int i = 0; i < t->columns.n; i++) {
+        struct column *c = t->columns.list[i];
+        const int k = array_of(r, c->name, c->unit);
+        if (k < 0) {
+            snprintf(error, error_size, "%s: column %s is missing or has another unit", path,
+                     c->name);
+            return -EINVAL;
+        }
+        const uint64_t units = tt_array_at(r, k)->shape[0];
+        if (units > c->n_max) {
+            snprintf(error, error_size,
+                     "%s: column %s has %" PRIu64 " units, the configuration has room for %zu; "
+                     "give the options of then (eval.chunk sizes trainer.example)",
+                     path, c->name, units, c->n_max);
+            return -EINVAL;
+        }
+        m->columns[k] = c;
+        shared += c->numbers.n > 0 ? tt_array_at(r, k)->size / LOAD_STRETCH + 2 : 0;
+    }
+    m->shared = calloc(shared + 1, sizeof *m->shared);
+    return m->shared ? 0 : -ENOMEM;
+}
+
+static void numbers_loaded(void *arg, int array, uint64_t from, uint64_t n)
+{
+    struct restoring *m = arg;
+    const struct column *c = m->columns[array];
+    if (c->numbers.n == 0)
+        return;
+    const uint64_t first = (from + c->unit - 1) / c->unit, end = (from + n) / c->unit;
+    if (from % c->unit)
+        m->shared[atomic_fetch_add(&m->n_shared, 1)] = (struct shared_unit){c, from / c->unit};
+    if (end > first && column_bad(c, column_at(c, first), end - first) < end - first)
+        atomic_store(&m->bad, true);
+}
+
+static int columns_load(struct restoring *m, const struct trainer *t, const struct tt_reader *r,
+                        const char *path, char *error, size_t error_size)
+{
+    for (int k = 0; k < tt_n_arrays(r); k++)
+        if (m->columns[k])
+            m->to[k] = column_restore(m->columns[k], tt_array_at(r, k)->shape[0]);
+    int rc = load_arrays(r, &(struct load_options){.to = m->to, .loaded = numbers_loaded, .arg = m},
+                         error, error_size);
+    for (size_t i = 0; rc == 0 && i < m->n_shared; i++)
+        if (column_bad(m->shared[i].column, column_at(m->shared[i].column, m->shared[i].unit), 1) ==
+            0)
+            m->bad = true;
+    // Which one it is.
+    for (int i = 0; rc == 0 && m->bad && i < t->columns.n; i++) {
+        const struct column *c = t->columns.list[i];
+        char what[256];
+        rc = numbers_check(c, 0, c->n, c->base, what, sizeof what);
+        if (rc < 0)
+            snprintf(error, error_size, "%s: %s", path, what);
+    }
+    return rc;
 }
 
 int state_restore(struct trainer *t, const char *path, const struct config *config,
@@ -328,6 +403,7 @@ int state_restore(struct trainer *t, const char *path, const struct config *conf
                   struct state_stamp *stamp, char *error, size_t error_size)
 {
     struct tt_reader *r;
+    struct restoring restoring = {0};
     int rc = tt_open(&r, path, error, error_size);
     if (rc < 0)
         return rc;
@@ -335,34 +411,10 @@ int state_restore(struct trainer *t, const char *path, const struct config *conf
     rc = manifest_read(tt_manifest_json(r), path, stamp, config, partitions, n_partitions, error,
                        error_size);
     if (rc == 0)
-        rc = tt_verify(r, error, error_size);
-    for (int i = 0; rc == 0 && i < t->columns.n; i++) {
-        struct column image;
-        if (state_column(r, t->columns.list[i]->name, t->columns.list[i]->unit, &image)) {
-            char what[256];
-            rc = numbers_check(t->columns.list[i], 0, image.n, image.base, what, sizeof what);
-            if (rc < 0)
-                snprintf(error, error_size, "%s: %s", path, what);
-        }
-    }
-    for (int i = 0; rc == 0 && i < t->columns.n; i++) {
-        struct column *c = t->columns.list[i], image;
-        if (!state_column(r, c->name, c->unit, &image)) {
-            snprintf(error, error_size, "%s: column %s is missing or has another unit", path,
-                     c->name);
-            rc = -EINVAL;
-        } else if (image.n > c->n_max) {
-            snprintf(error, error_size,
-                     "%s: column %s has %zu units, the configuration has room for %zu; give the "
-                     "options of then (eval.chunk sizes trainer.example)",
-                     path, c->name, image.n, c->n_max);
-            rc = -EINVAL;
-        } else if (image.n > 0) {
-            bytes_copy(column_restore(c, image.n), image.base, image.n * c->unit);
-        } else {
-            column_restore(c, 0);
-        }
-    }
+        rc = columns_match(&restoring, t, r, path, error, error_size);
+    if (rc == 0)
+        rc = columns_load(&restoring, t, r, path, error, error_size);
+    restoring_free(&restoring);
     const int kept = rc == 0 ? lineage_keep(tt_manifest_json(r), path, stamp->slice) : 0;
     tt_close(r);
     if (rc == 0) {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Checkpoints: the state machine's columns as named arrays, one file a column, by the protocol of
-// snapshot/writer.h. Writing reads a cut (model/column.h) while the trainer goes on; reading maps a
-// whole checkpoint and verifies every checksum before anything is taken from it.
+// snapshot/writer.h. Writing reads a cut (model/column.h) while the trainer goes on; restoring
+// reads a checkpoint to where it belongs, by several threads, and verifies every checksum on the
+// way (snapshot/load.h).
 //
 // The manifest tells with which arithmetic the state was learned (daemon/numerics.h). A process
 // restores one state: what is written after that continues the lineage of it.
@@ -49,7 +50,8 @@ int state_write(struct trainer *t, const struct state_write_options *options,
 
 // Fills an open, empty trainer from the checkpoint and rebuilds its indexes. Refused (-EINVAL) when
 // it was learned with other options of the model, from other partitions or with another arithmetic,
-// naming them; the last can be accepted (kernels.on_change), and is then said in the log.
+// naming them; the last can be accepted (kernels.on_change), and is then said in the log. After
+// -EBADMSG the trainer is good for another state_restore, after other errors for nothing.
 int state_restore(struct trainer *t, const char *path, const struct config *config,
                   const struct source_partition *partitions, int n_partitions,
                   struct state_stamp *stamp, char *error, size_t error_size);

@@ -3,7 +3,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <math.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -82,30 +81,31 @@ void column_doubles(struct column *c, size_t from, size_t n, double max)
     c->numbers = (struct column_numbers){from, n, sizeof(double), max};
 }
 
-// By their bits, in which a larger number is a larger integer and NAN the largest: that goes on
-// where floats would stop at each, and the compiler makes vectors of it.
+// By their bits, in which a larger number is a larger integer and NAN the largest: limit minus them
+// is below zero when one is too large. That goes on where floats would stop at each, and the
+// compiler makes vectors of it that every x86-64 has.
 static bool floats_bad(const unsigned char *at, size_t n, float max)
 {
-    uint32_t largest = 0, limit;
+    int32_t limit, below = 0;
     memcpy(&limit, &max, sizeof limit);
     for (size_t i = 0; i < n; i++) {
-        uint32_t bits;
+        int32_t bits;
         memcpy(&bits, at + i * sizeof bits, sizeof bits);
-        bits &= INT32_MAX;
-        largest = bits > largest ? bits : largest;
+        below |= limit - (bits & INT32_MAX);
     }
-    return largest > limit;
+    return below < 0;
 }
 
 static bool doubles_bad(const unsigned char *at, size_t n, double max)
 {
-    bool bad = false;
+    int64_t limit, below = 0;
+    memcpy(&limit, &max, sizeof limit);
     for (size_t i = 0; i < n; i++) {
-        double x;
-        memcpy(&x, at + i * sizeof x, sizeof x);
-        bad |= !(fabs(x) <= max);
+        int64_t bits;
+        memcpy(&bits, at + i * sizeof bits, sizeof bits);
+        below |= limit - (bits & INT64_MAX);
     }
-    return bad;
+    return below < 0;
 }
 
 size_t column_bad(const struct column *c, const void *units, size_t n)
@@ -200,10 +200,14 @@ void column_save(struct column *c, size_t i)
 __attribute__((no_sanitize("thread"))) static void copy_racing(unsigned char *out,
                                                                const unsigned char *in, size_t n)
 {
-    typedef uint64_t word __attribute__((aligned(1), may_alias));
+    typedef uint64_t word __attribute__((vector_size(16), aligned(1), may_alias));
     size_t i = 0;
-    for (; i + sizeof(word) <= n; i += sizeof(word))
-        *(word *)(out + i) = *(const volatile word *)(in + i);
+    for (; i + 4 * sizeof(word) <= n; i += 4 * sizeof(word)) {
+        const volatile word *from = (const volatile word *)(in + i);
+        word *to = (word *)(out + i);
+        const word a = from[0], b = from[1], c = from[2], d = from[3];
+        to[0] = a, to[1] = b, to[2] = c, to[3] = d;
+    }
     for (; i < n; i++)
         out[i] = *(const volatile unsigned char *)(in + i);
 }

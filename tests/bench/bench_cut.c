@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a checkpoint and a snapshot cost the trainer: tables of about the given size, a trainer that
-// goes on learning, a writer beside it.
+// What a checkpoint and a snapshot cost while the trainer goes on learning, and what the disk could
+// do: tables of about the given size, a writer beside the trainer, and fio on the same disk before
+// each round (where it is installed), with io_uring and O_DIRECT, the best of some block sizes.
 //
-//     bench_cut [DIRECTORY [MB [ROUNDS]]]
+//     bench_cut [--json] [DIRECTORY [MB [ROUNDS]]]
 //
-// Without a DIRECTORY one is made below the current one, and removed at the end.
+// Without a DIRECTORY one is made below the current one, and removed at the end. 700 MB and 5
+// rounds take about 40 s; 4000 MB are what the goals speak of.
 //
-// Prints for every round: how long the trainer stood still for the cut, its longest step before and
-// during the writing, MB/s of the checkpoint and of the snapshot, and fio's on the same disk right
-// before (when fio is installed). Wall time where waiting is measured; this machine may be shared.
+// Writing is by the wall, learning and cutting by CPU time of the trainer's thread: this machine
+// may be shared. Of rates the best round counts, and the median is told.
 #include <errno.h>
 #include <ftw.h>
 #include <inttypes.h>
@@ -19,7 +20,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -33,7 +33,7 @@
 #include "model/kernels.h"
 #include "model/rng.h"
 
-enum { BATCH = 512, HISTORY = 20, STEPS_BEFORE = 400 };
+enum { BATCH = 512, HISTORY = 20, STEPS_BEFORE = 200, CUTS = 100, ROUNDS_MAX = 64 };
 
 struct bench {
     struct config config;
@@ -47,9 +47,12 @@ struct bench {
     _Atomic bool writing;
     bool done;
     sem_t cut;
-    double checkpoint_s, snapshot_s;
-    uint64_t checkpoint_bytes, snapshot_bytes;
+    double checkpoint_s, snapshot_s, checkpoint_cpu_s, snapshot_cpu_s;
+    uint64_t snapshot_bytes;
+    size_t bytes; // of the columns
 };
+
+static bool json;
 
 static double cpu_s(void)
 {
@@ -78,14 +81,14 @@ static uint32_t draw(struct bench *b, uint32_t n)
     return (uint32_t)(u * u * (n - 1));
 }
 
-// What the longest step was spent on: when its CPU time is shorter, it waited for a core.
-struct longest {
-    double wall_s, cpu_s;
-    long faults;
-    uint64_t waited;
+// Of the steps of a while: CPU time in all, and the longest by the wall in which the trainer waited
+// for the writer.
+struct steps {
+    uint64_t n;
+    double cpu_s, wall_s, waited_s;
 };
 
-static double step(struct bench *b, struct longest *longest)
+static void step(struct bench *b, struct steps *steps)
 {
     static struct example examples[BATCH];
     for (int i = 0; i < BATCH; i++) {
@@ -95,19 +98,21 @@ static double step(struct bench *b, struct longest *longest)
         for (int k = 0; k < HISTORY; k++)
             e->history[k] = draw(b, b->items);
     }
-    struct rusage usage;
-    getrusage(RUSAGE_THREAD, &usage);
-    const long faults = usage.ru_minflt;
     const uint64_t waited = b->trainer.columns.saves_waited;
     const double begun = wall_s(), cpu = cpu_s();
     two_tower_learn(b->trainer.rows.model, BATCH, examples, NULL);
     const double s = wall_s() - begun;
-    if (s > longest->wall_s) {
-        getrusage(RUSAGE_THREAD, &usage);
-        *longest = (struct longest){s, cpu_s() - cpu, usage.ru_minflt - faults,
-                                    b->trainer.columns.saves_waited - waited};
-    }
-    return s;
+    steps->n++;
+    steps->cpu_s += cpu_s() - cpu;
+    steps->wall_s += s;
+    if (b->trainer.columns.saves_waited > waited && s > steps->waited_s)
+        steps->waited_s = s;
+}
+
+static int entry_remove(const char *path, const struct stat *st, int type, struct FTW *at)
+{
+    (void)st, (void)type, (void)at;
+    return remove(path);
 }
 
 static void write_round(struct bench *b)
@@ -115,7 +120,7 @@ static void write_round(struct bench *b)
     struct state_stamp stamp;
     struct published published;
     char error[1024], path[4096];
-    double begun = wall_s();
+    double begun = wall_s(), cpu = cpu_s();
     if (state_write(&b->trainer,
                     &(struct state_write_options){.root = b->root,
                                                   .generation = b->generation,
@@ -126,8 +131,9 @@ static void write_round(struct bench *b)
                     &stamp, error, sizeof error) < 0)
         die(error);
     b->checkpoint_s = wall_s() - begun;
+    b->checkpoint_cpu_s = cpu_s() - cpu;
     snprintf(path, sizeof path, "%s/%" PRIu64, b->root, b->generation);
-    begun = wall_s();
+    begun = wall_s(), cpu = cpu_s();
     if (publish_snapshot(&(struct publish_options){.checkpoint = path,
                                                    .root = b->snapshots,
                                                    .generation = b->generation,
@@ -136,6 +142,7 @@ static void write_round(struct bench *b)
                          &published, error, sizeof error) < 0)
         die(error);
     b->snapshot_s = wall_s() - begun;
+    b->snapshot_cpu_s = cpu_s() - cpu;
     b->snapshot_bytes = published.bytes;
 }
 
@@ -152,21 +159,36 @@ static void *write_main(void *arg)
     }
 }
 
-static double fio_mb_per_s(const char *directory)
+static double fio_run(const char *directory, size_t mb, const char *block, int depth)
 {
     char command[8192], line[4096];
     double kib = 0;
     snprintf(command, sizeof command,
-             "fio --name=w --filename=%s/fio.tmp --rw=write --bs=1M --direct=1 --ioengine=io_uring "
-             "--iodepth=8 --size=1G --end_fsync=1 --output-format=terse --terse-version=3 "
+             "fio --name=w --filename=%s/fio.tmp --rw=write --bs=%s --direct=1 --ioengine=io_uring "
+             "--iodepth=%d --size=%zuM --end_fsync=1 --output-format=terse --terse-version=3 "
              "2>/dev/null | cut -d';' -f48; rm -f %s/fio.tmp",
-             directory, directory);
+             directory, block, depth, mb, directory);
     FILE *f = popen(command, "r");
     if (f && fgets(line, sizeof line, f))
         kib = atof(line);
     if (f)
         pclose(f);
     return kib * 1024 / 1e6;
+}
+
+// The best of some ways to write as much; 0 without fio.
+static double fio_mb_per_s(const char *directory, size_t mb)
+{
+    static const struct {
+        const char *block;
+        int depth;
+    } ways[] = {{"1M", 8}, {"1M", 16}, {"256k", 32}, {"4M", 4}};
+    double best = 0;
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        const double rate = fio_run(directory, mb, ways[i].block, ways[i].depth);
+        best = rate > best ? rate : best;
+    }
+    return best;
 }
 
 static void fill(struct bench *b, size_t mb)
@@ -182,10 +204,125 @@ static void fill(struct bench *b, size_t mb)
     b->items = b->users = rows;
 }
 
-static int entry_remove(const char *path, const struct stat *st, int type, struct FTW *at)
+static int by_size(const void *a, const void *b)
 {
-    (void)st, (void)type, (void)at;
-    return remove(path);
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+// Of n numbers, which it sorts: the one below which the share lies.
+static double quantile(double *x, int n, double share)
+{
+    qsort(x, (size_t)n, sizeof *x, by_size);
+    const int i = (int)(share * (n - 1) + 0.5);
+    return x[i];
+}
+
+// theirs 0: there is no reference. goal NULL: none.
+static void say(const char *stage, const char *reference, const char *unit, double ours,
+                double theirs, double ratio, const char *goal, double median)
+{
+    if (json) {
+        printf("{\"stage\":\"%s\"", stage);
+        if (theirs > 0)
+            printf(",\"reference\":\"%s\"", reference);
+        printf(",\"unit\":\"%s\",\"ours\":%.4g", unit, ours);
+        if (theirs > 0)
+            printf(",\"theirs\":%.4g", theirs);
+        if (goal)
+            printf(",\"ratio\":%.4g,\"goal\":\"%s\"", ratio, goal);
+        printf(",\"median\":%.4g}\n", median);
+    } else {
+        printf("%s: %.4g %s, median %.4g", stage, ours, unit, median);
+        if (theirs > 0)
+            printf("; %s %.4g", reference, theirs);
+        if (goal)
+            printf("; %.3g where %s is the goal", ratio, goal);
+        printf("\n");
+    }
+    fflush(stdout);
+}
+
+// Cuts alone, of a state that was learned on: what the trainer stands still for.
+static void cuts(struct bench *b, double *ms)
+{
+    struct steps ignored = {0};
+    for (int i = 0; i < CUTS; i++) {
+        if (i % 10 == 0)
+            step(b, &ignored);
+        const double begun = cpu_s();
+        columns_cut(&b->trainer.columns);
+        ms[i] = (cpu_s() - begun) * 1000;
+        columns_cut_end(&b->trainer.columns);
+    }
+}
+
+struct rounds {
+    int n;
+    double checkpoint[ROUNDS_MAX], snapshot[ROUNDS_MAX], fio[ROUNDS_MAX]; // MB/s
+    double before[ROUNDS_MAX], during[ROUNDS_MAX];                        // examples per CPU-second
+    double kept[ROUNDS_MAX], kept_wall[ROUNDS_MAX];                       // during / before
+    double waited_ms;                                                     // the longest
+};
+
+static void round_run(struct bench *b, const char *directory, struct rounds *r)
+{
+    struct steps before = {0}, during = {0};
+    const int i = r->n++;
+    r->fio[i] = fio_mb_per_s(directory, b->bytes / 1000000);
+    for (int k = 0; k < STEPS_BEFORE; k++)
+        step(b, &before);
+    columns_cut(&b->trainer.columns);
+    atomic_store(&b->writing, true);
+    sem_post(&b->cut);
+    while (atomic_load(&b->writing))
+        step(b, &during);
+    for (int k = 0; k < 2; k++) {
+        char path[4096];
+        snprintf(path, sizeof path, "%s/%" PRIu64, k ? b->snapshots : b->root, b->generation);
+        nftw(path, entry_remove, 16, FTW_DEPTH | FTW_PHYS);
+    }
+    r->checkpoint[i] = (double)b->bytes / 1e6 / b->checkpoint_s;
+    r->snapshot[i] = (double)b->snapshot_bytes / 1e6 / b->snapshot_s;
+    r->before[i] = BATCH * (double)before.n / before.cpu_s;
+    r->during[i] = BATCH * (double)during.n / during.cpu_s;
+    r->kept[i] = r->during[i] / r->before[i];
+    r->kept_wall[i] = (double)during.n / during.wall_s / ((double)before.n / before.wall_s);
+    r->waited_ms = during.waited_s * 1000 > r->waited_ms ? during.waited_s * 1000 : r->waited_ms;
+    if (!json)
+        printf("round %d: checkpoint %.0f MB/s (%.0f a CPU-second), snapshot %.0f MB/s (%.0f), "
+               "fio %.0f MB/s; %" PRIu64
+               " units saved; examples per CPU-second %.0f -> %.0f, by the wall %.2f of before\n",
+               i + 1, r->checkpoint[i], (double)b->bytes / 1e6 / b->checkpoint_cpu_s,
+               r->snapshot[i], (double)b->snapshot_bytes / 1e6 / b->snapshot_cpu_s, r->fio[i],
+               b->trainer.columns.saves, r->before[i], r->during[i], r->kept_wall[i]);
+    fflush(stdout);
+    b->generation++;
+}
+
+static void summary(const struct bench *b, struct rounds *r, double *cut_ms)
+{
+    static const char *const fio = "fio write, io_uring, O_DIRECT, best block size";
+    char stage[128];
+    const int n = r->n;
+    // Sorted by the first look, so that the best is the last.
+    const double checkpoint = quantile(r->checkpoint, n, 0.5),
+                 snapshot = quantile(r->snapshot, n, 0.5), theirs = quantile(r->fio, n, 1);
+    const double gb = (double)b->bytes / 1e9, gb_snapshot = (double)b->snapshot_bytes / 1e9;
+    snprintf(stage, sizeof stage, "checkpoint of %.1f GB while training", gb);
+    say(stage, fio, "MB/s", r->checkpoint[n - 1], theirs, r->checkpoint[n - 1] / theirs,
+        theirs > 0 ? ">= 0.95" : NULL, checkpoint);
+    snprintf(stage, sizeof stage, "snapshot of %.1f GB made from it while training", gb_snapshot);
+    say(stage, fio, "MB/s", r->snapshot[n - 1], theirs, r->snapshot[n - 1] / theirs,
+        theirs > 0 ? ">= 0.95" : NULL, snapshot);
+    const double cut = quantile(cut_ms, CUTS, 0.99);
+    const double longest = cut > r->waited_ms ? cut : r->waited_ms;
+    snprintf(stage, sizeof stage, "trainer's wait for a cut of %.1f GB, p99", gb);
+    say(stage, "", "ms", longest, 0, longest, "<= 1", cut_ms[CUTS / 2]);
+    const double kept = quantile(r->kept, n, 0.5), before = quantile(r->before, n, 0.5),
+                 during = quantile(r->during, n, 0.5);
+    say("learning while a checkpoint and a snapshot are written", "before it",
+        "examples per CPU-second", during, before, kept, ">= 0.9", kept);
 }
 
 int main(int argc, char **argv)
@@ -196,12 +333,18 @@ int main(int argc, char **argv)
     struct arena arena = {memory, sizeof memory, 0};
     char error[1024];
     blas_core_correct(argv); // first: it starts the program again
+    if (argc > 1 && !strcmp(argv[1], "--json")) {
+        json = true;
+        argc--, argv++;
+    }
     char own[] = "bench_cut.XXXXXX";
     const char *directory = argc > 1 ? argv[1] : mkdtemp(own);
     if (!directory)
         die(strerror(errno));
-    const size_t mb = argc > 2 ? strtoul(argv[2], NULL, 10) : 1000;
-    const int rounds = argc > 3 ? atoi(argv[3]) : 3;
+    const size_t mb = argc > 2 ? strtoul(argv[2], NULL, 10) : 700;
+    const int rounds = argc > 3 ? atoi(argv[3]) : 5;
+    if (rounds < 1 || rounds > ROUNDS_MAX)
+        die("1 to 64 rounds");
     gemm_init();
     kernels_init(NULL);
     config_init(&b.config, &arena);
@@ -210,6 +353,7 @@ int main(int argc, char **argv)
     config_set(&b.config, "tables.users_max", "20000000", "bench", &problems);
     snprintf(b.root, sizeof b.root, "%s/checkpoints", directory);
     snprintf(b.snapshots, sizeof b.snapshots, "%s/snapshots", directory);
+    mkdir(directory, 0750);
     if ((mkdir(b.root, 0750) < 0 && errno != EEXIST) ||
         (mkdir(b.snapshots, 0750) < 0 && errno != EEXIST))
         die(strerror(errno));
@@ -219,45 +363,22 @@ int main(int argc, char **argv)
     if (engine_open(&b.engine, &(struct engine_options){0}, error, sizeof error) < 0)
         die(error);
     fill(&b, mb);
-    size_t bytes = 0;
     for (int i = 0; i < b.trainer.columns.n; i++)
-        bytes += b.trainer.columns.list[i]->n * b.trainer.columns.list[i]->unit;
-    printf("state %.0f MB, %u items, %u users, io %s\n", (double)bytes / 1e6, b.items, b.users,
-           engine_backend(b.engine));
+        b.bytes += b.trainer.columns.list[i]->n * b.trainer.columns.list[i]->unit;
+    if (!json)
+        printf("state %.0f MB, %u items, %u users, io %s\n", (double)b.bytes / 1e6, b.items,
+               b.users, engine_backend(b.engine));
 
+    static struct rounds all;
+    static double cut_ms[CUTS];
     pthread_t writer;
     sem_init(&b.cut, 0, 0);
     if (pthread_create(&writer, NULL, write_main, &b) != 0)
         die("no thread");
-    for (int round = 0; round < rounds; round++) {
-        struct longest before = {0}, during = {0};
-        double cut, before_sum = 0, during_sum = 0;
-        uint64_t steps = 0;
-        const double fio = fio_mb_per_s(directory);
-        for (int i = 0; i < STEPS_BEFORE; i++)
-            before_sum += step(&b, &before);
-        const double begun = wall_s();
-        columns_cut(&b.trainer.columns);
-        atomic_store(&b.writing, true);
-        sem_post(&b.cut);
-        cut = wall_s() - begun;
-        while (atomic_load(&b.writing)) {
-            during_sum += step(&b, &during);
-            steps++;
-        }
-        printf("cut %.3f ms, saved units %" PRIu64 ", waited for space %" PRIu64
-               "; step mean %.2f -> %.2f ms, longest %.2f (CPU %.2f, %ld page faults) -> "
-               "%.2f ms (CPU %.2f, %ld page faults, %" PRIu64 " waits); checkpoint %.0f MB/s, "
-               "snapshot %.0f MB at %.0f MB/s, fio %.0f MB/s\n",
-               cut * 1000, b.trainer.columns.saves, b.trainer.columns.saves_waited,
-               1000 * before_sum / STEPS_BEFORE, 1000 * during_sum / (double)(steps ? steps : 1),
-               before.wall_s * 1000, before.cpu_s * 1000, before.faults, during.wall_s * 1000,
-               during.cpu_s * 1000, during.faults, during.waited,
-               (double)bytes / 1e6 / b.checkpoint_s, (double)b.snapshot_bytes / 1e6,
-               (double)b.snapshot_bytes / 1e6 / b.snapshot_s, fio);
-        fflush(stdout);
-        b.generation++;
-    }
+    for (int round = 0; round < rounds; round++)
+        round_run(&b, directory, &all);
+    cuts(&b, cut_ms);
+    summary(&b, &all, cut_ms);
     b.done = true;
     sem_post(&b.cut);
     pthread_join(writer, NULL);

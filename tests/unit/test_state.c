@@ -15,6 +15,7 @@
 #include "model/arena.h"
 #include "model/gemm.h"
 #include "model/tables.h"
+#include "snapshot/load.h"
 #include "snapshot/manifest.h"
 #include "tests/unit/core_fixture.h"
 #include "tests/unit/test_snapshot.h"
@@ -508,6 +509,47 @@ static void a_damaged_column_is_refused(void **state)
     assert_refused("/nonexistent", -ENOENT);
 }
 
+// A restore that failed has read some of it: the next one, into the same trainer, is not to see it.
+static void a_damaged_checkpoint_is_forgotten_by_the_one_before(void **state)
+{
+    (void)state;
+    static struct trainer clean, again;
+    char file[320], before[sizeof f.path];
+    size_t size;
+    learn(1, 50);
+    columns_cut(&f.trainer.columns);
+    write_state(1);
+    strcpy(before, f.path);
+    const struct state_stamp stamp = f.stamp;
+    learn(2, 300);
+    columns_cut(&f.trainer.columns);
+    write_state(2);
+    snprintf(file, sizeof file, "%s/user.vector.safetensors", f.path);
+    char *bytes = file_read(file, &size);
+    bytes[size - 3] ^= 1;
+    chmod(file, 0600);
+    file_write(file, bytes, size);
+    free(bytes);
+
+    open_trainer(&clean);
+    open_trainer(&again);
+    assert_int_equal(restore(&again), -EBADMSG);
+    strcpy(f.path, before);
+    f.stamp = stamp;
+    assert_int_equal(restore(&again), 0);
+    assert_int_equal(restore(&clean), 0);
+    for (int i = 0; i < clean.columns.n; i++) {
+        const struct column *a = clean.columns.list[i], *b = again.columns.list[i];
+        assert_int_equal(a->n, b->n);
+        // All that was reserved: what grows later must read as zero.
+        const size_t all = a->n_max < 4096 ? a->n_max : 4096;
+        if (memcmp(a->base, b->base, all * a->unit) != 0)
+            fail_msg("column %s", a->name);
+    }
+    trainer_close(&clean);
+    trainer_close(&again);
+}
+
 // Every column with numbers, and one of them wrong: of its first, a middle and its last unit, at
 // both ends of what is arithmetic. Checksums are right: it was written so.
 static void a_state_that_was_computed_wrong_is_neither_written_nor_taken_back(void **state)
@@ -565,6 +607,38 @@ static void a_state_that_was_computed_wrong_is_neither_written_nor_taken_back(vo
     open_trainer(&other);
     assert_int_equal(restore(&other), 0);
     trainer_close(&other);
+}
+
+static int setup_large(void **state)
+{
+    (void)state;
+    return setup_with((const char *const[]){"tables.items_max=200000", NULL});
+}
+
+// What is read is looked at as its bytes come, and of some units half comes before the other.
+static void a_wrong_number_where_two_reads_meet_is_found(void **state)
+{
+    (void)state;
+    static struct trainer other;
+    struct column *c = f.trainer.columns.list[0];
+    for (int i = 0; strcmp(c->name, "item.vector"); i++)
+        c = f.trainer.columns.list[i];
+    const size_t n = c->unit / sizeof(float);
+    column_grow(c, c->n_max);
+    size_t edge = LOAD_STRETCH - 4096; // where the first chunk of the file ends
+    while (edge % c->unit == 0)
+        edge += LOAD_STRETCH;
+    assert_true(edge / c->unit < c->n);
+    for (size_t k = 0; k < n; k++) {
+        float *numbers = column_edit(c, edge / c->unit);
+        numbers[k] = NAN;
+        write_unchecked(k + 1);
+        numbers[k] = 0;
+        open_trainer(&other);
+        if (restore(&other) != -EBADMSG || !strstr(f.error, c->name))
+            fail_msg("number %zu: '%s'", k, f.error);
+        trainer_close(&other);
+    }
 }
 
 // What a checkpoint and a snapshot leave behind in the state that they were made of: nothing.
@@ -1250,6 +1324,9 @@ int main(void)
         TEST(a_checkpoint_that_does_not_tell_its_libm_is_taken),
         TEST(what_is_accepted_is_said_and_stays_in_every_manifest),
         TEST(a_damaged_column_is_refused),
+        TEST(a_damaged_checkpoint_is_forgotten_by_the_one_before),
+        cmocka_unit_test_setup_teardown(a_wrong_number_where_two_reads_meet_is_found, setup_large,
+                                        teardown),
         TEST(whatever_is_not_finite_is_not_published),
         TEST(a_checkpoint_whose_tables_say_other_rows_is_not_published),
         TEST(a_snapshot_is_compared_with_the_last_good_one),
