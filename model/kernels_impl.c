@@ -339,14 +339,20 @@ static inline void block_max(struct block *largest, const struct block *b)
         largest->part[p] = vec_select(b->part[p] > largest->part[p], b->part[p], largest->part[p]);
 }
 
-static inline float max_lanes(const struct block *largest)
+// As sum_lanes.
+static inline float max_lanes(const struct block *b)
 {
+    typedef int32_t mask __attribute__((vector_size(16)));
     float lanes[LANES];
-    block_store(largest, lanes);
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int k = 0; k < half; k++)
-            lanes[k] = lanes[k + half] > lanes[k] ? lanes[k + half] : lanes[k];
-    return lanes[0];
+    block_store(b, lanes);
+    const quarter *q = (const quarter *)lanes;
+    quarter m = q[0];
+    for (int k = 1; k < 4; k++) {
+        const mask larger = q[k] > m;
+        m = (quarter)((larger & (mask)q[k]) | (~larger & (mask)m));
+    }
+    const float a = m[1] > m[0] ? m[1] : m[0], c = m[3] > m[2] ? m[3] : m[2];
+    return c > a ? c : a;
 }
 
 static float max(size_t n, const float *x)
@@ -402,22 +408,6 @@ static inline void block_cut(struct block *b, size_t n, float padding)
     }
 }
 
-// As sum_lanes.
-static inline float max_lanes(const struct block *b)
-{
-    typedef int32_t mask __attribute__((vector_size(16)));
-    float lanes[LANES];
-    block_store(b, lanes);
-    const quarter *q = (const quarter *)lanes;
-    quarter m = q[0];
-    for (int k = 1; k < 4; k++) {
-        const mask larger = q[k] > m;
-        m = (quarter)((larger & (mask)q[k]) | (~larger & (mask)m));
-    }
-    const float a = m[1] > m[0] ? m[1] : m[0], c = m[3] > m[2] ? m[3] : m[2];
-    return c > a ? c : a;
-}
-
 // Rows are padded, so that the last block of one needs no way round through memory: of 50 numbers
 // it is a quarter of the work, and with it a row took three times as long.
 static void softmax(int m, size_t n, size_t stride, float scaled, float *p)
@@ -432,9 +422,7 @@ static void softmax(int m, size_t n, size_t stride, float scaled, float *p)
                 block_cut(&b, n - i, -INFINITY);
                 block_store(&b, p + i);
             }
-            for (EACH_PART(k))
-                largest.part[k] =
-                    vec_select(b.part[k] > largest.part[k], b.part[k], largest.part[k]);
+            block_max(&largest, &b);
         }
         const float shift = max_lanes(&largest);
         for (size_t i = 0; i < n; i += LANES) {
