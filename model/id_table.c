@@ -7,6 +7,8 @@
 #include <string.h>
 #include <sys/auxv.h>
 
+#include "model/pages.h"
+
 // The index: open addressing with linear probing over 8-byte slots. row is the number + 1, 0 an
 // empty slot, GONE one whose row has left. While it grows there are two arrays; every admission
 // moves a few slots over, those of the old one below moved are done.
@@ -53,7 +55,10 @@ static uint64_t home_of(const uint64_t key[2], uint64_t hash, uint32_t check)
 static int slots_open(struct slots *s, size_t n)
 {
     *s = (struct slots){.slot = calloc(n, sizeof *s->slot), .mask = n - 1};
-    return s->slot ? 0 : -ENOMEM;
+    if (!s->slot)
+        return -ENOMEM;
+    pages_advise(s->slot, n * sizeof *s->slot);
+    return 0;
 }
 
 static void slots_put(struct slots *s, const struct id_table *t, uint32_t row)
