@@ -222,33 +222,6 @@ int id_table_rebuild(struct id_table *t)
     return rc;
 }
 
-static void slots_prefetch(const struct slots *s, uint32_t tag)
-{
-    const size_t home = home_of(s, tag), ahead = home + 7; // a few probes lead into the next line
-    __builtin_prefetch(&s->slot[home]);
-    __builtin_prefetch(&s->slot[ahead < s->n ? ahead : 0]);
-}
-
-void id_table_prefetch(const struct id_table *t, const struct id *id)
-{
-    const struct id_index *x = t->index;
-    const uint32_t tag = tag_of(x->key, id->hash, id->check);
-    slots_prefetch(&x->now, tag);
-    if (index_grows(x))
-        slots_prefetch(&x->old, tag);
-}
-
-void id_table_prefetch_row(const struct id_table *t, const struct id *id)
-{
-    const struct slots *s = &t->index->now;
-    const uint32_t tag = tag_of(t->index->key, id->hash, id->check);
-    size_t i = home_of(s, tag);
-    while (s->slot[i].row && (s->slot[i].tag != tag || s->slot[i].row == GONE))
-        i = next_of(s, i);
-    if (s->slot[i].row)
-        column_prefetch(&t->row, s->slot[i].row - 1);
-}
-
 int64_t id_table_find(const struct id_table *t, const struct id *id)
 {
     const struct slot *slot = index_find(t, id->hash, id->check);

@@ -70,10 +70,6 @@ void id_table_close(struct id_table *t);
 // After the columns were restored. 0, -ENOMEM, or -EINVAL when two rows have one id.
 int id_table_rebuild(struct id_table *t);
 
-// Ask for what finding the id will read, some ids ahead: its place in the index, and when that has
-// come, its row. They change nothing.
-void id_table_prefetch(const struct id_table *t, const struct id *id);
-void id_table_prefetch_row(const struct id_table *t, const struct id *id);
 // The row of the id or ID_NO_ROW; changes nothing.
 int64_t id_table_find(const struct id_table *t, const struct id *id);
 // A sighting at ts_ms: the row, made now (then *created is true) if this is the admit-th sighting;
