@@ -7,6 +7,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "model/pages.h"
+
 // One saved unit in the undo space; the unit's bytes follow.
 struct saved {
     uint64_t next; // of the same block, 0 at the end
@@ -19,7 +21,10 @@ static void *reserve(size_t n)
 {
     void *p =
         mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return p == MAP_FAILED ? NULL : p;
+    if (p == MAP_FAILED)
+        return NULL;
+    pages_advise(p, n);
+    return p;
 }
 
 int columns_open(struct columns *s, size_t undo_max)

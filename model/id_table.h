@@ -9,8 +9,8 @@
 // fixed size that forgets what was not seen for 30 days, and the least seen when it is full
 // (refused again later rather than admitted early). Expiry: a row not seen for ttl_ms of event time
 // goes; the search for such rows advances a few rows at a time, so there is never a stop. Growing:
-// the index doubles a few slots per admission, rows lie in columns. Looking up takes a few probes
-// whatever ids there are, also when somebody chose them for it.
+// the index moves to a larger one a few slots per admission, rows lie in columns. Looking up takes
+// a few probes whatever ids there are, also when somebody chose them for it.
 //
 // One thread. Rows, ids and the filter are columns and part of a checkpoint; the index is rebuilt.
 #pragma once
@@ -21,14 +21,18 @@
 struct id_row {
     uint64_t hash;
     uint32_t check;
-    uint16_t size;      // of the id's bytes
+    uint16_t size;      // of the id's bytes; with ID_WITHIN
     uint8_t kind;       // enum id_kind; ID_ABSENT: the row is free
     uint8_t generation; // of the row's present owner
-    uint32_t text;      // heap block of the id's bytes; when free, the next free row + 1
-    uint32_t free;      // unused, keeps the unit at 40 bytes
-    int64_t seen_ms;    // event time of the last sighting, up to a minute behind
+    union {
+        uint32_t text; // heap block of the id's bytes; when free, the next free row + 1
+        char bytes[8]; // with ID_WITHIN: an id as short as that has no block
+    };
+    int64_t seen_ms; // event time of the last sighting, up to a minute behind
     int64_t created_ms;
 };
+
+enum { ID_WITHIN = 1 << 15 };
 
 struct id_table_options {
     const char *names[3]; // of the columns: rows, scalars, filter

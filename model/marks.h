@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/pages.h"
+
 struct mark {
     uint32_t stamp, slot;
 };
@@ -27,6 +29,8 @@ enum { MARKS_NONE = -1 };
 static inline bool marks_open(struct marks *m, size_t rows_max)
 {
     *m = (struct marks){.of = calloc(rows_max, sizeof *m->of), .rows_max = rows_max, .stamp = 1};
+    if (m->of)
+        pages_advise(m->of, rows_max * sizeof *m->of);
     return m->of != NULL;
 }
 

@@ -438,8 +438,8 @@ static int pooled_length(const struct two_tower_options *o, const struct example
     return example->n_history < o->history ? example->n_history : o->history;
 }
 
-static void example_prefetch(const struct tables *t, const struct two_tower_options *o,
-                             const struct example *example)
+PREFETCHES void example_prefetch(const struct tables *t, const struct two_tower_options *o,
+                                 const struct example *example)
 {
     const int m = pooled_length(o, example);
     for (int k = 0; k < m; k++) {

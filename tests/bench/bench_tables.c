@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What large tables cost the trainer: CPU time of a learned example, and resident memory of a row.
+// What large tables cost the trainer: CPU time of a learned example in tables of ROWS items and
+// users against the same step in tables of 10,000, one after the other in one run, and the resident
+// memory of a row against what the model needs for it.
 //
-//     bench_tables [ROWS [STEPS]]
+//     bench_tables [--json] [ROWS [EVENTS]]
 //
-// ROWS items and as many users; every example has 20 items of history. Items are drawn with a skew,
-// users evenly, so at 10 million rows nearly every row of a batch comes from memory.
+// The default model at d = 64 with 20 items of history. Items follow Zipf's law, popular ones lying
+// anywhere in the table; users are drawn evenly, so at 10 million nearly every user comes from
+// memory. EVENTS are learned in the small tables, to tell whether a step costs more after them.
+// 10 million rows take about a minute and 10 GB; with less memory to be had the program says so.
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -18,13 +24,29 @@
 #include "model/gemm.h"
 #include "model/kernels.h"
 #include "model/rng.h"
+#include "model/tables.h"
 
-enum { BATCH = 512, HISTORY = 20, WARM = 50 };
+enum { HISTORY = 20, SMALL = 10000, WARM = 40, ROUNDS = 15, STEPS = 8 };
+
+// One of the two models, and what was measured of it.
+struct side {
+    struct trainer trainer;
+    uint32_t items, users;
+};
+
+// From which rows a step draws its items and users.
+struct draw {
+    const char *what;
+    uint32_t items, users; // 0: all
+    double goal;
+};
+
+static bool json;
 
 static double cpu_s(void)
 {
     struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
@@ -39,76 +61,200 @@ static double resident_bytes(void)
     return (double)pages * (double)sysconf(_SC_PAGESIZE);
 }
 
+static double available_bytes(void)
+{
+    char line[128];
+    double kb = 0;
+    FILE *f = fopen("/proc/meminfo", "r");
+    while (f && kb == 0 && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %lf", &kb) != 1)
+            kb = 0;
+    if (f)
+        fclose(f);
+    return kb * 1024;
+}
+
 static void die(const char *what)
 {
     fprintf(stderr, "bench_tables: %s\n", what);
     exit(1);
 }
 
-// Skewed, as items are: the square of a uniform draw.
-static uint32_t draw(struct rng *rng, uint32_t n)
+// A rank by Zipf's law, 0 the most frequent, and where it lies: steps of a prime through the table.
+static uint32_t draw_item(struct rng *rng, uint32_t n)
 {
-    const double u = (double)rng_float(rng);
-    return (uint32_t)(u * u * (n - 1));
+    const double rank = exp((double)rng_float(rng) * log((double)n)) - 1;
+    return (uint32_t)((uint64_t)rank * 2654435761u % n);
+}
+
+static void draw_batch(struct rng *rng, uint32_t items, uint32_t users, int n, struct example *e)
+{
+    for (int i = 0; i < n; i++) {
+        e[i] = (struct example){.user = (uint32_t)rng_below(rng, users),
+                                .item = draw_item(rng, items),
+                                .positive = 1,
+                                .ts_ms = i,
+                                .n_history = HISTORY,
+                                .n_newest = 1};
+        for (int k = 0; k < HISTORY; k++)
+            e[i].history[k] = draw_item(rng, items);
+    }
+}
+
+static int compare(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+static double median(int n, double *x)
+{
+    qsort(x, (size_t)n, sizeof *x, compare);
+    return x[n / 2];
+}
+
+// Seconds per example over the given steps.
+static double learn(struct side *s, struct rng *rng, const struct draw *draw, int steps)
+{
+    static struct example examples[4096];
+    const int n = s->trainer.options.model.batch_max;
+    const uint32_t items = draw->items && draw->items < s->items ? draw->items : s->items;
+    const uint32_t users = draw->users && draw->users < s->users ? draw->users : s->users;
+    double seconds = 0;
+    for (int step = 0; step < steps; step++) {
+        draw_batch(rng, items, users, n, examples);
+        const double begun = cpu_s();
+        two_tower_learn(s->trainer.rows.model, n, examples, NULL);
+        seconds += cpu_s() - begun;
+    }
+    return seconds / ((double)steps * n);
+}
+
+static void compare_sides(struct side *small, struct side *large, const struct draw *draw)
+{
+    double ours[ROUNDS], theirs[ROUNDS], ratio[ROUNDS];
+    struct rng rng = {1, 0};
+    learn(large, &rng, draw, WARM);
+    learn(small, &rng, draw, WARM);
+    for (int r = 0; r < ROUNDS; r++) {
+        ours[r] = 1e6 * learn(large, &rng, draw, STEPS);
+        theirs[r] = 1e6 * learn(small, &rng, draw, STEPS);
+        ratio[r] = ours[r] / theirs[r];
+    }
+    const double o = median(ROUNDS, ours), t = median(ROUNDS, theirs), x = median(ROUNDS, ratio);
+    if (json)
+        printf("{\"stage\":\"%s\",\"reference\":\"the same step in tables of %d rows\","
+               "\"unit\":\"us per example\",\"ours\":%.2f,\"theirs\":%.2f,\"ratio\":%.2f,"
+               "\"goal\":\"<= %g\"}\n",
+               draw->what, SMALL, o, t, x, draw->goal);
+    else
+        printf("%s: %.2f us per example, %.2f in tables of %d rows: %.2f (goal: at most %g)\n",
+               draw->what, o, t, SMALL, x, draw->goal);
+    fflush(stdout);
+}
+
+static void print_memory(const char *what, double rows, double bytes, double needed)
+{
+    if (json)
+        printf("{\"stage\":\"memory of %s, %.0f rows\",\"reference\":\"vectors and what their "
+               "optimizers keep\",\"unit\":\"bytes per row\",\"ours\":%.0f,\"theirs\":%.0f,"
+               "\"ratio\":%.3f,\"goal\":\"<= 1.25\"}\n",
+               what, rows, bytes, needed, bytes / needed);
+    else
+        printf("memory of %s, %.0f rows: %.0f bytes resident, %.0f of them needed: %.3f (goal: at "
+               "most 1.25)\n",
+               what, rows, bytes, needed, bytes / needed);
+    fflush(stdout);
+}
+
+static void side_open(struct side *s, const struct config *config, uint32_t rows)
+{
+    static struct join_window windows[CONFIG_ENTRIES_MAX];
+    const struct trainer_options t = assemble_trainer(config, 1, windows);
+    *s = (struct side){.items = rows, .users = rows};
+    if (trainer_open(&s->trainer, &t) < 0)
+        die("out of memory");
+}
+
+static double fill(struct side *s, bool users)
+{
+    const double empty = resident_bytes();
+    for (uint32_t i = 0; i < s->items; i++) {
+        char storage[8];
+        const struct id id = id_of_unsigned(i + 1, storage);
+        if ((users ? rows_user : rows_item)(&s->trainer.rows, &id, 1) < 0)
+            die("a table is full");
+    }
+    return (resident_bytes() - empty) / s->items;
+}
+
+// Whether a step costs more after many events than at the start.
+static void compare_events(struct side *s, double events)
+{
+    const struct draw all = {0};
+    const int n = s->trainer.options.model.batch_max, steps = (int)(events / n / 20) + 1;
+    double first[5], last[5];
+    struct rng rng = {2, 0};
+    for (int k = 0; k < 20; k++) {
+        const double seconds = 1e6 * learn(s, &rng, &all, steps);
+        if (k < 5)
+            first[k] = seconds;
+        if (k >= 15)
+            last[k - 15] = seconds;
+    }
+    const double o = median(5, last), t = median(5, first);
+    if (json)
+        printf("{\"stage\":\"step, the last of %.1f M events\",\"reference\":\"the first of them\","
+               "\"unit\":\"us per example\",\"ours\":%.2f,\"theirs\":%.2f,\"ratio\":%.2f,"
+               "\"goal\":\"<= 1.2\"}\n",
+               events / 1e6, o, t, o / t);
+    else
+        printf("step: %.2f us per example in the last of %.1f M events, %.2f in the first: %.2f "
+               "(goal: at most 1.2)\n",
+               o, events / 1e6, t, o / t);
 }
 
 int main(int argc, char **argv)
 {
     static char memory[CONFIG_MEMORY];
     static struct config config;
-    static struct trainer trainer;
-    static struct join_window windows[CONFIG_ENTRIES_MAX];
-    static struct example examples[BATCH];
+    static struct side small, large;
     struct arena arena = {memory, sizeof memory, 0};
     struct config_problems problems = {0};
-    struct rng rng = {1, 0};
-    const uint32_t rows = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 10) : 1000000;
-    const int steps = argc > 2 ? atoi(argv[2]) : 200;
     blas_core_correct(argv);
+    json = argc > 1 && strcmp(argv[1], "--json") == 0;
+    argc -= json, argv += json;
+    const uint32_t rows = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 10) : 10000000;
+    const double events = argc > 2 ? atof(argv[2]) : 1e6;
+    if (available_bytes() < 1100.0 * rows) {
+        printf("skip bench_tables: %" PRIu32 " items and users take %.0f GB\n", rows,
+               1.1e-6 * rows);
+        return 0;
+    }
     gemm_init();
     kernels_init(NULL);
     config_init(&config, &arena);
     config_set(&config, "tables.items_max", "20000000", "bench", &problems);
     config_set(&config, "tables.users_max", "20000000", "bench", &problems);
-    const struct trainer_options t = assemble_trainer(&config, 1, windows);
-    if (trainer_open(&trainer, &t) < 0)
-        die("out of memory");
+    config_set(&config, "model.history", "20", "bench", &problems);
+    side_open(&small, &config, SMALL);
+    side_open(&large, &config, rows);
+    fill(&small, false);
+    fill(&small, true);
+    const double item_bytes = fill(&large, false), user_bytes = fill(&large, true);
 
-    const double empty = resident_bytes();
-    double filling = cpu_s();
-    for (uint32_t i = 0; i < rows; i++) {
-        char storage[8];
-        const struct id id = id_of_unsigned(i + 1, storage);
-        if (rows_item(&trainer.rows, &id, 1) < 0 || rows_user(&trainer.rows, &id, 1) < 0)
-            die("a table is full");
-    }
-    filling = cpu_s() - filling;
-    const double full = resident_bytes();
-
-    double learning = 0, candidates = 0;
-    for (int s = -WARM; s < steps; s++) {
-        for (int i = 0; i < BATCH; i++) {
-            struct example *e = &examples[i];
-            *e = (struct example){.user = (uint32_t)rng_below(&rng, rows),
-                                  .item = draw(&rng, rows),
-                                  .positive = 1,
-                                  .n_history = HISTORY};
-            for (int k = 0; k < HISTORY; k++)
-                e->history[k] = draw(&rng, rows);
-        }
-        const double begun = cpu_s();
-        const struct step_report report =
-            two_tower_learn(trainer.rows.model, BATCH, examples, NULL);
-        if (s >= 0) {
-            learning += cpu_s() - begun;
-            candidates += report.candidates;
-        }
-    }
-    printf("%" PRIu32 " items, %" PRIu32
-           " users: %.0f ns to admit a row, %.0f bytes resident for an "
-           "item and a user; %.0f candidates a step, %.1f us per example\n",
-           rows, rows, 1e9 * filling / (2.0 * rows), (full - empty) / rows, candidates / steps,
-           1e6 * learning / ((double)steps * BATCH));
-    trainer_close(&trainer);
+    const struct tables *t = two_tower_tables(large.trainer.rows.model);
+    print_memory("an item", rows, item_bytes,
+                 (double)(t->item_vector.unit + t->item_slots.unit + t->item_context.unit +
+                          t->item_context_slots.unit + t->item_state.unit));
+    print_memory("a user", rows, user_bytes, (double)(t->user_vector.unit + t->user_slots.unit));
+    char all[64], users[64];
+    snprintf(all, sizeof all, "step, %" PRIu32 " items and users", rows);
+    snprintf(users, sizeof users, "step, %" PRIu32 " users, %d items", rows, SMALL);
+    compare_sides(&small, &large, &(struct draw){all, 0, 0, 1.5});
+    compare_sides(&small, &large, &(struct draw){users, SMALL, 0, 1.2});
+    compare_events(&small, events);
+    trainer_close(&small.trainer);
+    trainer_close(&large.trainer);
     return 0;
 }

@@ -77,6 +77,53 @@ static void an_id_keeps_its_row_and_its_bytes(void **state)
     assert_int_equal(id_table_row(&f.table, 0)->created_ms, 5);
 }
 
+static void an_id_of_up_to_eight_bytes_needs_no_block(void **state)
+{
+    (void)state;
+    open_with(&f, 100, 1, 0);
+    const size_t empty = heap_bytes(&f.table.text);
+    char storage[8];
+    const struct id ids[] = {id_of_unsigned(7, storage), id_with(1, 1, "12345678"),
+                             id_with(2, 2, "x")};
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(see(ids[i], 0), i);
+    assert_int_equal(heap_bytes(&f.table.text), empty);
+    assert_int_equal(see(id_with(3, 3, "123456789"), 0), 3);
+    assert_int_equal(heap_bytes(&f.table.text), empty + HEAP_GRANULE);
+    for (uint32_t i = 0; i < 3; i++) {
+        const struct id kept = id_table_id(&f.table, i);
+        assert_int_equal(kept.size, ids[i].size);
+        assert_int_equal(kept.kind, ids[i].kind);
+        assert_memory_equal(kept.bytes, ids[i].bytes, kept.size);
+    }
+    // A row is handed on with what lies in it: to an id with a block, and back.
+    id_table_remove(&f.table, 1);
+    assert_int_equal(see(id_with(4, 4, "abcdefghij"), 0), 1);
+    assert_memory_equal(id_table_id(&f.table, 1).bytes, "abcdefghij", 10);
+    id_table_remove(&f.table, 1);
+    assert_int_equal(see(id_with(5, 5, "short"), 0), 1);
+    assert_int_equal(id_table_id(&f.table, 1).size, 5);
+    assert_int_equal(heap_bytes(&f.table.text), empty + 2 * HEAP_GRANULE);
+}
+
+// As tables were kept before ids lay in rows.
+static void a_short_id_with_a_block_is_read_and_freed_like_others(void **state)
+{
+    (void)state;
+    open_with(&f, 100, 1, 0);
+    assert_int_equal(see(id_with(1, 1, "short"), 0), 0);
+    struct id_row *row = column_edit(&f.table.row, 0);
+    row->size = 5;
+    row->text = heap_take(&f.table.text, 1);
+    memcpy(heap_edit(&f.table.text, row->text, 0, 1), "short", 5);
+    const uint32_t block = row->text;
+    assert_int_equal(id_table_rebuild(&f.table), 0);
+    assert_int_equal(find(id_with(1, 1, "short")), 0);
+    assert_memory_equal(id_table_id(&f.table, 0).bytes, "short", 5);
+    id_table_remove(&f.table, 0);
+    assert_int_equal(heap_take(&f.table.text, 1), block);
+}
+
 static void one_hash_with_another_check_is_another_row(void **state)
 {
     (void)state;
@@ -391,6 +438,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(an_id_keeps_its_row_and_its_bytes),
+        TEST(an_id_of_up_to_eight_bytes_needs_no_block),
+        TEST(a_short_id_with_a_block_is_read_and_freed_like_others),
         TEST(one_hash_with_another_check_is_another_row),
         TEST(ids_that_were_chosen_to_collide_are_found_as_fast_as_others),
         TEST(the_nth_sighting_admits),
