@@ -3,7 +3,7 @@
 #
 # Checkpoints and snapshots written while a trainer learns, beside fio on the same disk: see bench_cut.c.
 #
-#     tests/bench/snapshot.sh [--json] [DIRECTORY [MB [ROUNDS]]]
+#     tests/bench/cut.sh [--json] [DIRECTORY [MB [ROUNDS]]]
 #
 # Without a DIRECTORY one is made in the current one, and removed: 700 MB, about 40 s. The goals speak of
 # 4000 MB.
