@@ -17,15 +17,9 @@
 #include "model/gemm.h"
 #include "model/kernels.h"
 #include "model/rng.h"
+#include "tests/bench/figure.h"
 
 enum { B = 512, D = 64, HEADS = 2, LENGTH_MAX = 50, LAYERS_MAX = 2, ROUNDS = 41, PAGE = 2 << 20 };
-
-static double cpu_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 // Of the products as they are done: a layer of which all ask, and the last one.
 static double flops(int layers, double H)
@@ -59,9 +53,9 @@ static double median(double *x)
 
 static double sgemm_s(int rows, const float *X, const float *W, float *Y)
 {
-    const double start = cpu_s();
+    const double start = thread_cpu_s();
     gemm_nt(rows, 2 * D, D, X, W, Y);
-    return cpu_s() - start;
+    return thread_cpu_s() - start;
 }
 
 static void run(int layers, int length, bool json)
@@ -95,25 +89,30 @@ static void run(int layers, int length, bool json)
     double took[ROUNDS], alone[ROUNDS], share[ROUNDS];
     for (int round = 0; round < ROUNDS; round++) {
         memcpy(e.stack.Z[0], rest, sizeof(float) * rows * D); // a forward pass uses it up
-        const double before = sgemm_s((int)rows, rest, W, Y), start = cpu_s();
+        const double before = sgemm_s((int)rows, rest, W, Y), start = thread_cpu_s();
         attention_stack_forward(&e.stack, B, e.start, e.top);
         attention_stack_backward(&e.stack, B, e.start, dtop, e.dZ);
-        took[round] = cpu_s() - start;
+        took[round] = thread_cpu_s() - start;
         alone[round] = (before + sgemm_s((int)rows, rest, W, Y)) / 2;
         share[round] =
             flops(layers, length) / took[round] / (4.0 * (double)rows * D * D / alone[round]);
     }
     const double us = median(took) / B * 1e6, gemm = 4.0 * (double)rows * D * D / median(alone);
     const double rate = flops(layers, length) / median(took), ratio = median(share);
-    if (json)
-        printf("{\"stage\":\"attention, %d layer%s, %d events of %d\",\"reference\":\"sgemm on its "
-               "largest product\",\"unit\":\"GFLOP/s\",\"ours\":%.1f,\"theirs\":%.1f,"
-               "\"ratio\":%.3f,%s\"us_per_example\":%.2f}\n",
-               layers, layers > 1 ? "s" : "", length, D, rate / 1e9, gemm / 1e9, ratio,
-               layers == 2 && length == LENGTH_MAX ? "\"goal\":\">= 0.5\"," : "", us);
-    else
-        printf("%6d %6d %12.2f %12.1f %12.1f %8.2f\n", layers, length, us, rate / 1e9, gemm / 1e9,
-               ratio);
+    const bool judged = layers == 2 && length == LENGTH_MAX;
+    char stage[64], extra[48];
+    snprintf(stage, sizeof stage, "attention, %d layer%s, %d events of %d", layers,
+             layers > 1 ? "s" : "", length, D);
+    snprintf(extra, sizeof extra, "\"us_per_example\":%.2f", us);
+    figure_print(json, &(struct figure){.stage = stage,
+                                        .unit = "GFLOP/s",
+                                        .ours = rate / 1e9,
+                                        .reference = "sgemm on its largest product",
+                                        .theirs = gemm / 1e9,
+                                        .ratio = ratio,
+                                        .goal = judged ? ">= 0.5" : NULL,
+                                        .extra = extra,
+                                        .detail = !judged});
     free(params);
     free(grads);
     free(scratch);
@@ -125,13 +124,10 @@ static void run(int layers, int length, bool json)
 
 int main(int argc, char **argv)
 {
-    const bool json = argc > 1 && !strcmp(argv[1], "--json");
     blas_core_correct(argv);
+    const bool json = figures_as_json(&argc, argv);
     gemm_init();
     kernels_init(NULL);
-    if (!json)
-        printf("%6s %6s %12s %12s %12s %8s\n", "layers", "length", "us/example", "GFLOP/s", "sgemm",
-               "share");
     for (int layers = 1; layers <= LAYERS_MAX; layers++) {
         run(layers, 20, json);
         run(layers, LENGTH_MAX, json);

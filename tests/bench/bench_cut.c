@@ -32,6 +32,7 @@
 #include "model/gemm.h"
 #include "model/kernels.h"
 #include "model/rng.h"
+#include "tests/bench/figure.h"
 
 enum { BATCH = 512, HISTORY = 20, STEPS_BEFORE = 200, CUTS = 100, ROUNDS_MAX = 64 };
 
@@ -222,25 +223,16 @@ static double quantile(double *x, int n, double share)
 static void say(const char *stage, const char *reference, const char *unit, double ours,
                 double theirs, double ratio, const char *goal, double median)
 {
-    if (json) {
-        printf("{\"stage\":\"%s\"", stage);
-        if (theirs > 0)
-            printf(",\"reference\":\"%s\"", reference);
-        printf(",\"unit\":\"%s\",\"ours\":%.4g", unit, ours);
-        if (theirs > 0)
-            printf(",\"theirs\":%.4g", theirs);
-        if (goal)
-            printf(",\"ratio\":%.4g,\"goal\":\"%s\"", ratio, goal);
-        printf(",\"median\":%.4g}\n", median);
-    } else {
-        printf("%s: %.4g %s, median %.4g", stage, ours, unit, median);
-        if (theirs > 0)
-            printf("; %s %.4g", reference, theirs);
-        if (goal)
-            printf("; %.3g where %s is the goal", ratio, goal);
-        printf("\n");
-    }
-    fflush(stdout);
+    char extra[48];
+    snprintf(extra, sizeof extra, "\"median\":%.4g", median);
+    figure_print(json, &(struct figure){.stage = stage,
+                                        .unit = unit,
+                                        .ours = ours,
+                                        .reference = theirs > 0 ? reference : NULL,
+                                        .theirs = theirs,
+                                        .ratio = goal ? ratio : 0,
+                                        .goal = goal,
+                                        .extra = extra});
 }
 
 // Cuts alone, of a state that was learned on: what the trainer stands still for.

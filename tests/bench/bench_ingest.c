@@ -8,7 +8,7 @@
 // how that grows with events and users of the built-in stream, and how often memory is asked for
 // meanwhile; how many bytes the join keeps for a pending impression. Half a minute.
 //
-// With --kafka, which tests/bench/ingest.sh gives, instead, from topics PREFIX-impressions and
+// With --kafka, which tests/bench/broker.sh gives, instead, from topics PREFIX-impressions and
 // PREFIX-engagements of a broker: to examples, beside a loop over librdkafka's consumer with the
 // same settings that throws every message away; and the daemon's threads until they have caught up,
 // beside learning alone. In turns, by CPU time and by the clock; the best of each counts.
@@ -29,6 +29,7 @@
 #include "model/gemm.h"
 #include "model/kernels.h"
 #include "pipeline/kafka_conf.h"
+#include "tests/bench/figure.h"
 
 static bool json;
 
@@ -297,14 +298,14 @@ static void bench_file(void)
         join = g.join_s * per < join ? g.join_s * per : join;
         ingest_close(&g);
     }
-    if (json)
-        printf("{\"stage\":\"decode, cut and join, ml1m\",\"unit\":\"ns per event\","
-               "\"ours\":%.0f,\"ratio\":%.0f,\"goal\":\"<= 1200\",\"decode and cut\":%.0f,"
-               "\"join\":%.0f}\n",
-               cut + join, cut + join, cut, join);
-    else
-        printf("ml1m: decode and cut %.0f, join %.0f, together %.0f ns per event (goal <= 1200)\n",
-               cut, join, cut + join);
+    char extra[64];
+    snprintf(extra, sizeof extra, "\"decode and cut\":%.0f,\"join\":%.0f", cut, join);
+    figure_print(json, &(struct figure){.stage = "decode, cut and join, ml1m",
+                                        .unit = "ns per event",
+                                        .ours = cut + join,
+                                        .ratio = cut + join,
+                                        .goal = "<= 1200",
+                                        .extra = extra});
 }
 
 // How the time of an event depends on how many there were and of how many users: over the last
@@ -337,25 +338,22 @@ static void bench_growth(void)
         const double ns = (g.cut_s + g.join_s - cut - join) * per;
         if (i == 0)
             first = ns;
-        if (json) {
-            printf("{\"stage\":\"decode, cut and join after %.1f M events of %s users\","
-                   "\"reference\":\"after 1.0 M events of 10000 users\",\"unit\":\"ns per event\","
-                   "\"ours\":%.0f,\"theirs\":%.0f,\"ratio\":%.2f%s}\n",
-                   (double)streams[i].events / 1e6, streams[i].users, ns, first, ns / first,
-                   i > 0 ? ",\"goal\":\"<= 1.2\"" : "");
-            printf("{\"stage\":\"memory asked for in %" PRIu64 " slices, after %.1f M events of %s "
-                   "users\",\"unit\":\"allocations\",\"ours\":%" PRIu64 ",\"ratio\":%" PRIu64
-                   ",\"goal\":\"0\",\"renewed indexes\":%" PRIu64 "}\n",
-                   g.slices - slices, (double)streams[i].events / 1e6, streams[i].users,
-                   asked - before, asked - before, renewals - renewed);
-        } else {
-            printf("after %.1f M events of %s users: decode and cut %.0f, join %.0f ns per event, "
-                   "%.2f of the first (goal <= 1.2); %" PRIu64 " allocations (goal 0) and %" PRIu64
-                   " renewed indexes of ids in %" PRIu64 " slices\n",
-                   (double)streams[i].events / 1e6, streams[i].users, (g.cut_s - cut) * per,
-                   (g.join_s - join) * per, ns / first, asked - before, renewals - renewed,
-                   g.slices - slices);
-        }
+        char stage[96], extra[96];
+        snprintf(stage, sizeof stage, "decode, cut and join after %.1f M events of %s users",
+                 (double)streams[i].events / 1e6, streams[i].users);
+        snprintf(extra, sizeof extra,
+                 "\"slices\":%" PRIu64 ",\"allocations\":%" PRIu64 ",\"renewed indexes\":%" PRIu64,
+                 g.slices - slices, asked - before, renewals - renewed);
+        figure_print(json, &(struct figure){.stage = stage,
+                                            .unit = "ns per event",
+                                            .ours = ns,
+                                            .reference = "after 1.0 M events of 10000 users",
+                                            .theirs = first,
+                                            .ratio = ns / first,
+                                            .goal = i > 0 ? "<= 1.2" : NULL,
+                                            .extra = extra});
+        if (!json)
+            printf("  %s\n", extra);
         ingest_close(&g);
     }
 }
@@ -399,14 +397,15 @@ static void bench_memory(void)
         const double requests = (double)(bytes_of(&g, "join.session") + bytes_of(&g, "join.slate") +
                                          bytes_of(&g, "join.request_id")) /
                                 n;
-        if (json)
-            printf("{\"stage\":\"pending impression, %s\",\"unit\":\"bytes\",\"ours\":%.1f,"
-                   "\"ratio\":%.1f,\"goal\":\"<= 32\",\"its share of its request\":%.1f}\n",
-                   what, item, item, requests);
-        else
-            printf("pending impression, %s: %.1f bytes (goal <= 32), and %.1f of its share of "
-                   "its request of ten\n",
-                   what, item, requests);
+        char stage[64], extra[64];
+        snprintf(stage, sizeof stage, "pending impression, %s", what);
+        snprintf(extra, sizeof extra, "\"its share of its request\":%.1f", requests);
+        figure_print(json, &(struct figure){.stage = stage,
+                                            .unit = "bytes",
+                                            .ours = item,
+                                            .ratio = item,
+                                            .goal = "<= 32",
+                                            .extra = extra});
         ingest_close(&g);
     }
 }
@@ -503,14 +502,16 @@ static void compare(const char *stage, const char *reference, const char *unit, 
 {
     double load = 0;
     getloadavg(&load, 1);
-    if (json)
-        printf("{\"stage\":\"%s\",\"reference\":\"%s\",\"unit\":\"%s\",\"ours\":%.0f,"
-               "\"theirs\":%.0f,\"ratio\":%.2f%s%s%s,\"load\":%.1f}\n",
-               stage, reference, unit, ours, theirs, ratio, *goal ? ",\"goal\":\"" : "", goal,
-               *goal ? "\"" : "", load);
-    else
-        printf("%s: %.0f %s, %s %.0f: ratio %.2f%s%s%s, load %.1f\n", stage, ours, unit, reference,
-               theirs, ratio, *goal ? " (goal " : "", goal, *goal ? ")" : "", load);
+    char extra[32];
+    snprintf(extra, sizeof extra, "\"load\":%.1f", load);
+    figure_print(json, &(struct figure){.stage = stage,
+                                        .unit = unit,
+                                        .ours = ours,
+                                        .reference = reference,
+                                        .theirs = theirs,
+                                        .ratio = ratio,
+                                        .goal = *goal ? goal : NULL,
+                                        .extra = extra});
 }
 
 static void bench_consumer(const struct config *c)

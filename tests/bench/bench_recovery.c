@@ -34,6 +34,7 @@
 #include "model/gemm.h"
 #include "model/kernels.h"
 #include "model/rng.h"
+#include "tests/bench/figure.h"
 
 enum { BATCH = 512, STEPS = 50, HISTORY = 4, BLOCK = 1 << 20, ROUNDS = 3 };
 
@@ -293,21 +294,23 @@ static void say(const char *rows, bool cold, const struct restored *r, double me
 {
     const char *from = cold ? "the page cache dropped" : "from the page cache";
     const double gb = (double)reading.bytes / 1e9;
-    if (json)
-        printf(
-            "{\"stage\":\"restoring %s, %.1f GB, %s\",\"reference\":\"reading the bytes into the "
-            "same memory\",\"unit\":\"s\",\"ours\":%.3f,\"theirs\":%.3f,\"ratio\":%.3f,"
-            "\"goal\":\"<= 1.5\",\"cpu_s\":%.3f,\"indexes_s\":%.3f,\"streamed_s\":%.3f,"
-            "\"streamed_ratio\":%.3f}\n",
-            rows, gb, from, r->s, merely, r->s / merely, r->cpu_s, r->indexes_s, stream,
-            r->s / stream);
-    else
-        printf(
-            "restoring %s, %.1f GB, %s: %.2f s (%.2f CPU-s, %.2f of it the indexes); reading the "
-            "bytes into the same memory %.2f s, ratio %.2f where <= 1.5 is the goal; through one "
-            "buffer, by one thread, %.2f s\n",
-            rows, gb, from, r->s, r->cpu_s, r->indexes_s, merely, r->s / merely, stream);
-    fflush(stdout);
+    char stage[128], extra[160];
+    snprintf(stage, sizeof stage, "restoring %s, %.1f GB, %s", rows, gb, from);
+    snprintf(extra, sizeof extra,
+             "\"cpu_s\":%.3f,\"indexes_s\":%.3f,\"streamed_s\":%.3f,\"streamed_ratio\":%.3f",
+             r->cpu_s, r->indexes_s, stream, r->s / stream);
+    figure_print(json, &(struct figure){.stage = stage,
+                                        .unit = "s",
+                                        .ours = r->s,
+                                        .reference = "reading the bytes into the same memory",
+                                        .theirs = merely,
+                                        .ratio = r->s / merely,
+                                        .goal = "<= 1.5",
+                                        .extra = extra});
+    if (!json)
+        printf("  %.2f CPU-s, %.2f of it the indexes; read through one buffer, by one thread, %.2f "
+               "s\n",
+               r->cpu_s, r->indexes_s, stream);
 }
 
 static void measure(const char *path, const char *rows)

@@ -7,11 +7,7 @@
 //     bench_softmax [--json]
 //
 // d = 64; batches of 1024 and 4096 whose candidates are all different: B x B pairs.
-#include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <time.h>
 
 #include "daemon/blas_core.h"
 #include "model/arena.h"
@@ -19,15 +15,9 @@
 #include "model/kernels.h"
 #include "model/retrieval_loss.h"
 #include "model/rng.h"
+#include "tests/bench/figure.h"
 
 enum { D = 64, ROUNDS = 12 };
-
-static double cpu_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static void *take(size_t bytes)
 {
@@ -63,32 +53,20 @@ static struct retrieval_batch batch_make(int B)
 static double step_seconds(const struct retrieval_batch *b, struct retrieval_loss *l,
                            const struct retrieval_gradient *gradient)
 {
-    const double begun = cpu_s();
+    const double begun = thread_cpu_s();
     retrieval_loss_step(l, b, NULL, gradient);
-    return cpu_s() - begun;
+    return thread_cpu_s() - begun;
 }
 
 static double gemm_seconds(const struct retrieval_batch *b, float *S,
                            const struct retrieval_gradient *gradient)
 {
     const int B = b->queries;
-    const double begun = cpu_s();
+    const double begun = thread_cpu_s();
     gemm_nt(B, B, D, b->Q, b->C, S);
     gemm_nn(B, D, B, S, b->C, gradient->dQ);
     gemm_tn(B, D, B, S, b->Q, gradient->dC);
-    return cpu_s() - begun;
-}
-
-static void print(bool json, const char *stage, const char *reference, double ours, double theirs,
-                  const char *goal)
-{
-    if (json)
-        printf("{\"stage\":\"%s\",\"reference\":\"%s\",\"unit\":\"us per example\",\"ours\":%.4g,"
-               "\"theirs\":%.4g,\"ratio\":%.4g,\"goal\":\"%s\"}\n",
-               stage, reference, ours, theirs, theirs / ours, goal);
-    else
-        printf("%-40s %8.3f us per example; %s %8.3f: %.2f\n", stage, ours, reference, theirs,
-               theirs / ours);
+    return thread_cpu_s() - begun;
 }
 
 static void bench(bool json, int B)
@@ -123,18 +101,30 @@ static void bench(bool json, int B)
     }
     const double us = 1e6 / B;
     snprintf(stage, sizeof stage, "in-batch softmax step, f32, B=%d", B);
-    print(json, stage, "sgemm of the three products", us * step[0], us * gemm, ">= 0.90");
+    figure_print(json, &(struct figure){.stage = stage,
+                                        .unit = "us per example",
+                                        .ours = us * step[0],
+                                        .reference = "sgemm of the three products",
+                                        .theirs = us * gemm,
+                                        .ratio = gemm / step[0],
+                                        .goal = ">= 0.90"});
     snprintf(stage, sizeof stage, "in-batch softmax step, bf16, B=%d", B);
     if (bf16)
-        print(json, stage, "our step in f32", us * step[1], us * step[0], ">= 1.7");
+        figure_print(json, &(struct figure){.stage = stage,
+                                            .unit = "us per example",
+                                            .ours = us * step[1],
+                                            .reference = "our step in f32",
+                                            .theirs = us * step[0],
+                                            .ratio = step[0] / step[1],
+                                            .goal = ">= 1.7"});
     else if (!json)
         printf("%s: skipped, this CPU has no AMX\n", stage);
 }
 
 int main(int argc, char **argv)
 {
-    const bool json = argc > 1 && strcmp(argv[1], "--json") == 0;
     blas_core_correct(argv);
+    const bool json = figures_as_json(&argc, argv);
     gemm_init();
     kernels_init(NULL);
     bench(json, 1024);

@@ -25,6 +25,7 @@
 #include "model/kernels.h"
 #include "model/rng.h"
 #include "model/tables.h"
+#include "tests/bench/figure.h"
 
 enum { HISTORY = 20, SMALL = 10000, WARM = 40, ROUNDS = 15, STEPS = 8 };
 
@@ -42,13 +43,6 @@ struct draw {
 };
 
 static bool json;
-
-static double cpu_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static double resident_bytes(void)
 {
@@ -123,9 +117,9 @@ static double learn(struct side *s, struct rng *rng, const struct draw *draw, in
     double seconds = 0;
     for (int step = 0; step < steps; step++) {
         draw_batch(rng, items, users, n, examples);
-        const double begun = cpu_s();
+        const double begun = thread_cpu_s();
         two_tower_learn(s->trainer.rows.model, n, examples, NULL);
-        seconds += cpu_s() - begun;
+        seconds += thread_cpu_s() - begun;
     }
     return seconds / ((double)steps * n);
 }
@@ -142,29 +136,29 @@ static void compare_sides(struct side *small, struct side *large, const struct d
         ratio[r] = ours[r] / theirs[r];
     }
     const double o = median(ROUNDS, ours), t = median(ROUNDS, theirs), x = median(ROUNDS, ratio);
-    if (json)
-        printf("{\"stage\":\"%s\",\"reference\":\"the same step in tables of %d rows\","
-               "\"unit\":\"us per example\",\"ours\":%.2f,\"theirs\":%.2f,\"ratio\":%.2f,"
-               "\"goal\":\"<= %g\"}\n",
-               draw->what, SMALL, o, t, x, draw->goal);
-    else
-        printf("%s: %.2f us per example, %.2f in tables of %d rows: %.2f (goal: at most %g)\n",
-               draw->what, o, t, SMALL, x, draw->goal);
-    fflush(stdout);
+    char reference[64], goal[16];
+    snprintf(reference, sizeof reference, "the same step in tables of %d rows", SMALL);
+    snprintf(goal, sizeof goal, "<= %g", draw->goal);
+    figure_print(json, &(struct figure){.stage = draw->what,
+                                        .unit = "us per example",
+                                        .ours = o,
+                                        .reference = reference,
+                                        .theirs = t,
+                                        .ratio = x,
+                                        .goal = goal});
 }
 
 static void print_memory(const char *what, double rows, double bytes, double needed)
 {
-    if (json)
-        printf("{\"stage\":\"memory of %s, %.0f rows\",\"reference\":\"vectors and what their "
-               "optimizers keep\",\"unit\":\"bytes per row\",\"ours\":%.0f,\"theirs\":%.0f,"
-               "\"ratio\":%.3f,\"goal\":\"<= 1.25\"}\n",
-               what, rows, bytes, needed, bytes / needed);
-    else
-        printf("memory of %s, %.0f rows: %.0f bytes resident, %.0f of them needed: %.3f (goal: at "
-               "most 1.25)\n",
-               what, rows, bytes, needed, bytes / needed);
-    fflush(stdout);
+    char stage[64];
+    snprintf(stage, sizeof stage, "memory of %s, %.0f rows", what, rows);
+    figure_print(json, &(struct figure){.stage = stage,
+                                        .unit = "bytes per row",
+                                        .ours = round(bytes),
+                                        .reference = "vectors and what their optimizers keep",
+                                        .theirs = needed,
+                                        .ratio = bytes / needed,
+                                        .goal = "<= 1.25"});
 }
 
 static void side_open(struct side *s, const struct config *config, uint32_t rows)
@@ -203,15 +197,15 @@ static void compare_events(struct side *s, double events)
             last[k - 15] = seconds;
     }
     const double o = median(5, last), t = median(5, first);
-    if (json)
-        printf("{\"stage\":\"step, the last of %.1f M events\",\"reference\":\"the first of them\","
-               "\"unit\":\"us per example\",\"ours\":%.2f,\"theirs\":%.2f,\"ratio\":%.2f,"
-               "\"goal\":\"<= 1.2\"}\n",
-               events / 1e6, o, t, o / t);
-    else
-        printf("step: %.2f us per example in the last of %.1f M events, %.2f in the first: %.2f "
-               "(goal: at most 1.2)\n",
-               o, events / 1e6, t, o / t);
+    char stage[64];
+    snprintf(stage, sizeof stage, "step, the last of %.1f M events", events / 1e6);
+    figure_print(json, &(struct figure){.stage = stage,
+                                        .unit = "us per example",
+                                        .ours = o,
+                                        .reference = "the first of them",
+                                        .theirs = t,
+                                        .ratio = o / t,
+                                        .goal = "<= 1.2"});
 }
 
 int main(int argc, char **argv)
@@ -222,8 +216,7 @@ int main(int argc, char **argv)
     struct arena arena = {memory, sizeof memory, 0};
     struct config_problems problems = {0};
     blas_core_correct(argv);
-    json = argc > 1 && strcmp(argv[1], "--json") == 0;
-    argc -= json, argv += json;
+    json = figures_as_json(&argc, argv);
     const uint32_t rows = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 10) : 10000000;
     const double events = argc > 2 ? atof(argv[2]) : 1e6;
     if (available_bytes() < 1100.0 * rows) {

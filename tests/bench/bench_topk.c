@@ -15,11 +15,12 @@
 
 #include "model/rng.h"
 #include "snapshot/topk.h"
+#include "tests/bench/figure.h"
 
 enum { N = 1000000, D = 64, K = 100, QUERIES = 8, ROUNDS = 9 };
 
 static struct bench {
-    int json;
+    bool json;
     volatile uint64_t read;
     float *items;
     struct tt_array array;
@@ -86,14 +87,14 @@ static void measure(const struct scan *scan, uint32_t n, const struct tt_codes *
     char stage[96];
     snprintf(stage, sizeof stage, "exact top-k, 1M x 64, k=100, batch %u, %s, %s", n,
              codes ? "int8" : "f32", scan->name);
-    if (b.json)
-        printf("{\"stage\":\"%s\",\"reference\":\"reading the same bytes\",\"unit\":\"ms per "
-               "query\",\"ours\":%.3f,\"theirs\":%.3f,\"ratio\":%.3f%s%s%s}\n",
-               stage, x, y, y / x, goal ? ",\"goal\":\"" : "", goal ? goal : "", goal ? "\"" : "");
-    else
-        printf("%-58s %7.3f ms per query, reading the same bytes %7.3f: %.2f x%s%s\n", stage, x, y,
-               y / x, goal ? ", goal " : "", goal ? goal : "");
-    fflush(stdout);
+    figure_print(b.json, &(struct figure){.stage = stage,
+                                          .unit = "ms per query",
+                                          .ours = x,
+                                          .reference = "reading the same bytes",
+                                          .theirs = y,
+                                          .ratio = y / x,
+                                          .goal = goal,
+                                          .detail = true});
 }
 
 int main(int argc, char **argv)

@@ -48,7 +48,7 @@ ALL_SECONDS = 600
 WORSE = 0.10
 
 # From a record to a served vector; what is not listed comes last.
-ORDER = """decode ingest stages kernels softmax tables attention peers cut publish snapshot recovery topk rerank
+ORDER = """decode ingest broker stages kernels softmax tables attention peers cut publish recovery topk rerank
 idspace truth""".split()
 # These measure how good the model is, not how fast, and take longer than all others together.
 APART = {"objectives": "it measures quality and takes long: tests/bench/objectives.sh"}

@@ -122,6 +122,7 @@ def items_make(kind, rng):
 
 def report(as_json, **line):
     if as_json:
+        line |= {} if "normal" in line["stage"] else {"detail": True}
         print(json.dumps(line), flush=True)
         return
     text = f"{line['stage']:60} {line['ours']:8.3f} {line['unit']}"

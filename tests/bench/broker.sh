@@ -4,7 +4,7 @@
 # From a real broker: to examples beside librdkafka's consumer alone, and to a model beside learning
 # alone; see bench_ingest.c. The stream is ml1m in four partitions of each topic. About a minute.
 #
-#     tests/bench/ingest.sh [--json]
+#     tests/bench/broker.sh [--json]
 #
 # Needs what tests/kafka/broker.sh needs, and $TWOTOWER_DATA/ml1m.
 set -euo pipefail
@@ -12,7 +12,7 @@ cd "$(dirname "$0")/../.."
 
 program=build/release/tests/bench_ingest
 stream=${TWOTOWER_DATA:-../shared/data}/ml1m
-skip() { echo "skip ingest: $*"; exit 0; }
+skip() { echo "skip broker: $*"; exit 0; }
 for tool in java mvn kcat zstd; do command -v "$tool" >/dev/null || skip "$tool is not installed"; done
 [ -x "$program" ] || skip "$program is not built"
 [ -r "$stream/engagements.jsonl.zst" ] || skip "no recorded stream in $stream: set TWOTOWER_DATA"
