@@ -44,7 +44,18 @@ struct sighting {
 
 enum { GONE = UINT32_MAX, SLOTS_START = 1 << 12, SLOTS_MOVED = 64 };
 static const size_t ROWS_MAX = (size_t)1 << 31; // twice as many slots have homes of their own
-enum { FILTER_WAYS = 8, FILTER_SETS = 1 << 17, FILTER_DAYS = 30 };
+enum { FILTER_WAYS = 8, FILTER_SETS_MIN = 1 << 17, FILTER_DAYS = 30 };
+
+// A power of two: half a place for each row that there may be. Of 20 million ids seen twice a
+// filter of a million places admitted 57 %, one of 8 million nearly all
+// (tests/bench/bench_idspace.c).
+static size_t filter_sets(const struct id_table *t)
+{
+    size_t sets = FILTER_SETS_MIN;
+    while (sets * FILTER_WAYS * 2 < t->options.rows_max)
+        sets *= 2;
+    return sets;
+}
 
 static uint32_t tag_of(const uint64_t key[2], uint64_t hash, uint32_t check)
 {
@@ -158,15 +169,13 @@ int id_table_open(struct id_table *t, struct columns *s, const struct id_table_o
         rc = column_open(&t->state, s, options->names[1], sizeof(struct id_table_state), 1);
     if (rc == 0 && options->admit > 1)
         rc = column_open(&t->filter, s, options->names[2], sizeof(struct sighting),
-                         (size_t)FILTER_SETS * FILTER_WAYS);
+                         filter_sets(t) * FILTER_WAYS);
     if (rc == 0 && !options->no_text) // most ids are one or two granules long
         rc = heap_open(&t->text, s, options->heap_names[0], options->heap_names[1],
                        options->rows_max * 4 + HEAP_GRANULES_MAX);
     if (rc < 0)
         return rc;
     column_grow(&t->state, 1);
-    if (options->admit > 1)
-        column_grow(&t->filter, t->filter.n_max);
     return id_table_rebuild(t);
 }
 
@@ -206,6 +215,10 @@ static int rows_put(struct id_table *t, uint32_t first, uint32_t n)
 int id_table_rebuild(struct id_table *t)
 {
     id_table_close(t);
+    // A checkpoint of an earlier build may have a smaller filter: what it has is looked for
+    // elsewhere.
+    if (t->options.admit > 1 && t->filter.n < t->filter.n_max)
+        column_grow(&t->filter, t->filter.n_max);
     const size_t slots = t->row.n + t->row.n * 2 / 3; // not far below what it would have grown to
     t->index = calloc(1, sizeof *t->index);
     if (!t->index || slots_open(&t->index->now, slots > SLOTS_START ? slots : SLOTS_START) < 0)
@@ -235,7 +248,7 @@ static bool filter_see(struct id_table *t, const struct id *id, int64_t ts_ms)
         return true;
     const uint16_t day = (uint16_t)(ts_ms / 86400000);
     const uint32_t tag = (uint32_t)(id->hash >> 32) | 1; // 0 marks an empty place
-    const size_t set = (id->hash % FILTER_SETS) * FILTER_WAYS;
+    const size_t set = id->hash % (t->filter.n_max / FILTER_WAYS) * FILTER_WAYS;
     size_t victim = set;
     for (size_t i = set; i < set + FILTER_WAYS; i++) {
         const struct sighting *s = column_at(&t->filter, i);

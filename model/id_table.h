@@ -5,12 +5,13 @@
 // table; a row that expires is handed out again under a new generation, so whoever keeps a row
 // number across events keeps the generation with it.
 //
-// Admission: an id gets a row at its admit-th sighting. Until then it is counted in a filter of
-// fixed size that forgets what was not seen for 30 days, and the least seen when it is full
-// (refused again later rather than admitted early). Expiry: a row not seen for ttl_ms of event time
-// goes; the search for such rows advances a few rows at a time, so there is never a stop. Growing:
-// the index moves to a larger one a few slots per admission, rows lie in columns. Looking up takes
-// a few probes whatever ids there are, also when somebody chose them for it.
+// Admission: an id gets a row at its admit-th sighting. Until then it is counted in a filter, half
+// a place for each row of rows_max, that forgets what was not seen for 30 days, and the least seen
+// when it is full (refused again later rather than admitted early). Expiry: a row not seen for
+// ttl_ms of event time goes; the search for such rows advances a few rows at a time, so there is
+// never a stop. Growing: the index moves to a larger one a few slots per admission, rows lie in
+// columns. Looking up takes a few probes whatever ids there are, also when somebody chose them for
+// it.
 //
 // One thread. Rows, ids and the filter are columns and part of a checkpoint; the index is rebuilt.
 #pragma once

@@ -229,6 +229,18 @@ static void a_full_filter_forgets_the_least_seen(void **state)
     assert_int_equal(see(id_with(((uint64_t)WAYS << 40) + 77, 0, "x"), 0), WAYS - 1);
 }
 
+static void the_filter_is_large_enough_for_a_large_table(void **state)
+{
+    enum { IDS = 1200000 };
+    (void)state;
+    open_with(&f, 8 * 1000000, 2, 0);
+    int admitted = 0;
+    for (int times = 0; times < 2; times++)
+        for (uint64_t i = 0; i < IDS; i++)
+            admitted += see(core_id("i", i), 0) != ID_NO_ROW;
+    assert_true(admitted > IDS / 1000 * 999);
+}
+
 static void a_row_handed_out_again_has_another_generation(void **state)
 {
     (void)state;
@@ -447,6 +459,7 @@ int main(void)
         TEST(sightings_of_a_month_ago_are_forgotten),
         TEST(a_sighting_from_before_midnight_counts_after_it),
         TEST(a_full_filter_forgets_the_least_seen),
+        TEST(the_filter_is_large_enough_for_a_large_table),
         TEST(a_row_handed_out_again_has_another_generation),
         TEST(a_full_table_counts_who_is_refused),
         TEST(expiry_follows_event_time_alone),
