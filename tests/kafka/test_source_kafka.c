@@ -114,6 +114,9 @@ static rd_kafka_t *producer_open(const char *transactional_id)
     char why[256];
     rd_kafka_conf_set(conf, "bootstrap.servers", bootstrap, why, sizeof why);
     rd_kafka_conf_set(conf, "linger.ms", "5", why, sizeof why);
+    // A batch that a leader just elected refuses would come again behind the next one.
+    if (!transactional_id)
+        rd_kafka_conf_set(conf, "max.in.flight", "1", why, sizeof why);
     rd_kafka_conf_set(conf, "compression.type", "lz4", why, sizeof why);
     rd_kafka_conf_set(conf, "queue.buffering.max.messages", "2000000", why, sizeof why);
     if (transactional_id)
