@@ -15,6 +15,7 @@
 #include "daemon/state.h"
 #include "model/gemm.h"
 #include "model/kernels.h"
+#include "model/prefetch.h"
 #include "model/tables.h"
 #include "model/topk.h"
 #include "snapshot/ids.h"
@@ -381,7 +382,7 @@ static int row_vectors(struct publishing *p, const char *file, const char *role,
 }
 
 // Histories lie in the order in which they grew: asked for before their turn.
-static void history_prefetch(const struct image *m, uint64_t i)
+PREFETCHES void history_prefetch(const struct image *m, uint64_t i)
 {
     enum { AHEAD = 16, CACHE_LINE = 64 };
     if (i + AHEAD >= m->n_users || m->users[i + AHEAD] >= m->rows.history.head.n)

@@ -21,6 +21,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "model/prefetch.h"
+
 enum { COLUMNS_MAX = 96 };
 
 // What of every unit is arithmetic: n floats or doubles from byte `from` on, none of which is ever
@@ -92,10 +94,6 @@ static inline const void *column_at(const struct column *c, size_t i)
 {
     return c->base + i * c->unit;
 }
-
-// A function that does nothing but prefetch. GCC takes it for one without effect and drops the call
-// unless it has been inlined before.
-#define PREFETCHES static inline __attribute__((always_inline))
 
 // Asks for a unit before its turn: in a column larger than the cache it comes from memory. Into the
 // second level: a fill buffer of the first is held until memory answers, and there are few (rows of

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "model/pages.h"
+#include "model/prefetch.h"
 
 struct mark {
     uint32_t stamp, slot;
@@ -49,7 +50,7 @@ static inline void marks_clear(struct marks *m)
 }
 
 // Asks for the marks of n rows before they are looked at.
-static inline void marks_prefetch(const struct marks *m, int n, const uint32_t *rows)
+PREFETCHES void marks_prefetch(const struct marks *m, int n, const uint32_t *rows)
 {
     for (int i = 0; i < n; i++)
         __builtin_prefetch(&m->of[rows[i]]);

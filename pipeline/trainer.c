@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/prefetch.h"
 #include "model/rng.h"
 
 static struct trainer_state *state_edit(struct trainer *t)
@@ -421,7 +422,7 @@ static void item_remove(struct trainer *t, const struct event *event)
 
 // Events were decoded by another thread: they are asked for before they are needed, first the
 // event, then what it points to.
-static void events_prefetch(const struct slice *slice, int i)
+PREFETCHES void events_prefetch(const struct slice *slice, int i)
 {
     enum { AHEAD = 8, AHEAD_LIST = 4 };
     if (i + AHEAD < slice->n_events)
