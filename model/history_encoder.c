@@ -5,12 +5,12 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "model/arena.h"
 #include "model/event_fusion.h"
 #include "model/gemm.h"
 #include "model/kernels.h"
+#include "model/pages.h"
 #include "model/rng.h"
 #include "model/tables.h"
 
@@ -223,21 +223,18 @@ void history_encoder_start(int d, const struct history_encoder_options *o, uint6
     event_fusion_start(&e.fusion);
 }
 
-enum { PAGE = 2 << 20 }; // a huge one
-
 struct history_encoder *history_encoder_open(int d, const struct history_encoder_options *o,
                                              int length, int batch_max)
 {
     struct history_encoder counted;
     encoder_init(&counted, d, o, length, batch_max);
     const size_t bytes = encoder_scratch(&counted, true, NULL);
-    const size_t all = (sizeof(struct history_encoder) + bytes + PAGE - 1) / PAGE * PAGE;
-    struct history_encoder *e = aligned_alloc(PAGE, all);
+    struct history_encoder *e = malloc(sizeof *e + bytes);
     if (!e)
         return NULL;
     // A batch walks through all of it twice: 100 MB and more. A step took 7 % longer with small
     // pages (bench_attention).
-    madvise(e, all, MADV_HUGEPAGE);
+    pages_advise(e, sizeof *e + bytes);
     encoder_init(e, d, o, length, batch_max);
     encoder_scratch(e, true, &(struct arena){(char *)(e + 1), bytes, 0});
     return e;
