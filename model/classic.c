@@ -297,9 +297,7 @@ struct classic {
     struct example *example; // (B)
     float *features;         // (B, user_features): theirs
     uint32_t *slot;          // (B): of its item
-    float *C;                // (A, d): the columns' vectors
-    float *column;           // (A): and biases
-    uint64_t *ids;           // (A): and rows
+    uint64_t *ids;           // (A): the columns' rows
     float *probability;      // (A)
     uint32_t *times;         // (A): among the examples
     // For the score mask, where there is one; W = words of A
@@ -309,10 +307,12 @@ struct classic {
     // Item rows: first those of the step's items, which go through the item tower, then those that
     // occur in histories only. I = candidates_max + queries_max history.
     int rows;
-    uint32_t *items;           // (I)
-    float *ditems;             // (I, d)
-    float *id, *x;             // (candidates_max, d), (candidates_max, item_features)
-    float *V, *dV, *bias, *db; // (candidates_max, d), twice (candidates_max)
+    uint32_t *items; // (I)
+    float *ditems;   // (I, d)
+    float *id, *x;   // (candidates_max, d), (candidates_max, item_features)
+    float *dV, *db;  // (candidates_max, d), (candidates_max)
+    // (candidates_max + memory.capacity, d) and without d: behind the items' what is remembered
+    float *V, *bias;
     int users;
     uint32_t *user_rows; // (queries_max)
     float *dusers;       // (queries_max, d)
@@ -357,7 +357,7 @@ static size_t memory_bytes(const struct towers *base, size_t parameters)
     const size_t M = o->memory.capacity, A = B + M;
     const struct retrieval_options options = loss_options(o);
     // Words are two floats.
-    const size_t columns = M + A * (d + 5) + 2 * B * (1 + retrieval_words((int)A)) +
+    const size_t columns = M * (d + 2) + A * 4 + 2 * B * (1 + retrieval_words((int)A)) +
                            2 * (o->mask_known ? B * retrieval_words((int)I) : 0);
     struct attention layer;
     struct attention_encoder encoder = encoder_at(o, base->queries_max, &layer);
@@ -420,8 +420,6 @@ static void arrays_open(struct classic *c, struct arena *scratch)
     c->example = arena_bytes(scratch, B * sizeof *c->example);
     c->features = arena_floats(scratch, B * (size_t)o->user_features);
     c->slot = arena_bytes(scratch, B * sizeof *c->slot);
-    c->C = arena_floats(scratch, A * d);
-    c->column = arena_floats(scratch, A);
     c->ids = arena_bytes(scratch, A * sizeof *c->ids);
     c->probability = arena_floats(scratch, A);
     c->times = arena_bytes(scratch, A * sizeof *c->times);
@@ -435,9 +433,9 @@ static void arrays_open(struct classic *c, struct arena *scratch)
     c->ditems = arena_floats(scratch, rows * d);
     c->id = arena_floats(scratch, I * d);
     c->x = arena_floats(scratch, I * (size_t)o->item_features);
-    c->V = arena_floats(scratch, I * d);
+    c->V = arena_floats(scratch, (I + o->memory.capacity) * d);
     c->dV = arena_floats(scratch, I * d);
-    c->bias = arena_floats(scratch, I);
+    c->bias = arena_floats(scratch, I + o->memory.capacity);
     c->db = arena_floats(scratch, I);
     c->user_rows = arena_bytes(scratch, N * sizeof *c->user_rows);
     c->dusers = arena_floats(scratch, N * d);
@@ -606,8 +604,8 @@ static int memory_append(struct classic *c, const struct step *s)
         const struct negative_entry *entry = memory_entry(&c->memory, &c->towers, i);
         const size_t j = (size_t)(s->C + i);
         const int64_t slot = marks_find(&c->item_of, entry->row);
-        memcpy(c->C + j * d, memory_vector(&c->memory, &c->towers, i), d * sizeof(float));
-        c->column[j] = entry->extra;
+        memcpy(c->V + j * d, memory_vector(&c->memory, &c->towers, i), d * sizeof(float));
+        c->bias[j] = entry->extra;
         c->ids[j] = entry->row;
         c->probability[j] = expf(entry->log_q);
         c->times[j] = 1;
@@ -651,8 +649,6 @@ static void columns_fill(struct classic *c, const struct step *s)
     const struct tables *t = c->towers.tables;
     const struct model_state *state = tables_state(t);
     const float average = 1.0f / (float)t->item_state.n;
-    memcpy(c->C, c->V, (size_t)s->C * (size_t)c->towers.options->dim * sizeof *c->C);
-    memcpy(c->column, c->bias, (size_t)s->C * sizeof *c->column);
     for (int j = 0; j < s->C; j++) {
         c->ids[j] = c->items[j];
         if (c->towers.options->logq)
@@ -671,8 +667,8 @@ static void softmax(struct towers *t, struct step *s)
                                     .candidates = s->C,
                                     .D = t->options->dim,
                                     .Q = c->Y,
-                                    .C = c->C,
-                                    .column = c->column,
+                                    .C = c->V,
+                                    .column = c->bias,
                                     .positive = c->slot,
                                     .times = c->times,
                                     .sampling = t->options->logq ? c->probability : NULL,
@@ -765,9 +761,9 @@ static void columns_store(struct classic *c)
         memory_store(
             &c->towers,
             (struct negative_entry){.row = (uint32_t)c->ids[j],
-                                    .extra = c->column[j],
+                                    .extra = c->bias[j],
                                     .log_q = c->towers.options->logq ? logf(c->probability[j]) : 0},
-            c->C + j * d);
+            c->V + j * d);
     }
 }
 
