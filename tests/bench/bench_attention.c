@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
 #include "daemon/blas_core.h"
 #include "model/arena.h"
@@ -18,6 +17,7 @@
 #include "model/kernels.h"
 #include "model/rng.h"
 #include "tests/bench/figure.h"
+#include "tests/bench/measure.h"
 
 enum { B = 512, D = 64, HEADS = 2, LENGTH_MAX = 50, LAYERS_MAX = 2, ROUNDS = 41, PAGE = 2 << 20 };
 
@@ -37,18 +37,6 @@ static void *memory(size_t bytes)
     madvise(m, all, MADV_HUGEPAGE);
     memset(m, 0, all);
     return m;
-}
-
-static int ascending(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *x)
-{
-    qsort(x, ROUNDS, sizeof *x, ascending);
-    return x[ROUNDS / 2];
 }
 
 static double sgemm_s(int rows, const float *X, const float *W, float *Y)
@@ -97,8 +85,9 @@ static void run(int layers, int length, bool json)
         share[round] =
             flops(layers, length) / took[round] / (4.0 * (double)rows * D * D / alone[round]);
     }
-    const double us = median(took) / B * 1e6, gemm = 4.0 * (double)rows * D * D / median(alone);
-    const double rate = flops(layers, length) / median(took), ratio = median(share);
+    const double us = median(ROUNDS, took) / B * 1e6,
+                 gemm = 4.0 * (double)rows * D * D / median(ROUNDS, alone);
+    const double rate = flops(layers, length) / median(ROUNDS, took), ratio = median(ROUNDS, share);
     const bool judged = layers == 2 && length == LENGTH_MAX;
     char stage[64], extra[48];
     snprintf(stage, sizeof stage, "attention, %d layer%s, %d events of %d", layers,

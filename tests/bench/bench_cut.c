@@ -22,7 +22,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "daemon/assemble.h"
 #include "daemon/blas_core.h"
@@ -33,6 +32,7 @@
 #include "model/kernels.h"
 #include "model/rng.h"
 #include "tests/bench/figure.h"
+#include "tests/bench/measure.h"
 
 enum { BATCH = 512, HISTORY = 20, STEPS_BEFORE = 200, CUTS = 100, ROUNDS_MAX = 64 };
 
@@ -54,26 +54,6 @@ struct bench {
 };
 
 static bool json;
-
-static double cpu_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static double wall_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static void die(const char *what)
-{
-    fprintf(stderr, "bench_cut: %s\n", what);
-    exit(1);
-}
 
 // Skewed, as ids are: the square of a uniform draw.
 static uint32_t draw(struct bench *b, uint32_t n)
@@ -100,11 +80,11 @@ static void step(struct bench *b, struct steps *steps)
             e->history[k] = draw(b, b->items);
     }
     const uint64_t waited = b->trainer.columns.saves_waited;
-    const double begun = wall_s(), cpu = cpu_s();
+    const double begun = clock_s(CLOCK_MONOTONIC), cpu = thread_cpu_s();
     two_tower_learn(b->trainer.rows.model, BATCH, examples, NULL);
-    const double s = wall_s() - begun;
+    const double s = clock_s(CLOCK_MONOTONIC) - begun;
     steps->n++;
-    steps->cpu_s += cpu_s() - cpu;
+    steps->cpu_s += thread_cpu_s() - cpu;
     steps->wall_s += s;
     if (b->trainer.columns.saves_waited > waited && s > steps->waited_s)
         steps->waited_s = s;
@@ -121,7 +101,7 @@ static void write_round(struct bench *b)
     struct state_stamp stamp;
     struct published published;
     char error[1024], path[4096];
-    double begun = wall_s(), cpu = cpu_s();
+    double begun = clock_s(CLOCK_MONOTONIC), cpu = thread_cpu_s();
     if (state_write(&b->trainer,
                     &(struct state_write_options){.root = b->root,
                                                   .generation = b->generation,
@@ -131,10 +111,10 @@ static void write_round(struct bench *b)
                                                   .n_partitions = 1},
                     &stamp, error, sizeof error) < 0)
         die(error);
-    b->checkpoint_s = wall_s() - begun;
-    b->checkpoint_cpu_s = cpu_s() - cpu;
+    b->checkpoint_s = clock_s(CLOCK_MONOTONIC) - begun;
+    b->checkpoint_cpu_s = thread_cpu_s() - cpu;
     snprintf(path, sizeof path, "%s/%" PRIu64, b->root, b->generation);
-    begun = wall_s(), cpu = cpu_s();
+    begun = clock_s(CLOCK_MONOTONIC), cpu = thread_cpu_s();
     if (publish_snapshot(&(struct publish_options){.checkpoint = path,
                                                    .root = b->snapshots,
                                                    .generation = b->generation,
@@ -142,8 +122,8 @@ static void write_round(struct bench *b)
                                                    .config = &b->config},
                          &published, error, sizeof error) < 0)
         die(error);
-    b->snapshot_s = wall_s() - begun;
-    b->snapshot_cpu_s = cpu_s() - cpu;
+    b->snapshot_s = clock_s(CLOCK_MONOTONIC) - begun;
+    b->snapshot_cpu_s = thread_cpu_s() - cpu;
     b->snapshot_bytes = published.bytes;
 }
 
@@ -205,16 +185,10 @@ static void fill(struct bench *b, size_t mb)
     b->items = b->users = rows;
 }
 
-static int by_size(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 // Of n numbers, which it sorts: the one below which the share lies.
 static double quantile(double *x, int n, double share)
 {
-    qsort(x, (size_t)n, sizeof *x, by_size);
+    qsort(x, (size_t)n, sizeof *x, measure_compare);
     const int i = (int)(share * (n - 1) + 0.5);
     return x[i];
 }
@@ -242,9 +216,9 @@ static void cuts(struct bench *b, double *ms)
     for (int i = 0; i < CUTS; i++) {
         if (i % 10 == 0)
             step(b, &ignored);
-        const double begun = cpu_s();
+        const double begun = thread_cpu_s();
         columns_cut(&b->trainer.columns);
-        ms[i] = (cpu_s() - begun) * 1000;
+        ms[i] = (thread_cpu_s() - begun) * 1000;
         columns_cut_end(&b->trainer.columns);
     }
 }

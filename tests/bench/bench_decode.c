@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "tests/bench/figure.h"
+#include "tests/bench/measure.h"
 
 enum { RECORDS = 1000, SLICE = 1000 };
 

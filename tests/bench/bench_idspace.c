@@ -14,12 +14,12 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "model/id_table.h"
 #include "model/rng.h"
 #include "pipeline/decode.h"
 #include "tests/bench/figure.h"
+#include "tests/bench/measure.h"
 
 enum { ASKED = 1000000, GROUPS = 4096, GROUP = 64, CACHES = 3, EXPIRE_EVERY = 256 };
 
@@ -27,30 +27,6 @@ static const int64_t day_ms = 86400000;
 static const int days = 60, life_days = 30, ttl_days = 14;
 
 static bool json;
-
-static void die(const char *what)
-{
-    fprintf(stderr, "bench_idspace: %s\n", what);
-    exit(1);
-}
-
-static void *memory_for(size_t n, size_t size)
-{
-    void *p = calloc(n, size);
-    if (!p)
-        die("out of memory");
-    return p;
-}
-
-static double resident_bytes(void)
-{
-    long pages = 0;
-    FILE *f = fopen("/proc/self/statm", "r");
-    if (!f || fscanf(f, "%*s %ld", &pages) != 1)
-        die("/proc/self/statm cannot be read");
-    fclose(f);
-    return (double)pages * (double)sysconf(_SC_PAGESIZE);
-}
 
 static void table_open(struct id_table *t, struct columns *s, size_t rows, int admit,
                        int64_t ttl_ms)

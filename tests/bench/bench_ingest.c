@@ -14,7 +14,6 @@
 // beside learning alone. In turns, by CPU time and by the clock; the best of each counts.
 #include <assert.h>
 #include <inttypes.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +21,6 @@
 
 #include "daemon/assemble.h"
 #include "daemon/blas_core.h"
-#include "daemon/clock.h"
 #include "daemon/job.h"
 #include "daemon/log.h"
 #include "model/arena.h"
@@ -30,52 +28,10 @@
 #include "model/kernels.h"
 #include "pipeline/kafka_conf.h"
 #include "tests/bench/figure.h"
+#include "tests/bench/measure.h"
+#include "tests/support/allocations.h"
 
 static bool json;
-
-static void die(const char *what)
-{
-    fprintf(stderr, "bench_ingest: %s\n", what);
-    exit(1);
-}
-
-// What our own code asks for; the linker leads it here (CMakeLists.txt), not what libraries do.
-
-static _Atomic uint64_t asked, renewals;
-
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t n, size_t size);
-void *__real_realloc(void *p, size_t n);
-void *__real_aligned_alloc(size_t alignment, size_t n);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_realloc(void *p, size_t n);
-void *__wrap_aligned_alloc(size_t alignment, size_t n);
-
-void *__wrap_malloc(size_t n)
-{
-    atomic_fetch_add(&asked, 1);
-    return __real_malloc(n);
-}
-
-void *__wrap_calloc(size_t n, size_t size)
-{
-    // The index of an id table, renewed when ids that have left fill it.
-    atomic_fetch_add(size == 8 && n >= 4096 ? &renewals : &asked, 1);
-    return __real_calloc(n, size);
-}
-
-void *__wrap_realloc(void *p, size_t n)
-{
-    atomic_fetch_add(&asked, 1);
-    return __real_realloc(p, n);
-}
-
-void *__wrap_aligned_alloc(size_t alignment, size_t n)
-{
-    atomic_fetch_add(&asked, 1);
-    return __real_aligned_alloc(alignment, n);
-}
 
 // A source whose reads are timed, so that making or fetching records is told from what is ours.
 
@@ -331,7 +287,8 @@ static void bench_growth(void)
         while (g.events < streams[i].events - LAST)
             ingest_slice(&g);
         const double cut = g.cut_s, join = g.join_s;
-        const uint64_t events = g.events, slices = g.slices, before = asked, renewed = renewals;
+        const uint64_t events = g.events, slices = g.slices, before = allocations,
+                       renewed = allocations_of_indexes;
         while (g.events < streams[i].events)
             ingest_slice(&g);
         const double per = 1e9 / (double)(g.events - events);
@@ -343,7 +300,7 @@ static void bench_growth(void)
                  (double)streams[i].events / 1e6, streams[i].users);
         snprintf(extra, sizeof extra,
                  "\"slices\":%" PRIu64 ",\"allocations\":%" PRIu64 ",\"renewed indexes\":%" PRIu64,
-                 g.slices - slices, asked - before, renewals - renewed);
+                 g.slices - slices, allocations - before, allocations_of_indexes - renewed);
         figure_print(json, &(struct figure){.stage = stage,
                                             .unit = "ns per event",
                                             .ours = ns,

@@ -20,6 +20,7 @@
 #include "model/kernels.h"
 #include "model/rng.h"
 #include "tests/bench/figure.h"
+#include "tests/bench/measure.h"
 
 enum { LONGEST = 4096, SETS_MAX = 8, LENGTHS = 3, ROUNDS = 7 };
 

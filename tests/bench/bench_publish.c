@@ -29,21 +29,9 @@
 #include "model/gemm.h"
 #include "model/kernels.h"
 #include "model/rng.h"
+#include "tests/bench/measure.h"
 
 enum { BATCH = 512, HISTORY = 8, STEPS = 50 };
-
-static double clock_s(clockid_t clock)
-{
-    struct timespec t;
-    clock_gettime(clock, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static void die(const char *what)
-{
-    fprintf(stderr, "bench_publish: %s\n", what);
-    exit(1);
-}
 
 static void fill(struct trainer *t, uint32_t rows)
 {

@@ -35,6 +35,7 @@
 #include "model/kernels.h"
 #include "model/rng.h"
 #include "tests/bench/figure.h"
+#include "tests/bench/measure.h"
 
 enum { BATCH = 512, STEPS = 50, HISTORY = 4, BLOCK = 1 << 20, ROUNDS = 3 };
 
@@ -44,19 +45,6 @@ static struct evaluator *evaluator;
 static struct source *source;
 static char error[1024];
 static bool json;
-
-static double clock_s(clockid_t clock)
-{
-    struct timespec t;
-    clock_gettime(clock, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static void die(const char *what)
-{
-    fprintf(stderr, "bench_recovery: %s\n", what);
-    exit(1);
-}
 
 static void set(const char *key, const char *value)
 {

@@ -16,6 +16,7 @@
 #include "model/retrieval_loss.h"
 #include "model/rng.h"
 #include "tests/bench/figure.h"
+#include "tests/bench/measure.h"
 
 enum { D = 64, ROUNDS = 12 };
 

@@ -22,6 +22,7 @@
 #include "model/gemm.h"
 #include "model/kernels.h"
 #include "tests/bench/figure.h"
+#include "tests/bench/measure.h"
 
 enum stage { STAGE_READ, STAGE_DECODE, STAGE_CUT, STAGE_JOIN, STAGE_TRAIN, STAGES };
 
@@ -34,19 +35,6 @@ struct bench {
     double candidates;
     double marked, learning;
 };
-
-static double cpu_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static void die(const char *what)
-{
-    fprintf(stderr, "bench_stages: %s\n", what);
-    exit(1);
-}
 
 static struct source *source_start(const struct config *c, int64_t **ends)
 {
@@ -90,13 +78,13 @@ static void score(void *arg, int n, const struct example *examples, const float 
 {
     struct bench *b = arg;
     (void)n, (void)examples, (void)features;
-    b->marked = cpu_s();
+    b->marked = clock_s(CLOCK_PROCESS_CPUTIME_ID);
 }
 
 static void step(void *arg, const struct step_report *report)
 {
     struct bench *b = arg;
-    const double now = cpu_s();
+    const double now = clock_s(CLOCK_PROCESS_CPUTIME_ID);
     b->learning += now - b->marked;
     b->marked = now;
     if (report->replayed)
@@ -158,7 +146,7 @@ static double gemm_seconds(int B, int C, int d, uint64_t steps)
     float *L = memory, *V = L + (size_t)B * C, *dV = V + (size_t)C * d, *Q = dV + (size_t)C * d;
     float *dQ = Q + (size_t)B * d, *X = dQ + (size_t)B * d, *dX = X + (size_t)B * 3 * d;
     float *A = dX + (size_t)B * 3 * d, *dA = A + 3 * (size_t)d * d;
-    const double begun = cpu_s();
+    const double begun = clock_s(CLOCK_PROCESS_CPUTIME_ID);
     for (uint64_t i = 0; i < steps; i++) {
         gemm_nn(B, d, 3 * d, X, A, Q);
         gemm_nt(B, C, d, Q, V, L);
@@ -167,7 +155,7 @@ static double gemm_seconds(int B, int C, int d, uint64_t steps)
         gemm_tn(3 * d, d, B, X, dQ, dA);
         gemm_nt(B, 3 * d, d, dQ, A, dX);
     }
-    const double seconds = cpu_s() - begun;
+    const double seconds = clock_s(CLOCK_PROCESS_CPUTIME_ID) - begun;
     free(memory);
     return seconds;
 }
@@ -207,12 +195,12 @@ int main(int argc, char **argv)
         if (stage == STAGE_JOIN)
             continue; // learning is inside: told apart by the step hook
         b.events = 0;
-        const double begun = cpu_s();
+        const double begun = clock_s(CLOCK_PROCESS_CPUTIME_ID);
         if (stage < STAGE_CUT)
             read_all(&b, stage == STAGE_DECODE);
         else
             cut_all(&b, stage == STAGE_TRAIN);
-        seconds[stage] = cpu_s() - begun;
+        seconds[stage] = clock_s(CLOCK_PROCESS_CPUTIME_ID) - begun;
         events = b.events;
     }
     seconds[STAGE_JOIN] = seconds[STAGE_TRAIN] - b.learning;

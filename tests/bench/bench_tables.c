@@ -15,8 +15,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "daemon/assemble.h"
 #include "daemon/blas_core.h"
@@ -26,6 +24,7 @@
 #include "model/rng.h"
 #include "model/tables.h"
 #include "tests/bench/figure.h"
+#include "tests/bench/measure.h"
 
 enum { HISTORY = 20, SMALL = 10000, WARM = 40, ROUNDS = 15, STEPS = 8 };
 
@@ -44,17 +43,6 @@ struct draw {
 
 static bool json;
 
-static double resident_bytes(void)
-{
-    long pages = 0;
-    FILE *f = fopen("/proc/self/statm", "r");
-    if (f && fscanf(f, "%*s %ld", &pages) != 1)
-        pages = 0;
-    if (f)
-        fclose(f);
-    return (double)pages * (double)sysconf(_SC_PAGESIZE);
-}
-
 static double available_bytes(void)
 {
     char line[128];
@@ -66,12 +54,6 @@ static double available_bytes(void)
     if (f)
         fclose(f);
     return kb * 1024;
-}
-
-static void die(const char *what)
-{
-    fprintf(stderr, "bench_tables: %s\n", what);
-    exit(1);
 }
 
 // A rank by Zipf's law, 0 the most frequent, and where it lies: steps of a prime through the table.
@@ -93,18 +75,6 @@ static void draw_batch(struct rng *rng, uint32_t items, uint32_t users, int n, s
         for (int k = 0; k < HISTORY; k++)
             e[i].history[k] = draw_item(rng, items);
     }
-}
-
-static int compare(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-static double median(int n, double *x)
-{
-    qsort(x, (size_t)n, sizeof *x, compare);
-    return x[n / 2];
 }
 
 // Seconds per example over the given steps.

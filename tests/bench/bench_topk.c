@@ -16,6 +16,7 @@
 #include "model/rng.h"
 #include "snapshot/topk.h"
 #include "tests/bench/figure.h"
+#include "tests/bench/measure.h"
 
 enum { N = 1000000, D = 64, K = 100, QUERIES = 8, ROUNDS = 9 };
 
@@ -60,18 +61,6 @@ static double search_ms(const struct scan *scan, uint32_t n, const struct tt_cod
     return now_ms() - start;
 }
 
-static int by_size(const void *a, const void *c)
-{
-    const double x = *(const double *)a, y = *(const double *)c;
-    return (x > y) - (x < y);
-}
-
-static double median(double ms[ROUNDS])
-{
-    qsort(ms, ROUNDS, sizeof *ms, by_size);
-    return ms[ROUNDS / 2];
-}
-
 // goal NULL: none.
 static void measure(const struct scan *scan, uint32_t n, const struct tt_codes *codes,
                     const char *goal)
@@ -83,7 +72,7 @@ static void measure(const struct scan *scan, uint32_t n, const struct tt_codes *
         ours[r] = search_ms(scan, n, codes);
         theirs[r] = read_ms(bytes);
     }
-    const double x = median(ours) / n, y = median(theirs) / n;
+    const double x = median(ROUNDS, ours) / n, y = median(ROUNDS, theirs) / n;
     char stage[96];
     snprintf(stage, sizeof stage, "exact top-k, 1M x 64, k=100, batch %u, %s, %s", n,
              codes ? "int8" : "f32", scan->name);

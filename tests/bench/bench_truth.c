@@ -37,7 +37,6 @@
 
 #include "daemon/assemble.h"
 #include "daemon/blas_core.h"
-#include "daemon/clock.h"
 #include "model/arena.h"
 #include "model/gemm.h"
 #include "model/kernels.h"
@@ -45,6 +44,7 @@
 #include "model/row_weights.h"
 #include "pipeline/decode.h"
 #include "tests/bench/figure.h"
+#include "tests/bench/measure.h"
 
 enum { CHUNK = 512, POSITIONS = 10, CORRELATED_MAX = 1 << 20, TRUTHS = 1 << 18 };
 
@@ -73,20 +73,6 @@ struct bench {
     size_t n_weighed;
     double shown[POSITIONS + 1]; // items by position
 };
-
-static void die(const char *what)
-{
-    fprintf(stderr, "bench_truth: %s\n", what);
-    exit(1);
-}
-
-static void *memory_for(size_t n, size_t size)
-{
-    void *p = calloc(n, size);
-    if (!p)
-        die("out of memory");
-    return p;
-}
 
 // ---- The truth.
 

@@ -7,7 +7,6 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 // Members that are NULL or 0 do not apply and are left out.
 struct figure {
@@ -65,11 +64,4 @@ static inline void figure_print(bool json, const struct figure *f)
         printf("\n");
     }
     fflush(stdout);
-}
-
-static inline double thread_cpu_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }

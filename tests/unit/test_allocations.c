@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Memory is taken at the start: once a stream runs, neither ingest nor trainer thread asks for
-// more. The linker leads our own calls here (tests/CMakeLists.txt); what libraries do is theirs.
+// more.
 #include "pipeline/cutter.h"
 
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 // clang-format off
@@ -19,43 +18,7 @@
 #include "model/arena.h"
 #include "model/kernels.h"
 #include "pipeline/trainer.h"
-
-static _Atomic uint64_t asked;
-
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t n, size_t size);
-void *__real_realloc(void *p, size_t n);
-void *__real_aligned_alloc(size_t alignment, size_t n);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_realloc(void *p, size_t n);
-void *__wrap_aligned_alloc(size_t alignment, size_t n);
-
-void *__wrap_malloc(size_t n)
-{
-    atomic_fetch_add(&asked, 1);
-    return __real_malloc(n);
-}
-
-// The index of an id table is renewed when ids that have left fill it.
-void *__wrap_calloc(size_t n, size_t size)
-{
-    if (size != 8 || n < 4096)
-        atomic_fetch_add(&asked, 1);
-    return __real_calloc(n, size);
-}
-
-void *__wrap_realloc(void *p, size_t n)
-{
-    atomic_fetch_add(&asked, 1);
-    return __real_realloc(p, n);
-}
-
-void *__wrap_aligned_alloc(size_t alignment, size_t n)
-{
-    atomic_fetch_add(&asked, 1);
-    return __real_aligned_alloc(alignment, n);
-}
+#include "tests/support/allocations.h"
 
 // A read brings no more than a slice takes: else all of this short stream would be decoded ahead.
 static struct source_ops few_ops;
@@ -137,9 +100,9 @@ static void a_running_stream_asks_for_no_memory(void **state)
         }
         queue[i++ % UNDER_WAY] = slice;
         if (i == BEFORE)
-            before = atomic_load(&asked);
+            before = atomic_load(&allocations);
     }
-    assert_int_equal(atomic_load(&asked), before);
+    assert_int_equal(atomic_load(&allocations), before);
     assert_true(before > 0);
     assert_true(trainer_state(&t)->examples > 1000);
     for (int i = 0; i < UNDER_WAY; i++)

@@ -7,6 +7,7 @@
 
 #include "snapshot/ids.h"
 #include "snapshot/manifest.h"
+#include "tests/support/scored.h"
 #include "tests/unit/test_snapshot.h"
 
 enum { N = 3000, D = 5 };
@@ -571,21 +572,6 @@ static void a_value_that_is_not_finite_is_found(void **state)
 }
 
 // --- topk ---
-
-struct scored {
-    float score;
-    uint32_t row;
-};
-
-static int by_score(const void *a, const void *b)
-{
-    const struct scored *left = a, *right = b;
-    if (isnan(left->score) != isnan(right->score))
-        return isnan(left->score) ? 1 : -1;
-    if (!isnan(left->score) && left->score != right->score)
-        return left->score < right->score ? 1 : -1;
-    return (left->row > right->row) - (left->row < right->row);
-}
 
 static void expect_brute_force(const float *items, uint32_t n, size_t dim, const struct tt_query *q)
 {

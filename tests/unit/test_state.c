@@ -490,20 +490,26 @@ static void what_is_accepted_is_said_and_stays_in_every_manifest(void **state)
     assert_checkpoint_lineage(2, other_core(), slices + 1, gemm_core());
 }
 
-static void a_damaged_column_is_refused(void **state)
+// One bit near the end of a column of the checkpoint.
+static void column_damage(const char *column)
 {
-    (void)state;
     char file[320];
     size_t size;
-    learn(1, 50);
-    columns_cut(&f.trainer.columns);
-    write_state(1);
-    snprintf(file, sizeof file, "%s/item.vector.safetensors", f.path);
+    snprintf(file, sizeof file, "%s/%s.safetensors", f.path, column);
     char *bytes = file_read(file, &size);
     bytes[size - 3] ^= 1;
     chmod(file, 0600);
     file_write(file, bytes, size);
     free(bytes);
+}
+
+static void a_damaged_column_is_refused(void **state)
+{
+    (void)state;
+    learn(1, 50);
+    columns_cut(&f.trainer.columns);
+    write_state(1);
+    column_damage("item.vector");
     assert_refused("item.vector.safetensors", -EBADMSG);
     strcpy(f.path, "/nonexistent");
     assert_refused("/nonexistent", -ENOENT);
@@ -514,8 +520,7 @@ static void a_damaged_checkpoint_is_forgotten_by_the_one_before(void **state)
 {
     (void)state;
     static struct trainer clean, again;
-    char file[320], before[sizeof f.path];
-    size_t size;
+    char before[sizeof f.path];
     learn(1, 50);
     columns_cut(&f.trainer.columns);
     write_state(1);
@@ -524,12 +529,7 @@ static void a_damaged_checkpoint_is_forgotten_by_the_one_before(void **state)
     learn(2, 300);
     columns_cut(&f.trainer.columns);
     write_state(2);
-    snprintf(file, sizeof file, "%s/user.vector.safetensors", f.path);
-    char *bytes = file_read(file, &size);
-    bytes[size - 3] ^= 1;
-    chmod(file, 0600);
-    file_write(file, bytes, size);
-    free(bytes);
+    column_damage("user.vector");
 
     open_trainer(&clean);
     open_trainer(&again);

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "snapshot/twotower_reader.h"
+#include "tests/support/scored.h"
 
 enum { SETS_MAX = 8, D_MAX = 65, N_MAX = 700, B_MAX = 11, K_MAX = 800 };
 
@@ -106,21 +107,6 @@ static float dot(const float *a, const float *b, size_t n)
         for (size_t j = 0; j < half; j++)
             sum[j] += sum[j + half];
     return sum[0];
-}
-
-struct scored {
-    float score;
-    uint32_t row;
-};
-
-static int by_score(const void *a, const void *b)
-{
-    const struct scored *left = a, *right = b;
-    if (isnan(left->score) != isnan(right->score))
-        return isnan(left->score) ? 1 : -1;
-    if (!isnan(left->score) && left->score != right->score)
-        return left->score < right->score ? 1 : -1;
-    return (left->row > right->row) - (left->row < right->row);
 }
 
 // Which NaN a sum ends in depends on the order of two operands, and is not told.
