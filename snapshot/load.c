@@ -27,14 +27,18 @@ _Static_assert((int)LOAD_STRETCH == (int)MANIFEST_CHUNK, "a stretch is what one 
 
 struct file {
     const struct manifest_file *is;
-    unsigned char *to;  // of its data, NULL: not kept
-    int handle, direct; // direct: with O_DIRECT, -1: not to be had
+    unsigned char *to; // of its data, NULL: not kept
     uint64_t first_piece;
+};
+
+struct handles {
+    int cached, direct; // direct: with O_DIRECT, -1: not to be had, or not worth it
 };
 
 struct load {
     const struct load_options *options;
     const char *path;
+    int directory;
     struct file *files;
     size_t n_files;
     uint64_t n_pieces;
@@ -60,19 +64,19 @@ static void fail(struct load *l, uint64_t piece, const struct manifest_file *f, 
 }
 
 // All n bytes, what is in the page cache from there. 0 or -errno.
-static int chunk_read(const struct file *f, unsigned char *to, size_t n, uint64_t offset)
+static int chunk_read(struct handles h, unsigned char *to, size_t n, uint64_t offset)
 {
     const struct iovec all = {to, n};
-    ssize_t got = preadv2(f->handle, &all, 1, (off_t)offset, RWF_NOWAIT);
+    ssize_t got = preadv2(h.cached, &all, 1, (off_t)offset, RWF_NOWAIT);
     if (got == (ssize_t)n)
         return 0;
-    if (f->direct >= 0 && n % DIRECT_ALIGN == 0) {
-        got = pread(f->direct, to, n, (off_t)offset);
+    if (h.direct >= 0 && n % DIRECT_ALIGN == 0) {
+        got = pread(h.direct, to, n, (off_t)offset);
         if (got == (ssize_t)n)
             return 0;
     }
     for (size_t done = 0; done < n;) {
-        got = pread(f->handle, to + done, n - done, (off_t)(offset + done));
+        got = pread(h.cached, to + done, n - done, (off_t)(offset + done));
         if (got < 0 && errno == EINTR)
             continue;
         if (got <= 0)
@@ -83,8 +87,8 @@ static int chunk_read(const struct file *f, unsigned char *to, size_t n, uint64_
 }
 
 // Chunk i of the file; where it cannot be read in place, through bounce.
-static int chunk_load(const struct file *f, uint64_t i, unsigned char *bounce, char *why,
-                      size_t why_size)
+static int chunk_load(const struct file *f, struct handles h, uint64_t i, unsigned char *bounce,
+                      char *why, size_t why_size)
 {
     const struct manifest_file *m = f->is;
     const uint64_t offset = i * MANIFEST_CHUNK, left = m->size - offset;
@@ -95,7 +99,7 @@ static int chunk_load(const struct file *f, uint64_t i, unsigned char *bounce, c
     // one page each took 1.4 s for 4 GB, this 1.0. A kernel before 5.14 refuses, and they come.
     if (in_place)
         madvise(at, n, MADV_POPULATE_WRITE);
-    const int rc = chunk_read(f, at, n, offset);
+    const int rc = chunk_read(h, at, n, offset);
     if (rc < 0) {
         snprintf(why, why_size, "bytes %" PRIu64 "..%" PRIu64 " cannot be read: %s", offset,
                  offset + n - 1, strerror(-rc));
@@ -129,17 +133,27 @@ static const struct file *file_of(const struct load *l, uint64_t piece)
     return &l->files[low];
 }
 
+// Opened for each piece: open at a time are no more than the threads need, however many the arrays.
 static void piece_load(struct load *l, uint64_t piece, unsigned char *bounce)
 {
+    enum { FLAGS = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK };
     const struct file *f = file_of(l, piece);
     const struct manifest_file *m = f->is;
     const uint64_t each = PIECE / MANIFEST_CHUNK, first = (piece - f->first_piece) * each;
+    struct handles h = {openat(l->directory, m->name, FLAGS), -1};
+    if (h.cached < 0) {
+        const int rc = -errno;
+        fail(l, piece, m, rc, strerror(-rc));
+        return;
+    }
+    if (m->size >= MANIFEST_CHUNK)
+        h.direct = openat(l->directory, m->name, FLAGS | O_DIRECT);
     for (uint64_t i = first; i < first + each && i < m->n_chunks; i++) {
         char why[200];
-        const int rc = chunk_load(f, i, bounce, why, sizeof why);
+        const int rc = chunk_load(f, h, i, bounce, why, sizeof why);
         if (rc < 0) {
             fail(l, piece, m, rc, why);
-            return;
+            break;
         }
         const uint64_t offset = i * MANIFEST_CHUNK, end = offset + MANIFEST_CHUNK;
         const uint64_t from = offset < m->data_offset ? m->data_offset : offset;
@@ -148,6 +162,9 @@ static void piece_load(struct load *l, uint64_t piece, unsigned char *bounce)
             l->options->loaded(l->options->arg, (int)(f - l->files), from - m->data_offset,
                                to - from);
     }
+    close(h.cached);
+    if (h.direct >= 0)
+        close(h.direct);
 }
 
 static void *load_main(void *arg)
@@ -178,25 +195,6 @@ static bool whole_agrees(const struct manifest_file *f)
     return whole == f->crc32c;
 }
 
-static int file_open(struct load *l, int directory, struct file *f)
-{
-    enum { FLAGS = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK };
-    const char *name = f->is->name;
-    f->handle = openat(directory, name, FLAGS);
-    if (f->handle < 0) {
-        const int rc = -errno;
-        fail(l, f->first_piece, f->is, rc, strerror(-rc));
-        return rc;
-    }
-    if (f->is->size >= MANIFEST_CHUNK)
-        f->direct = openat(directory, name, FLAGS | O_DIRECT);
-    if (!whole_agrees(f->is)) {
-        fail(l, f->first_piece, f->is, -EBADMSG, "its checksum is not that of its chunks");
-        return -EBADMSG;
-    }
-    return 0;
-}
-
 int load_arrays(const struct tt_reader *r, const struct load_options *options, char *error,
                 size_t error_size)
 {
@@ -208,7 +206,7 @@ int load_arrays(const struct tt_reader *r, const struct load_options *options, c
                      .error_size = error_size};
     struct manifest manifest;
     pthread_t threads[THREADS];
-    int n_threads = 0, directory = -1;
+    int n_threads = 0;
     int rc = manifest_parse(&manifest, tt_manifest_json(r), strlen(tt_manifest_json(r)), error,
                             error_size);
     if (rc < 0)
@@ -220,34 +218,26 @@ int load_arrays(const struct tt_reader *r, const struct load_options *options, c
         rc = -ENOMEM;
         goto free;
     }
-    directory = open(l.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (directory < 0) {
+    l.directory = open(l.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (l.directory < 0) {
         rc = -errno;
         snprintf(error, error_size, "%s: cannot open: %s", l.path, strerror(-rc));
         goto free;
     }
-    for (; rc == 0 && l.n_files < manifest.n_files; l.n_files++) {
-        struct file *f = &l.files[l.n_files];
-        *f = (struct file){&manifest.files[l.n_files], options->to[l.n_files], -1, -1, l.n_pieces};
-        l.n_pieces += (f->is->n_chunks * MANIFEST_CHUNK + PIECE - 1) / PIECE;
-        rc = file_open(&l, directory, f);
+    for (; l.n_files < manifest.n_files; l.n_files++) {
+        const struct manifest_file *m = &manifest.files[l.n_files];
+        l.files[l.n_files] = (struct file){m, options->to[l.n_files], l.n_pieces};
+        if (!whole_agrees(m))
+            fail(&l, l.n_pieces, m, -EBADMSG, "its checksum is not that of its chunks");
+        l.n_pieces += (m->n_chunks * MANIFEST_CHUNK + PIECE - 1) / PIECE;
     }
-    if (rc < 0)
-        goto close;
     while (n_threads < THREADS - 1 && pthread_create(&threads[n_threads], NULL, load_main, &l) == 0)
         n_threads++;
     load_main(&l); // with those that could be started, or alone
     while (n_threads > 0)
         pthread_join(threads[--n_threads], NULL);
-close:
     rc = l.rc;
-    for (size_t i = 0; i < l.n_files; i++) {
-        if (l.files[i].handle >= 0)
-            close(l.files[i].handle);
-        if (l.files[i].direct >= 0)
-            close(l.files[i].direct);
-    }
-    close(directory);
+    close(l.directory);
 free:
     free(l.files);
     manifest_free(&manifest);

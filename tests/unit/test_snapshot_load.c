@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include "snapshot/twotower_reader.h"
 #include "tests/unit/test_snapshot.h"
@@ -160,6 +161,38 @@ static void what_nobody_keeps_is_checked_all_the_same(void **state)
     root_remove(&r);
 }
 
+// However many arrays there are: two handles for each of the four threads, one of the directory.
+static void few_handles_are_enough(void **state)
+{
+    (void)state;
+    enum { ENOUGH = 9 };
+    struct test_root r;
+    struct loading l;
+    struct rlimit limit, few;
+    char error[512];
+    int handles[ENOUGH], last = 0;
+    assert_true((int)ENOUGH < (int)ARRAYS);
+    root_make(&r, "/tmp", ENGINE_PWRITE, NULL);
+    write_generation(&r);
+    loading_open(&l, &r);
+    for (int i = 0; i < ENOUGH; i++) { // others may be open, in any order
+        handles[i] = dup(STDERR_FILENO);
+        last = handles[i] > last ? handles[i] : last;
+    }
+    for (int i = 0; i < ENOUGH; i++)
+        close(handles[i]);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    few = (struct rlimit){(rlim_t)last + 1, limit.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+    const int rc = load(&l, error, sizeof error);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    if (rc < 0)
+        fail_msg("%s", error);
+    assert_all_loaded(&l);
+    loading_close(&l);
+    root_remove(&r);
+}
+
 // The first of what is wrong is named, whichever thread comes to it first.
 static void a_wrong_byte_anywhere_is_found(void **state)
 {
@@ -223,6 +256,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_byte_arrives_and_is_told_of_once),
         cmocka_unit_test(what_nobody_keeps_is_checked_all_the_same),
+        cmocka_unit_test(few_handles_are_enough),
         cmocka_unit_test(a_wrong_byte_anywhere_is_found),
         cmocka_unit_test(a_file_that_is_cut_after_it_was_opened_is_damaged),
     };
