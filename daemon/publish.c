@@ -87,6 +87,7 @@ static int image_open(struct image *m, const struct publish_options *o, char *er
     const struct tt_reader *r = m->reader;
     const size_t row = (size_t)m->model.dim * sizeof(float);
     struct column state, join;
+    m->tables.dim = (size_t)m->model.dim;
     const struct {
         const char *name;
         size_t unit;
@@ -102,7 +103,7 @@ static int image_open(struct image *m, const struct publish_options *o, char *er
         {"user.history_entry", HEAP_GRANULE, &m->rows.history.entry.granule},
         {"item.title", ROWS_TITLE_UNIT, &m->rows.title},
         {"item.title_text", HEAP_GRANULE, &m->rows.titles.granule},
-        {"item.vector", row, &m->tables.item_vector},
+        {"item.vector", m->model.kind == MODEL_RECIPE ? 2 * row : row, &m->tables.item_vector},
         {"item.state", sizeof(struct item_state), &m->tables.item_state},
         {"user.vector", row, &m->tables.user_vector},
         {"model.dense", row, &m->tables.dense},
@@ -113,9 +114,6 @@ static int image_open(struct image *m, const struct publish_options *o, char *er
     for (size_t i = 0; rc == 0 && i < sizeof columns / sizeof *columns; i++)
         if (!state_column(r, columns[i].name, columns[i].unit, columns[i].column))
             rc = -EBADMSG;
-    if (rc == 0 && m->model.kind == MODEL_RECIPE &&
-        !state_column(r, "item.context", row, &m->tables.item_context))
-        rc = -EBADMSG;
     if (rc == 0 && m->model.item_features > 0 &&
         !state_column(r, "item.features", (size_t)m->model.item_features * sizeof(float),
                       &m->tables.item_features))
@@ -358,9 +356,9 @@ static int item_vectors(struct publishing *p, bool half)
     return rc == 0 ? writer_end(p->w) : rc;
 }
 
-// The rows of one column of d floats, as they are.
+// Of rows of one column the d floats from `from` on, as they are.
 static int row_vectors(struct publishing *p, const char *file, const char *role,
-                       enum guard_array array, const struct column *c, uint64_t n,
+                       enum guard_array array, const struct column *c, size_t from, uint64_t n,
                        const uint32_t *rows)
 {
     const size_t d = (size_t)p->image.model.dim;
@@ -371,12 +369,12 @@ static int row_vectors(struct publishing *p, const char *file, const char *role,
                                                              .n_dims = 2,
                                                              .shape = {n, d}});
     for (uint64_t i = 0, run; i < n && rc == 0; i += run) {
-        // A block at a time: what was measured is still in the cache when it is copied.
-        for (run = 1; run < BLOCK && i + run < n && rows[i + run] == rows[i] + run; run++)
-            ;
-        rc = guard_rows(p, array, role, run, d, d, column_at(c, rows[i]));
+        run = n - i < BLOCK ? n - i : BLOCK;
+        for (uint64_t k = 0; k < run; k++)
+            memcpy(p->V + k * d, (const float *)column_at(c, rows[i + k]) + from, d * sizeof *p->V);
+        rc = guard_rows(p, array, role, run, d, d, p->V);
         if (rc == 0)
-            rc = writer_append(p->w, column_at(c, rows[i]), run * c->unit);
+            rc = writer_append(p->w, p->V, run * d * sizeof *p->V);
     }
     return rc == 0 ? writer_end(p->w) : rc;
 }
@@ -730,14 +728,14 @@ static int files_write(struct publishing *p, const struct publish_options *o)
         rc = strings_write(p->w, "item_titles", m->n_items, item_title, m);
     if (rc == 0)
         rc = row_vectors(p, "user_emb.f32.safetensors", "user_embedding", GUARD_USER,
-                         &m->tables.user_vector, m->n_users, m->users);
+                         &m->tables.user_vector, 0, m->n_users, m->users);
     if (rc == 0 && m->model.kind == MODEL_RECIPE)
         rc = row_vectors(p, "item_context.f32.safetensors", "item_context", GUARD_ITEM_CONTEXT,
-                         &m->tables.item_context, m->n_items, m->items);
+                         &m->tables.item_vector, m->tables.dim, m->n_items, m->items);
     // The history encoder reads the rows, from which the item tower makes the vectors.
     if (rc == 0 && m->model.kind == MODEL_TWO_TOWER && m->model.attention)
         rc = row_vectors(p, "item_row.f32.safetensors", "item_row", GUARD_ITEM_ROW,
-                         &m->tables.item_vector, m->n_items, m->items);
+                         &m->tables.item_vector, 0, m->n_items, m->items);
     if (rc == 0)
         rc = ids_write(p->w, "user", m->n_users, user_id, m);
     if (rc == 0)

@@ -461,7 +461,7 @@ static void classic_close(struct towers *t)
     free(c);
 }
 
-static struct towers *classic_open(const struct towers *base, size_t items_max, size_t users_max)
+static struct towers *classic_open(const struct towers *base)
 {
     const struct two_tower_options *o = base->options;
     struct classic *c = calloc(1, sizeof *c);
@@ -471,7 +471,9 @@ static struct towers *classic_open(const struct towers *base, size_t items_max, 
     c->parameters = layers_place(o, c->layers);
     const size_t bytes = memory_bytes(base, c->parameters);
     c->block = malloc(bytes);
-    if (!c->block || !marks_open(&c->item_of, items_max) || !marks_open(&c->user_of, users_max)) {
+    const size_t N = (size_t)base->queries_max, I = (size_t)base->candidates_max;
+    const size_t H = reads_history(o) ? (size_t)o->history : 0;
+    if (!c->block || !marks_open(&c->item_of, I + N * H) || !marks_open(&c->user_of, N)) {
         classic_close(&c->towers);
         return NULL;
     }
@@ -777,10 +779,10 @@ static void update(struct towers *towers, struct step *s)
     const uint64_t step = state->steps + 1;
     const uint64_t seen = state->examples + (uint64_t)(s->fresh ? c->n_examples : 0);
     const float average = 1.0f / (float)t->item_state.n;
-    step_update_rows(s, &o->table, step, &t->item_vector, &t->item_slots, c->rows, c->items,
-                     c->ditems);
-    step_update_rows(s, &o->table, step, &t->user_vector, &t->user_slots, c->users, c->user_rows,
-                     c->dusers);
+    const struct row_parts items = {&t->item_vector, &t->item_slots, t->dim, 1, {&o->table}};
+    const struct row_parts users = {&t->user_vector, &t->user_slots, t->dim, 1, {&o->table}};
+    step_update_rows(s, &items, step, c->rows, c->items, c->ditems);
+    step_update_rows(s, &users, step, c->users, c->user_rows, c->dusers);
     for (int u = 0; u < s->C; u++) {
         if (!step_moves(s, 1, &c->db[u]))
             continue;
@@ -799,8 +801,8 @@ static double squares(const struct towers *towers, const struct step *s)
 {
     const struct classic *c = (const struct classic *)towers;
     const struct tables *t = towers->tables;
-    return tables_squares(&t->item_vector, c->rows, c->items) +
-           tables_squares(&t->user_vector, c->users, c->user_rows) +
+    return tables_squares(&t->item_vector, t->dim, c->rows, c->items) +
+           tables_squares(&t->user_vector, t->dim, c->users, c->user_rows) +
            tables_bias_squares(t, s->C, c->items);
 }
 

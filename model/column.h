@@ -106,6 +106,18 @@ PREFETCHES void column_prefetch(const struct column *c, size_t i)
         __builtin_prefetch(at + byte, 0, SECOND_LEVEL);
 }
 
+// The same of the first bytes of n units: their first lines, then their second ones. A prefetch
+// holds up what follows until its address is translated, which in a large table goes to memory,
+// too; side by side several are translated at a time.
+PREFETCHES void column_prefetch_all(const struct column *c, size_t bytes, int n,
+                                    const uint32_t *rows)
+{
+    enum { CACHE_LINE = 64, SECOND_LEVEL = 2 };
+    for (size_t byte = 0; byte < bytes; byte += CACHE_LINE)
+        for (int i = 0; i < n; i++)
+            __builtin_prefetch((const char *)column_at(c, rows[i]) + byte, 0, SECOND_LEVEL);
+}
+
 // The unit, for writing, until the next cut.
 static inline void *column_edit(struct column *c, size_t i)
 {

@@ -329,8 +329,8 @@ struct recipe {
     void *scratch;                       // of scores and pooling
     // Unique rows: the pooled history's and the users'
     uint32_t *pooled_rows, *user_rows;
-    float *dpooled, *dcontext, *dusers; // (B * history, d), (B, d)
-    float *ddense;                      // recipe_dense_size
+    float *dpooled, *dusers; // (B * history, 2, d): of the vector and the context; (B, d)
+    float *ddense;           // recipe_dense_size
 };
 
 static struct recipe *recipe_of(struct towers *t)
@@ -358,7 +358,7 @@ static void recipe_close(struct towers *t)
     free(r);
 }
 
-static struct towers *recipe_open(const struct towers *base, size_t items_max, size_t users_max)
+static struct towers *recipe_open(const struct towers *base)
 {
     struct recipe *r = calloc(1, sizeof *r);
     if (!r)
@@ -408,16 +408,15 @@ static struct towers *recipe_open(const struct towers *base, size_t items_max, s
         .scratch = take(scores + pooling, 1),
         .pooled_rows = take(B * H, sizeof(uint32_t)),
         .user_rows = take(B, sizeof(uint32_t)),
-        .dpooled = take(B * H * d, sizeof(float)),
-        .dcontext = take(B * H * d, sizeof(float)),
+        .dpooled = take(B * H * 2 * d, sizeof(float)),
         .dusers = take(B * d, sizeof(float)),
         .ddense = take(recipe_dense_size(o), sizeof(float)),
     };
     if (o->encoder.layers)
         r->encoder = history_encoder_open(o->dim, &o->encoder, o->history, base->queries_max);
     r->item_table.radius /= 2;
-    bool complete = r->memory.places && marks_open(&r->candidate_of, items_max) &&
-                    marks_open(&r->pooled_of, items_max) && marks_open(&r->user_of, users_max) &&
+    bool complete = r->memory.places && marks_open(&r->candidate_of, C) &&
+                    marks_open(&r->pooled_of, B * H) && marks_open(&r->user_of, B) &&
                     (r->encoder || !o->encoder.layers);
     void **const first = (void **)&r->candidates, **const end = (void **)(r + 1);
     for (void **p = first; p < end; p++)
@@ -442,10 +441,7 @@ PREFETCHES void example_prefetch(const struct tables *t, const struct two_tower_
                                  const struct example *example)
 {
     const int m = pooled_length(o, example);
-    for (int k = 0; k < m; k++) {
-        column_prefetch(&t->item_vector, example->history[k]);
-        column_prefetch(&t->item_context, example->history[k]);
-    }
+    column_prefetch_all(&t->item_vector, t->item_vector.unit, m, example->history);
     column_prefetch(&t->user_vector, example->user);
 }
 
@@ -502,9 +498,11 @@ static void items_forward(struct recipe *r, const struct step *s, const struct r
     const struct model_state *state = tables_state(t);
     const double N = (double)id_table_state(r->towers.items)->live;
     for (int c = 0; c < s->C; c++) {
-        if (c + ROWS_AHEAD < s->C) {
-            column_prefetch(&t->item_state, r->candidates[c + ROWS_AHEAD]);
-            column_prefetch(&t->item_vector, r->candidates[c + ROWS_AHEAD]);
+        if (c % ROWS_AHEAD == 0) {
+            const int from = c + ROWS_AHEAD;
+            const int ahead = s->C - from < ROWS_AHEAD ? s->C - from : ROWS_AHEAD;
+            column_prefetch_all(&t->item_state, t->item_state.unit, ahead, r->candidates + from);
+            column_prefetch_all(&t->item_vector, d * sizeof *r->V, ahead, r->candidates + from);
         }
         const struct item_state *item = column_at(&t->item_state, r->candidates[c]);
         prior_of(o, state, item, N, r->prior[c]);
@@ -688,8 +686,6 @@ static int repeats_of_row(struct recipe *r, const struct step *s, int i,
     const int m = example->n_history < repeat ? example->n_history : repeat;
     const int64_t first = (int64_t)i * HISTORY_MAX;
     int n = 0;
-    if (i + 1 < s->n)
-        marks_prefetch(&r->candidate_of, example[1].n_history, example[1].history);
     for (int k = 0; k < m; k++) {
         const int64_t column = marks_find(&r->candidate_of, example->history[k]);
         if (column == MARKS_NONE)
@@ -888,20 +884,16 @@ static void gradients_scatter(struct recipe *r, const struct step *s)
         const int m = pooled_length(o, example);
         float dcontext[d];
         float w[HISTORY_MAX], *dvectors[HISTORY_MAX], *dcontexts[HISTORY_MAX];
-        if (i + 1 < s->n)
-            marks_prefetch(&r->pooled_of, example[1].n_history, example[1].history);
         gates_backward(r, s, i, dcontext);
         decay_weights(m, w);
         for (int k = 0; k < m; k++) {
             const int before = r->pooled;
-            const size_t slot = (size_t)d * marks_slot(&r->pooled_of, example->history[k],
-                                                       r->pooled_rows, &r->pooled);
-            dvectors[k] = r->dpooled + slot;
-            dcontexts[k] = r->dcontext + slot;
-            if (r->pooled > before) {
-                memset(dvectors[k], 0, (size_t)d * sizeof(float));
-                memset(dcontexts[k], 0, (size_t)d * sizeof(float));
-            }
+            const size_t slot =
+                marks_slot(&r->pooled_of, example->history[k], r->pooled_rows, &r->pooled);
+            dvectors[k] = r->dpooled + slot * 2 * (size_t)d;
+            dcontexts[k] = dvectors[k] + d;
+            if (r->pooled > before)
+                memset(dvectors[k], 0, 2 * (size_t)d * sizeof(float));
         }
         if (m > 0)
             kernels->unpool((size_t)d, m, group_of(m, example->n_newest), w,
@@ -939,8 +931,8 @@ static void candidates_update(struct recipe *r, const struct step *s, uint64_t s
     const struct two_tower_options *o = r->towers.options;
     const struct optimizer table = step_optimizer(s, &o->table);
     const uint64_t at = tables_state(t)->examples + (uint64_t)s->n;
-    step_update_rows(s, &r->item_table, step, &t->item_vector, &t->item_slots, s->C, r->candidates,
-                     r->dV);
+    const struct row_parts vectors = {&t->item_vector, &t->item_slots, t->dim, 1, {&r->item_table}};
+    step_update_rows(s, &vectors, step, s->C, r->candidates, r->dV);
     for (int c = 0; c < s->C; c++) {
         if (!step_moves(s, 1, &r->dcolumn[c]))
             continue;
@@ -1043,16 +1035,15 @@ static void update(struct towers *towers, struct step *s)
     for (size_t i = 0; i < t->dense.n; i++)
         column_edit(&t->dense, i);
     features_update(r, s, step);
-    step_update_rows(s, &r->item_table, step, &t->item_vector, &t->item_slots, r->pooled,
-                     r->pooled_rows, r->dpooled);
-    step_update_rows(s, table, step, &t->item_context, &t->item_context_slots, r->pooled,
-                     r->pooled_rows, r->dcontext);
+    const struct row_parts items = {
+        &t->item_vector, &t->item_slots, t->dim, 2, {&r->item_table, table}};
+    const struct row_parts users = {&t->user_vector, &t->user_slots, t->dim, 1, {table}};
+    step_update_rows(s, &items, step, r->pooled, r->pooled_rows, r->dpooled);
     candidates_update(r, s, step);
     if (towers->options->onebp)
         users_follow(r, s);
     else
-        step_update_rows(s, table, step, &t->user_vector, &t->user_slots, r->users, r->user_rows,
-                         r->dusers);
+        step_update_rows(s, &users, step, r->users, r->user_rows, r->dusers);
     dense_update(r, step);
     if (towers->options->memory.capacity > 0 && s->fresh)
         candidates_store(r, s);
@@ -1062,10 +1053,9 @@ static double squares(const struct towers *towers, const struct step *s)
 {
     const struct recipe *r = (const struct recipe *)towers;
     const struct tables *t = towers->tables;
-    return tables_squares(&t->item_vector, s->C, r->candidates) +
-           tables_squares(&t->item_vector, r->pooled, r->pooled_rows) +
-           tables_squares(&t->item_context, r->pooled, r->pooled_rows) +
-           tables_squares(&t->user_vector, r->users, r->user_rows) +
+    return tables_squares(&t->item_vector, t->dim, s->C, r->candidates) +
+           tables_squares(&t->item_vector, 2 * t->dim, r->pooled, r->pooled_rows) +
+           tables_squares(&t->user_vector, t->dim, r->users, r->user_rows) +
            tables_bias_squares(t, s->C, r->candidates);
 }
 

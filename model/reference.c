@@ -30,7 +30,7 @@ int reference_open(struct reference *r, struct columns *s, const struct tables *
 {
     *r = (struct reference){.options = options, .tables = tables};
     const size_t row = row_bytes(r), dense = tables->dense_size / (size_t)options->dim;
-    const size_t rows = tables->item_context.base ? 2 * row : row;
+    const size_t rows = tables->item_vector.unit;
     int rc = column_open(&r->item, s, "reference.item",
                          unit_aligned(sizeof(struct reference_item) + rows), items_max);
     if (rc == 0)
@@ -82,9 +82,7 @@ void reference_save_item(struct reference *r, uint32_t row)
     struct reference_item *item = column_reach(&r->item, row);
     item->epoch = state_at(r)->epoch;
     item->state = *(const struct item_state *)column_at(&t->item_state, row);
-    memcpy(floats_of(item), column_at(&t->item_vector, row), row_bytes(r));
-    if (t->item_context.base)
-        memcpy(floats_of(item) + r->options->dim, column_at(&t->item_context, row), row_bytes(r));
+    memcpy(floats_of(item), column_at(&t->item_vector, row), t->item_vector.unit);
 }
 
 void reference_save_user(struct reference *r, uint32_t row)
@@ -129,7 +127,7 @@ const float *reference_item_context(const struct reference *r, uint32_t row)
 {
     const struct reference_item *item = item_at(r, row);
     return item ? (const float *)(const void *)(item + 1) + r->options->dim
-                : column_at(&r->tables->item_context, row);
+                : tables_item_context(r->tables, row);
 }
 
 const struct item_state *reference_item_state(const struct reference *r, uint32_t row)

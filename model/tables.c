@@ -15,10 +15,9 @@ bool tables_count_frequency(const struct two_tower_options *o)
 
 static void numbers_declare(struct tables *t)
 {
-    struct column *const vectors[] = {&t->item_vector, &t->item_context, &t->item_features,
-                                      &t->user_vector, &t->memory_vector};
-    struct column *const sums[] = {&t->item_slots, &t->item_context_slots, &t->user_slots,
-                                   &t->dense};
+    struct column *const vectors[] = {&t->item_vector, &t->item_features, &t->user_vector,
+                                      &t->memory_vector};
+    struct column *const sums[] = {&t->item_slots, &t->user_slots, &t->dense};
     for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
         if (vectors[i]->base)
             column_floats(vectors[i], 0, vectors[i]->unit / sizeof(float), COLUMN_PARAMETER_MAX);
@@ -42,17 +41,15 @@ int tables_open(struct tables *t, struct columns *s, const struct two_tower_opti
     const size_t row = (size_t)o->dim * sizeof(float);
     const size_t kept = optimizer_state_floats(&o->table, (size_t)o->dim);
     const size_t slots = (kept > 0 ? kept : 1) * sizeof(float); // sgd keeps nothing
+    const size_t parts = o->kind == MODEL_RECIPE ? 2 : 1;       // the vector, and the context
+    t->dim = (size_t)o->dim;
     t->dense_size = (dense_size + (size_t)o->dim - 1) / (size_t)o->dim * (size_t)o->dim;
     const size_t dense = 3 * t->dense_size / (size_t)o->dim; // no optimizer keeps more than two
-    int rc = column_open(&t->item_vector, s, "item.vector", row, items);
+    int rc = column_open(&t->item_vector, s, "item.vector", parts * row, items);
     if (rc == 0)
         rc = column_open(&t->item_state, s, "item.state", sizeof(struct item_state), items);
     if (rc == 0)
-        rc = column_open(&t->item_slots, s, "item.optimizer", slots, items);
-    if (rc == 0 && o->kind == MODEL_RECIPE)
-        rc = column_open(&t->item_context, s, "item.context", row, items);
-    if (rc == 0 && o->kind == MODEL_RECIPE)
-        rc = column_open(&t->item_context_slots, s, "item.context_optimizer", slots, items);
+        rc = column_open(&t->item_slots, s, "item.optimizer", parts * slots, items);
     if (rc == 0 && o->item_features > 0)
         rc = column_open(&t->item_features, s, "item.features",
                          (size_t)o->item_features * sizeof(float), items);
@@ -78,12 +75,12 @@ int tables_open(struct tables *t, struct columns *s, const struct two_tower_opti
     return rc;
 }
 
-double tables_squares(const struct column *c, int n, const uint32_t *rows)
+double tables_squares(const struct column *c, size_t floats, int n, const uint32_t *rows)
 {
     double sum = 0;
     for (int i = 0; i < n; i++) {
         const float *row = column_at(c, rows[i]);
-        sum += (double)kernels->dot(c->unit / sizeof *row, row, row);
+        sum += (double)kernels->dot(floats, row, row);
     }
     return sum;
 }
@@ -122,10 +119,10 @@ struct recent recent_of(const struct tables *t, int n, int newest, const uint32_
                         const uint8_t *actions, const uint8_t *gaps, const float **vectors,
                         const float **contexts)
 {
-    const bool recipe = t->item_context.base;
+    const bool both = tables_have_contexts(t);
     for (int k = 0; k < n; k++) {
         vectors[k] = column_at(&t->item_vector, rows[k]);
-        contexts[k] = recipe ? column_at(&t->item_context, rows[k]) : NULL;
+        contexts[k] = tables_item_context(t, rows[k]);
     }
-    return (struct recent){n, newest, vectors, recipe ? contexts : NULL, actions, gaps};
+    return (struct recent){n, newest, vectors, both ? contexts : NULL, actions, gaps};
 }

@@ -27,11 +27,12 @@ struct model_state {
 };
 
 struct tables {
-    struct column item_vector;  // d floats
-    struct column item_state;   // struct item_state
-    struct column item_slots;   // what the optimizer keeps for a row
-    struct column item_context; // recipe: d floats, what the item says of the next one
-    struct column item_context_slots;
+    size_t dim; // d
+    // An item's vector, d floats; of the recipe's, behind it and in the same pages its context,
+    // what the item says of the next one, d floats.
+    struct column item_vector;
+    struct column item_slots; // what the optimizer keeps for the one, and behind it for the other
+    struct column item_state; // struct item_state
     struct column item_features;  // item_features floats; not opened when the width is 0
     struct column item_frequency; // struct frequency_cell; only for two_tower with logq
     struct column user_vector;    // d floats
@@ -43,6 +44,16 @@ struct tables {
     struct column state; // one struct model_state
     size_t dense_size;   // floats of the parameters, a multiple of d
 };
+
+static inline bool tables_have_contexts(const struct tables *t)
+{
+    return t->item_vector.unit > t->dim * sizeof(float);
+}
+
+static inline const float *tables_item_context(const struct tables *t, uint32_t row)
+{
+    return (const float *)column_at(&t->item_vector, row) + t->dim;
+}
 
 // Adds the columns that the options ask for. dense_size: floats of the kind's dense parameters, of
 // any number. items, users: rows at the most. 0 or -ENOMEM.
@@ -61,8 +72,8 @@ static inline const struct model_state *tables_state(const struct tables *t)
     return column_at(&t->state, 0);
 }
 
-// Sums of the squares of n rows, and of n items' biases.
-double tables_squares(const struct column *c, int n, const uint32_t *rows);
+// Sums of the squares of the first `floats` of n rows, and of n items' biases.
+double tables_squares(const struct column *c, size_t floats, int n, const uint32_t *rows);
 double tables_bias_squares(const struct tables *t, int n, const uint32_t *items);
 
 // What is left at example number `at` of a count made at item->counted_at, and the half-life of

@@ -1,20 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/towers.h"
 
-void step_update_rows(const struct step *s, const struct optimizer *table, uint64_t step,
-                      struct column *vector, struct column *slots, int n, const uint32_t *rows,
-                      const float *gradients)
+void step_update_rows(const struct step *s, const struct row_parts *table, uint64_t step, int n,
+                      const uint32_t *rows, const float *gradients)
 {
-    const struct optimizer o = step_optimizer(s, table);
-    const size_t d = vector->unit / sizeof *gradients;
+    struct column *const vector = table->vector, *const slots = table->slots;
+    const size_t d = table->d, bytes = (size_t)table->parts * d * sizeof *gradients;
+    struct optimizer o[2];
+    for (int p = 0; p < table->parts; p++)
+        o[p] = step_optimizer(s, table->optimizer[p]);
     for (int i = 0; i < n; i++) {
-        if (i + ROWS_AHEAD < n) {
-            column_prefetch(vector, rows[i + ROWS_AHEAD]);
-            column_prefetch(slots, rows[i + ROWS_AHEAD]);
+        if (i % ROWS_AHEAD == 0) {
+            const int from = i + ROWS_AHEAD, ahead = n - from < ROWS_AHEAD ? n - from : ROWS_AHEAD;
+            column_prefetch_all(vector, bytes, ahead, rows + from);
+            column_prefetch_all(slots, slots->unit, ahead, rows + from);
         }
-        const float *gradient = gradients + (size_t)i * d;
-        if (step_moves(s, d, gradient))
-            optimizer_update(&o, step, d, gradient, column_edit(vector, rows[i]),
-                             column_edit(slots, rows[i]));
+        for (int p = 0; p < table->parts; p++, gradients += d)
+            if (step_moves(s, d, gradients)) {
+                float *row = column_edit(vector, rows[i]), *kept = column_edit(slots, rows[i]);
+                optimizer_update(&o[p], step, d, gradients, row + (size_t)p * d,
+                                 kept + (size_t)p * optimizer_state_floats(&o[p], d));
+            }
     }
 }

@@ -66,11 +66,18 @@ static inline bool gradient_finite(size_t n, const float *gradient)
 
 enum { ROWS_AHEAD = 16 }; // how long before their turn rows are asked for
 
-// Updates n rows of a table from their gradients (n, d), each once. table is the optimizer of a
+// Rows of a table, from their start on: parts of d floats each, and the optimizer of each part in a
 // step that touches all.
-void step_update_rows(const struct step *s, const struct optimizer *table, uint64_t step,
-                      struct column *vector, struct column *slots, int n, const uint32_t *rows,
-                      const float *gradients);
+struct row_parts {
+    struct column *vector, *slots;
+    size_t d;
+    int parts;
+    const struct optimizer *optimizer[2];
+};
+
+// Updates n rows from their gradients (n, parts, d), each once.
+void step_update_rows(const struct step *s, const struct row_parts *table, uint64_t step, int n,
+                      const uint32_t *rows, const float *gradients);
 
 struct towers;
 
@@ -81,8 +88,8 @@ struct towers_kind {
     // The i-th group of parameters that update hands to an optimizer, NULL past the end.
     const char *(*group)(const struct two_tower_options *o, int i);
     // Writes the parameters' start, and what their optimizers keep, into the dense column. NULL
-    // when memory is short. items_max, users_max: rows of the tables.
-    struct towers *(*open)(const struct towers *base, size_t items_max, size_t users_max);
+    // when memory is short.
+    struct towers *(*open)(const struct towers *base);
     void (*close)(struct towers *t);
 
     void (*begin)(struct towers *t, struct step *s);

@@ -175,7 +175,7 @@ int two_tower_open(struct two_tower **m_out, struct columns *s, const struct id_
                                     .items = items,
                                     .queries_max = o->batch_max > slates ? o->batch_max : slates,
                                     .candidates_max = columns > shown ? columns : shown};
-        m->towers = base.kind->open(&base, items->row.n_max, users->row.n_max);
+        m->towers = base.kind->open(&base);
         rc = m->towers ? 0 : -ENOMEM;
     }
     if (rc == 0)
@@ -230,16 +230,16 @@ void two_tower_item_created(struct two_tower *m, uint32_t row)
 {
     struct tables *t = &m->tables;
     const struct two_tower_options *o = &m->options;
-    row_init(o, PURPOSE_ITEM, id_table_row(m->items, row)->hash,
-             column_reach(&t->item_vector, row));
-    optimizer_start(&o->table, (size_t)o->dim, column_reach(&t->item_slots, row));
+    float *vector = column_reach(&t->item_vector, row), *slots = column_reach(&t->item_slots, row);
+    row_init(o, PURPOSE_ITEM, id_table_row(m->items, row)->hash, vector);
+    optimizer_start(&o->table, t->dim, slots);
+    if (tables_have_contexts(t)) { // starts at zero: an item says nothing until it has been seen
+        memset(vector + t->dim, 0, t->dim * sizeof *vector);
+        optimizer_start(&o->table, t->dim, slots + optimizer_state_floats(&o->table, t->dim));
+    }
     struct item_state *state = column_reach(&t->item_state, row);
     *state = (struct item_state){.counted_at = tables_state(t)->examples};
     optimizer_start(&o->table, 1, state->bias_slots);
-    if (o->kind == MODEL_RECIPE) { // starts at zero: an item says nothing until it has been seen
-        memset(column_reach(&t->item_context, row), 0, t->item_context.unit);
-        optimizer_start(&o->table, (size_t)o->dim, column_reach(&t->item_context_slots, row));
-    }
     // The recipe's column grows with the first items that have features.
     if (o->item_features > 0 && (o->kind == MODEL_TWO_TOWER || row < t->item_features.n))
         memset(column_reach(&t->item_features, row), 0, t->item_features.unit);
@@ -484,14 +484,12 @@ static void slates_score_published(struct two_tower *m, const struct step *s,
         float q[d + 1], item[d + 1];
         for (int k = 0; k < context->n_history; k++) {
             vectors[k] = reference_item_vector(&m->reference, context->history[k]);
-            contexts[k] = m->tables.item_context.base
-                              ? reference_item_context(&m->reference, context->history[k])
-                              : NULL;
+            contexts[k] = reference_item_context(&m->reference, context->history[k]);
         }
         const struct recent recent = {context->n_history,
                                       context->n_newest,
                                       vectors,
-                                      m->tables.item_context.base ? contexts : NULL,
+                                      tables_have_contexts(&m->tables) ? contexts : NULL,
                                       context->actions,
                                       context->gaps};
         view_query(&v, &recent, reference_user_vector(&m->reference, context->user),

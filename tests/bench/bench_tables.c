@@ -208,8 +208,7 @@ int main(int argc, char **argv)
 
     const struct tables *t = two_tower_tables(large.trainer.rows.model);
     print_memory("an item", rows, item_bytes,
-                 (double)(t->item_vector.unit + t->item_slots.unit + t->item_context.unit +
-                          t->item_context_slots.unit + t->item_state.unit));
+                 (double)(t->item_vector.unit + t->item_slots.unit + t->item_state.unit));
     print_memory("a user", rows, user_bytes, (double)(t->user_vector.unit + t->user_slots.unit));
     char all[64], users[64];
     snprintf(all, sizeof all, "step, %" PRIu32 " items and users", rows);

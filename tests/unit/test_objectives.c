@@ -351,13 +351,12 @@ static void parameters_fill(const struct test_model *m, uint64_t seed)
 {
     struct rng rng = {seed, 0};
     const struct tables *t = m->tables;
-    rng_fill_uniform(&rng, test_floats(&t->item_vector, 0), ITEMS * DIM, -.7f, .7f);
+    rng_fill_uniform(&rng, test_floats(&t->item_vector, 0), test_numbers(&t->item_vector), -.7f,
+                     .7f);
     rng_fill_uniform(&rng, test_floats(&t->user_vector, 0), USERS * DIM, -.7f, .7f);
     rng_fill_uniform(&rng, test_floats(&t->dense, 0), t->dense_size, -.4f, .4f);
     for (size_t i = 0; i < ITEMS; i++)
         rng_fill_uniform(&rng, &test_item_state(m, i)->bias, 1, -.5f, .5f);
-    if (t->item_context.base)
-        rng_fill_uniform(&rng, test_floats(&t->item_context, 0), ITEMS * DIM, -.7f, .7f);
     const struct column *heads = test_column(m, "model.heads");
     const size_t n = objectives_heads_size(&two_tower_options(m->model)->objectives, DIM);
     if (heads)
@@ -1232,8 +1231,8 @@ static void a_silent_slate_among_others_moves_nothing_of_its_own(void **state)
             const struct tables *tables = f.m.tables;
             for (int i = 0; i < f.m.columns.n; i++) {
                 const struct column *c = f.m.columns.list[i];
-                const bool item = c == &tables->item_vector || c == &tables->item_context ||
-                                  c == &tables->item_state || c == &tables->item_slots;
+                const bool item = c == &tables->item_vector || c == &tables->item_state ||
+                                  c == &tables->item_slots;
                 const size_t from = item ? 8 : 5, n = item ? 2 : 1;
                 if (!item && c != &tables->user_vector && c != &tables->user_slots)
                     continue;
@@ -1410,8 +1409,8 @@ static void the_guard_scales_the_gradient(void **state)
     memcpy(test_floats(test_column(&f.m, "model.guard"), 1), &certain, sizeof certain);
     test_step_take(&free_step, &f.m, slates_learn, &f);
     assert_true(f.report.guard > 0.9999);
-    for (size_t k = 0; k < ITEMS * DIM; k++) {
-        const struct column *c = &f.m.tables->item_vector;
+    const struct column *c = &f.m.tables->item_vector;
+    for (size_t k = 0; k < test_numbers(c); k++) {
         const double all = (double)test_step_gradient(&free_step, &f.m, c, k);
         assert_true(fabs((double)test_step_gradient(&guarded, &f.m, c, k) - scale * all) < 1e-5);
     }
@@ -1665,7 +1664,7 @@ static void the_order_of_items_and_slates_does_not_matter(void **state)
                 const struct column *c[] = {&tables->item_vector, &tables->user_vector,
                                             &tables->dense, test_column(&f.m, "model.heads")};
                 for (int i = 0; i < 4 && c[i]; i++)
-                    for (size_t k = 0; k < c[i]->n * DIM; k++) {
+                    for (size_t k = 0; k < test_numbers(c[i]); k++) {
                         const double x = (double)test_step_gradient(&as_it_is, &f.m, c[i], k);
                         const double y = (double)test_step_gradient(&reversed, &f.m, c[i], k);
                         if (!(fabs(x - y) <= 1e-4 * (1 + fabs(x))))
@@ -1695,7 +1694,7 @@ static void right_after_a_publication_the_reference_is_the_model(void **state)
         two_tower_published(f.m.model);
         test_step_take(&step, &f.m, slates_learn, &f);
         assert_true(fabs(f.report.term[OBJECTIVE_TRUST].loss) < 1e-10);
-        for (size_t k = 0; k < ITEMS * DIM; k++)
+        for (size_t k = 0; k < test_numbers(&f.m.tables->item_vector); k++)
             assert_true(fabsf(test_step_gradient(&step, &f.m, &f.m.tables->item_vector, k)) <
                         1e-5f);
         test_step_free(&step, &f.m);
@@ -1753,9 +1752,11 @@ static void every_row_that_a_step_changes_was_saved(void **state)
             for (uint32_t row = 0; c == &t->item_vector && row < ITEMS; row++)
                 assert_memory_equal(reference_item_vector(&r, row), then.bytes[i] + row * c->unit,
                                     c->unit);
-            for (uint32_t row = 0; c == &t->item_context && row < ITEMS; row++)
-                assert_memory_equal(reference_item_context(&r, row), then.bytes[i] + row * c->unit,
-                                    c->unit);
+            for (uint32_t row = 0; c == &t->item_vector && tables_have_contexts(t) && row < ITEMS;
+                 row++)
+                assert_memory_equal(reference_item_context(&r, row),
+                                    then.bytes[i] + row * c->unit + DIM * sizeof(float),
+                                    DIM * sizeof(float));
             for (uint32_t row = 0; c == &t->item_state && row < ITEMS; row++)
                 assert_memory_equal(reference_item_state(&r, row), then.bytes[i] + row * c->unit,
                                     c->unit);

@@ -128,7 +128,6 @@ static double score(const struct fixture *f, const struct example *e, int c)
     const int m = e->n_history < HISTORY ? e->n_history : HISTORY;
     // A basket larger than what is pooled is pooled as far as it goes; 0 stands for 1.
     const int newest = e->n_newest == 0 ? 1 : e->n_newest, g = newest < m ? newest : m;
-    const float *E = test_floats(&t->item_vector, 0), *F = test_floats(&t->item_context, 0);
     double s = (double)test_item_state(&f->m, (size_t)c)->bias, weights = 0;
     for (int k = 0; k < m; k++)
         weights += exp(-0.25 * k);
@@ -136,19 +135,19 @@ static double score(const struct fixture *f, const struct example *e, int c)
         double q = gate(&p, m, GATE_USER) * (double)test_floats(&t->user_vector, e->user)[j];
         for (int k = 0; k < m; k++) {
             const double w = exp(-0.25 * k) / weights;
-            q += gate(&p, m, GATE_CONTEXT) * w * (double)F[e->history[k] * DIM + (uint32_t)j];
+            q += gate(&p, m, GATE_CONTEXT) * w * (double)tables_item_context(t, e->history[k])[j];
             for (int i = 0; i < DIM; i++) {
-                const double x = (double)E[e->history[k] * DIM + (uint32_t)i];
+                const double x = (double)test_floats(&t->item_vector, e->history[k])[i];
                 const double newest_x = k < g ? x / g : 0;
                 q += gate(&p, m, GATE_NEWEST) * newest_x * (double)p.A[i * DIM + j];
                 q += gate(&p, m, GATE_DECAYED) * w * x * (double)p.A[(DIM + i) * DIM + j];
                 q += gate(&p, m, GATE_MEAN) * x / m * (double)p.A[(2 * DIM + i) * DIM + j];
             }
         }
-        s += q * (double)E[c * DIM + j];
+        s += q * (double)test_floats(&t->item_vector, (size_t)c)[j];
     }
     if (o->encoder.layers > 0)
-        s += attended(f, e, m, E + c * DIM);
+        s += attended(f, e, m, test_floats(&t->item_vector, (size_t)c));
     for (int k = 0; k < PRIORS; k++)
         s += (double)p.pa[k] * prior(f, k, c);
     int last = -1, times = 0;
@@ -227,8 +226,7 @@ static void start(struct fixture *f, const struct two_tower_options *o)
     two_tower_learn(f->m.model, BATCH, second, NULL);
     counts_add(f, second);
     const struct tables *t = f->m.tables;
-    rng_fill_uniform(&rng, test_floats(&t->item_vector, 0), ITEMS * DIM, -1, 1);
-    rng_fill_uniform(&rng, test_floats(&t->item_context, 0), ITEMS * DIM, -1, 1);
+    rng_fill_uniform(&rng, test_floats(&t->item_vector, 0), ITEMS * 2 * DIM, -1, 1);
     rng_fill_uniform(&rng, test_floats(&t->user_vector, 0), USERS * DIM, -1, 1);
     rng_fill_uniform(&rng, test_floats(&t->dense, 0), recipe_dense_size(o), -1, 1);
     for (size_t i = 0; i < ITEMS; i++)
@@ -317,7 +315,7 @@ static void attention_begins_by_changing_nothing(void **state)
     two_tower_learn(with.model, BATCH, second, NULL);
     two_tower_learn(without.model, BATCH, second, NULL);
     assert_memory_equal(with.tables->item_vector.base, without.tables->item_vector.base,
-                        ITEMS * DIM * sizeof(float));
+                        ITEMS * with.tables->item_vector.unit);
     two_tower_queries(with.model, BATCH, second, NULL, Q[0]);
     two_tower_queries(without.model, BATCH, second, NULL, Q[1]);
     assert_true(memcmp(Q[0], Q[1], sizeof Q[0]) != 0);
@@ -330,7 +328,7 @@ static void a_row_in_histories_and_among_candidates_is_updated_once_for_each(voi
     (void)state;
     struct two_tower_options o = plain_options();
     struct fixture f, without;
-    float was[ITEMS * DIM];
+    float was[ITEMS * 2 * DIM];
     // With SGD, L2 shows how often a row was updated: it shrinks each time, by what it is then.
     o.table.l2 = 0.25f;
     o.table.rate = 1e-3f;
@@ -344,10 +342,11 @@ static void a_row_in_histories_and_among_candidates_is_updated_once_for_each(voi
     static const int updates[ITEMS] = {1, 2, 2, 1, 2, 1, 2, 2, 1};
     for (int i = 0; i < ITEMS; i++)
         for (int j = 0; j < DIM; j++) {
-            const size_t at = (size_t)(i * DIM + j);
+            const size_t at = (size_t)(i * 2 * DIM + j);
             const double shrunk = (double)test_floats(&without.m.tables->item_vector, 0)[at] -
                                   (double)test_floats(&f.m.tables->item_vector, 0)[at];
-            assert_true(fabs(shrunk / (1e-3 * 0.25 * (double)was[at]) - updates[i]) < 0.1);
+            // Between two updates it moves by about the rate.
+            assert_true(fabs(shrunk / (1e-3 * 0.25) - updates[i] * (double)was[at]) < 0.01);
         }
     test_model_close(&without.m);
     test_model_close(&f.m);
@@ -365,7 +364,7 @@ static void a_replay_moves_vectors_but_neither_counts_nor_the_priors_weights(voi
     float pa[PRIORS];
     memcpy(pa, p.pa, sizeof pa);
     struct item_state items[ITEMS];
-    float vectors[ITEMS * DIM];
+    float vectors[ITEMS * 2 * DIM];
     memcpy(items, t->item_state.base, sizeof items);
     memcpy(vectors, t->item_vector.base, sizeof vectors);
     const double loss = loss_with(&f, true);
@@ -485,7 +484,7 @@ static void a_uniform_draw_enters_the_chance_of_every_candidate(void **state)
     o.uniform_negatives = 2;
     test_model_open(&m, &o, 2, 1);
     // Two items and an empty history; rows and biases are 0, so both score 0 before correction.
-    memset(test_floats(&m.tables->item_vector, 0), 0, 2 * DIM * sizeof(float));
+    memset(test_floats(&m.tables->item_vector, 0), 0, 2 * m.tables->item_vector.unit);
     const struct example one = {.user = 0, .item = 0, .positive = 1};
     // Rates: item 0 (1.5 / 2) + 2 / 2, item 1 (0.5 / 2) + 2 / 2.
     const double chance[] = {1 - exp(-1.75), 1 - exp(-1.25)};
@@ -602,7 +601,8 @@ static void a_memory_teaches_queries_and_neither_itself_nor_other_items(void **s
     const struct tables *t = model->tables;
     test_step_assert(&s, model, "user.vector", &t->user_vector, 0, USERS * DIM, loss_remembering,
                      &m);
-    test_step_assert(&s, model, "item.vector", &t->item_vector, 0, ITEMS * DIM, loss_of_batch, &m);
+    test_step_assert(&s, model, "item.vector", &t->item_vector, 0, ITEMS * 2 * DIM, loss_of_batch,
+                     &m);
     for (size_t i = 0; i < ITEMS; i++)
         test_step_assert(&s, model, "item.bias", &t->item_state,
                          i * t->item_state.unit / sizeof(float), 1, loss_of_batch, &m);
@@ -666,12 +666,12 @@ static void users_follow_what_they_engage_with_when_told_to(void **state)
     two_tower_learn(gradient.m.model, BATCH, second, NULL);
     two_tower_learn(f.m.model, BATCH, second, NULL);
     // Items learn as ever, and users move to where these are then, one engagement after the other.
-    const float *item = test_floats(&f.m.tables->item_vector, 0);
-    assert_memory_equal(item, gradient.m.tables->item_vector.base, ITEMS * DIM * sizeof *item);
+    const struct column *item = &f.m.tables->item_vector;
+    assert_memory_equal(item->base, gradient.m.tables->item_vector.base, ITEMS * item->unit);
     for (int i = 0; i < BATCH; i++)
         for (int j = 0; j < DIM; j++)
             user[second[i].user][j] =
-                0.75f * user[second[i].user][j] + 0.25f * item[second[i].item * DIM + (uint32_t)j];
+                0.75f * user[second[i].user][j] + 0.25f * test_floats(item, second[i].item)[j];
     for (size_t u = 0; u < USERS; u++)
         for (int j = 0; j < DIM; j++)
             assert_true(fabsf(test_floats(&f.m.tables->user_vector, u)[j] - user[u][j]) < 1e-6f);
@@ -859,7 +859,6 @@ static void without_features_no_bit_changes(void **state)
     }
     const struct tables *a = without.tables, *b = with.tables;
     assert_memory_equal(a->item_vector.base, b->item_vector.base, ITEMS * a->item_vector.unit);
-    assert_memory_equal(a->item_context.base, b->item_context.base, ITEMS * a->item_context.unit);
     assert_memory_equal(a->item_state.base, b->item_state.base, ITEMS * a->item_state.unit);
     assert_memory_equal(a->user_vector.base, b->user_vector.base, USERS * a->user_vector.unit);
     assert_memory_equal(a->dense.base, b->dense.base, recipe_dense_size(&o) * sizeof(float));

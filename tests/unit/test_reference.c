@@ -106,8 +106,7 @@ static void served_then(const struct fixture *f, struct served *s)
         const float *vectors[HISTORY_MAX], *contexts[HISTORY_MAX];
         for (int k = 0; k < batch[i].n_history; k++) {
             vectors[k] = reference_item_vector(&f->r, batch[i].history[k]);
-            contexts[k] =
-                t->item_context.base ? reference_item_context(&f->r, batch[i].history[k]) : NULL;
+            contexts[k] = reference_item_context(&f->r, batch[i].history[k]);
         }
         const struct recent recent = {.n = batch[i].n_history,
                                       .newest = batch[i].n_newest,
@@ -213,7 +212,7 @@ static void a_row_with_a_new_owner_has_that_ones_start(void **state)
             assert_memory_equal(reference_item_vector(&f.r, 4), item, bytes);
             assert_memory_equal(reference_user_vector(&f.r, 2), user, bytes);
             assert_true(reference_item_state(&f.r, 4)->bias == 0);
-            if (f.m.tables->item_context.base)
+            if (tables_have_contexts(f.m.tables))
                 for (int k = 0; k < f.o.dim; k++)
                     assert_true(reference_item_context(&f.r, 4)[k] == 0);
             // Its clock is later than that of the reference, and its counts are 0.
