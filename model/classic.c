@@ -461,7 +461,7 @@ static void classic_close(struct towers *t)
     free(c);
 }
 
-static struct towers *classic_open(const struct towers *base)
+static struct towers *classic_open(const struct towers *base, size_t items_max, size_t users_max)
 {
     const struct two_tower_options *o = base->options;
     struct classic *c = calloc(1, sizeof *c);
@@ -471,9 +471,7 @@ static struct towers *classic_open(const struct towers *base)
     c->parameters = layers_place(o, c->layers);
     const size_t bytes = memory_bytes(base, c->parameters);
     c->block = malloc(bytes);
-    const size_t N = (size_t)base->queries_max, I = (size_t)base->candidates_max;
-    const size_t H = reads_history(o) ? (size_t)o->history : 0;
-    if (!c->block || !marks_open(&c->item_of, I + N * H) || !marks_open(&c->user_of, N)) {
+    if (!c->block || !marks_open(&c->item_of, items_max) || !marks_open(&c->user_of, users_max)) {
         classic_close(&c->towers);
         return NULL;
     }

@@ -358,7 +358,7 @@ static void recipe_close(struct towers *t)
     free(r);
 }
 
-static struct towers *recipe_open(const struct towers *base)
+static struct towers *recipe_open(const struct towers *base, size_t items_max, size_t users_max)
 {
     struct recipe *r = calloc(1, sizeof *r);
     if (!r)
@@ -415,8 +415,8 @@ static struct towers *recipe_open(const struct towers *base)
     if (o->encoder.layers)
         r->encoder = history_encoder_open(o->dim, &o->encoder, o->history, base->queries_max);
     r->item_table.radius /= 2;
-    bool complete = r->memory.places && marks_open(&r->candidate_of, C) &&
-                    marks_open(&r->pooled_of, B * H) && marks_open(&r->user_of, B) &&
+    bool complete = r->memory.places && marks_open(&r->candidate_of, items_max) &&
+                    marks_open(&r->pooled_of, items_max) && marks_open(&r->user_of, users_max) &&
                     (r->encoder || !o->encoder.layers);
     void **const first = (void **)&r->candidates, **const end = (void **)(r + 1);
     for (void **p = first; p < end; p++)
@@ -686,6 +686,8 @@ static int repeats_of_row(struct recipe *r, const struct step *s, int i,
     const int m = example->n_history < repeat ? example->n_history : repeat;
     const int64_t first = (int64_t)i * HISTORY_MAX;
     int n = 0;
+    if (i + 1 < s->n)
+        marks_prefetch(&r->candidate_of, example[1].n_history, example[1].history);
     for (int k = 0; k < m; k++) {
         const int64_t column = marks_find(&r->candidate_of, example->history[k]);
         if (column == MARKS_NONE)
@@ -884,6 +886,8 @@ static void gradients_scatter(struct recipe *r, const struct step *s)
         const int m = pooled_length(o, example);
         float dcontext[d];
         float w[HISTORY_MAX], *dvectors[HISTORY_MAX], *dcontexts[HISTORY_MAX];
+        if (i + 1 < s->n)
+            marks_prefetch(&r->pooled_of, example[1].n_history, example[1].history);
         gates_backward(r, s, i, dcontext);
         decay_weights(m, w);
         for (int k = 0; k < m; k++) {

@@ -88,8 +88,8 @@ struct towers_kind {
     // The i-th group of parameters that update hands to an optimizer, NULL past the end.
     const char *(*group)(const struct two_tower_options *o, int i);
     // Writes the parameters' start, and what their optimizers keep, into the dense column. NULL
-    // when memory is short.
-    struct towers *(*open)(const struct towers *base);
+    // when memory is short. items_max, users_max: rows of the tables.
+    struct towers *(*open)(const struct towers *base, size_t items_max, size_t users_max);
     void (*close)(struct towers *t);
 
     void (*begin)(struct towers *t, struct step *s);

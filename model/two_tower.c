@@ -175,7 +175,7 @@ int two_tower_open(struct two_tower **m_out, struct columns *s, const struct id_
                                     .items = items,
                                     .queries_max = o->batch_max > slates ? o->batch_max : slates,
                                     .candidates_max = columns > shown ? columns : shown};
-        m->towers = base.kind->open(&base);
+        m->towers = base.kind->open(&base, items->row.n_max, users->row.n_max);
         rc = m->towers ? 0 : -ENOMEM;
     }
     if (rc == 0)
