@@ -6,7 +6,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-extern const struct kernels kernels_plain, kernels_avx2, kernels_avx512, kernels_amx;
+extern const struct kernels kernels_plain, kernels_avx2, kernels_avx512;
+extern const struct products products_amx;
 
 static int plain_runs(void)
 {
@@ -45,27 +46,37 @@ static int amx_runs(void)
 }
 
 // Best last.
-static const struct {
-    const struct kernels *set;
-    int (*runs)(void);
-} sets[] = {
-    {&kernels_plain, plain_runs},
-    {&kernels_avx2, avx2_runs},
-    {&kernels_avx512, avx512_runs},
-    {&kernels_amx, amx_runs},
-};
+enum { PLAIN, AVX2, AVX512, AMX, SETS };
 
-enum { SETS = sizeof sets / sizeof *sets };
+static int (*const runs[SETS])(void) = {plain_runs, avx2_runs, avx512_runs, amx_runs};
+static struct kernels sets[SETS];
 
 const struct kernels *kernels = &kernels_plain;
+
+static void sets_make(void)
+{
+    sets[PLAIN] = kernels_plain;
+    sets[AVX2] = kernels_avx2;
+    sets[AVX512] = kernels_avx512;
+    // What wider registers do not make faster for rows of 64 (bench_kernels): sums over one row,
+    // and the square root that waits for them.
+    sets[AVX512].weigh = kernels_avx2.weigh;
+    sets[AVX512].normalize = kernels_avx2.normalize;
+    sets[AVX512].rowwise_adagrad = kernels_avx2.rowwise_adagrad;
+    // Tiles are for products only.
+    sets[AMX] = sets[AVX512];
+    sets[AMX].name = "amx";
+    sets[AMX].products = &products_amx;
+}
 
 int kernels_list(const struct kernels **list, int max)
 {
     int n = 0;
     __builtin_cpu_init();
+    sets_make();
     for (int i = 0; i < SETS && n < max; i++)
-        if (sets[i].runs())
-            list[n++] = sets[i].set;
+        if (runs[i]())
+            list[n++] = &sets[i];
     return n;
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The loops that are neither a matrix product nor a decision. One source, model/kernels_impl.c,
-// is compiled once for each instruction set; kernels_init picks the best one this CPU runs.
+// is compiled once for each instruction set; model/kernels.c makes the sets of what paid, and
+// kernels_init picks the best one this CPU runs.
 //
 // Every kernel keeps 16 partial sums whatever the register width, and multiplies and adds in one
 // only where the source says so, so all sets give the same bits, whatever the alignment of what

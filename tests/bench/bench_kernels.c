@@ -8,12 +8,13 @@
 //     bench_kernels [--json]     2 s
 //
 // A variant is marked where it is not faster than the set before it, and with "nowhere" where that
-// is so at every length: it has no right to exist.
+// is so at every length: it has no right to exist. "=": the set has the function of the one before.
 #include <assert.h>
 #include <fcntl.h>
 #include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -120,30 +121,32 @@ static void time_to_half(const struct kernels *k, size_t n)
 }
 
 // length: the one of lengths at which the program calls it most: rows of vectors, rows of scores.
+// at: where a set says which function it is.
+#define BENCH(name, length) #name, time_##name, length, offsetof(struct kernels, name)
 static const struct {
     const char *name;
     void (*run)(const struct kernels *k, size_t n);
     int length;
+    size_t at;
 } benches[] = {
-    {"dot", time_dot, 0},
-    {"axpy", time_axpy, 0},
-    {"pool", time_pool, 0},
-    {"unpool", time_unpool, 0},
-    {"correct", time_correct, 1},
-    {"exp_shifted", time_exp_shifted, 1},
-    {"max", time_max, 1},
-    {"scale", time_scale, 1},
-    {"weigh", time_weigh, 0},
-    {"unweigh", time_unweigh, 0},
-    {"normalize", time_normalize, 0},
-    {"unnormalize", time_unnormalize, 0},
-    {"scale_add", time_scale_add, 0},
-    {"rowwise_adagrad", time_rowwise_adagrad, 0},
-    {"to_half", time_to_half, 0},
-
+    {BENCH(dot, 0)},       {BENCH(axpy, 0)},
+    {BENCH(pool, 0)},      {BENCH(unpool, 0)},
+    {BENCH(correct, 1)},   {BENCH(exp_shifted, 1)},
+    {BENCH(max, 1)},       {BENCH(scale, 1)},
+    {BENCH(weigh, 0)},     {BENCH(unweigh, 0)},
+    {BENCH(normalize, 0)}, {BENCH(unnormalize, 0)},
+    {BENCH(scale_add, 0)}, {BENCH(rowwise_adagrad, 0)},
+    {BENCH(to_half, 0)},
 };
 
 enum { BENCHES = sizeof benches / sizeof *benches };
+
+// Whether set s took the function of the one before it, because its own was not faster.
+static bool taken_over(const struct kernels *const *list, int s, size_t at)
+{
+    return memcmp((const char *)list[s] + at, (const char *)list[s - 1] + at,
+                  sizeof(void (*)(void))) == 0;
+}
 
 // Whether test_kernels, which lies beside this program, passes. What it says goes to stderr.
 static bool bits_are_equal(const char *program)
@@ -208,17 +211,20 @@ int main(int argc, char **argv)
                 continue;
             printf("%-16s %6zu", benches[b].name, lengths[l]);
             for (int s = 0; s < sets; s++)
-                printf(" %8.4f", ns[l][s]);
+                if (s > 0 && taken_over(list, s, benches[b].at))
+                    printf(" %8s", "=");
+                else
+                    printf(" %8.4f", ns[l][s]);
             for (int s = 1; s < sets; s++)
-                printf("%s%s", ns[l][s] < ns[l][s - 1] ? "" : "   ",
-                       ns[l][s] < ns[l][s - 1] ? "" : list[s]->name);
+                if (ns[l][s] >= ns[l][s - 1] && !taken_over(list, s, benches[b].at))
+                    printf("   %s", list[s]->name);
             printf("\n");
         }
         for (int s = 1; s < sets; s++) {
             int slower = 0;
             for (int l = 0; l < LENGTHS; l++)
                 slower += ns[l][s] >= ns[l][s - 1];
-            if (slower == LENGTHS)
+            if (slower == LENGTHS && !taken_over(list, s, benches[b].at))
                 used += (size_t)snprintf(marks + used, sizeof marks - used, "%s%s", used ? " " : "",
                                          list[s]->name);
         }
