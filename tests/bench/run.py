@@ -48,10 +48,11 @@ ALL_SECONDS = 600
 WORSE = 0.10
 
 # From a record to a served vector; what is not listed comes last.
-ORDER = """decode ingest broker stages kernels softmax tables attention peers cut publish recovery topk rerank
+ORDER = """decode ingest broker stages kernels softmax tables attention peers cut publish recovery topk
 idspace truth""".split()
 # These measure how good the model is, not how fast, and take longer than all others together.
-APART = {"objectives": "it measures quality and takes long: tests/bench/objectives.sh"}
+APART = {"objectives": "it measures quality and takes long: tests/bench/objectives.sh",
+         "rerank": "it measures quality, on a stream of its own: tests/bench/bench_rerank.c"}
 LARGER = re.compile(r"per (\S+-)?second|/s\b|\bGF|recall|share", re.IGNORECASE)
 
 
