@@ -369,6 +369,7 @@ static int columns_match(struct restoring *m, const struct trainer *t, const str
 // Units [first, first + n) of a column have their bytes.
 static void units_restored(struct restoring *m, const struct column *c, size_t first, size_t n)
 {
+    column_restored(c, first, n);
     if (column_bad(c, column_at(c, first), n) < n)
         atomic_store(&m->bad, true);
     for (int i = 0; i < ID_TABLES; i++)
