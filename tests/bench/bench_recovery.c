@@ -296,8 +296,8 @@ static void say(const char *rows, bool cold, const struct restored *r, double me
                                         .goal = "<= 1.5",
                                         .extra = extra});
     if (!json)
-        printf("  %.2f CPU-s, %.2f of it the indexes; read through one buffer, by one thread, %.2f "
-               "s\n",
+        printf("  %.2f CPU-s; by one thread the indexes alone %.2f s, reading through one buffer "
+               "%.2f s\n",
                r->cpu_s, r->indexes_s, stream);
 }
 
