@@ -306,12 +306,16 @@ int state_stamp_read(const char *path, struct state_stamp *stamp, char *error, s
     return rc;
 }
 
-// What is looked at while the columns are read: whether their numbers are such as a model learns.
+enum { ID_TABLES = 3 };
+
+// What is done while the columns are read: their numbers are looked at, whether they are such as a
+// model learns, and the indexes of ids are made of the rows.
 struct restoring {
     struct column **columns; // of each array of the checkpoint; NULL: it is nobody's
     unsigned char **to;      // and where its data goes
+    struct id_table *ids[ID_TABLES];
     _Atomic bool bad;
-    // Units that lie in two of the stretches that are looked at, for when all are read.
+    // Units that lie in two stretches, for when all are read.
     struct shared_unit {
         const struct column *column;
         size_t unit;
@@ -356,37 +360,52 @@ static int columns_match(struct restoring *m, const struct trainer *t, const str
             return -EINVAL;
         }
         m->columns[k] = c;
-        shared += c->numbers.n > 0 ? tt_array_at(r, k)->size / LOAD_STRETCH + 2 : 0;
+        shared += tt_array_at(r, k)->size / LOAD_STRETCH + 2;
     }
     m->shared = calloc(shared + 1, sizeof *m->shared);
     return m->shared ? 0 : -ENOMEM;
 }
 
-static void numbers_loaded(void *arg, int array, uint64_t from, uint64_t n)
+// Units [first, first + n) of a column have their bytes.
+static void units_restored(struct restoring *m, const struct column *c, size_t first, size_t n)
+{
+    column_restored(c, first, n);
+    if (column_bad(c, column_at(c, first), n) < n)
+        atomic_store(&m->bad, true);
+    for (int i = 0; i < ID_TABLES; i++)
+        if (c == &m->ids[i]->row)
+            id_table_restored(m->ids[i], first, n);
+}
+
+static void stretch_loaded(void *arg, int array, uint64_t from, uint64_t n)
 {
     struct restoring *m = arg;
     const struct column *c = m->columns[array];
-    if (c->numbers.n == 0)
-        return;
     const uint64_t first = (from + c->unit - 1) / c->unit, end = (from + n) / c->unit;
     if (from % c->unit)
         m->shared[atomic_fetch_add(&m->n_shared, 1)] = (struct shared_unit){c, from / c->unit};
-    if (end > first && column_bad(c, column_at(c, first), end - first) < end - first)
-        atomic_store(&m->bad, true);
+    if (end > first)
+        units_restored(m, c, first, end - first);
 }
 
-static int columns_load(struct restoring *m, const struct trainer *t, const struct tt_reader *r,
+static int columns_load(struct restoring *m, struct trainer *t, const struct tt_reader *r,
                         const char *path, char *error, size_t error_size)
 {
     for (int k = 0; k < tt_n_arrays(r); k++)
         if (m->columns[k])
             m->to[k] = column_restore(m->columns[k], tt_array_at(r, k)->shape[0]);
-    int rc = load_arrays(r, &(struct load_options){.to = m->to, .loaded = numbers_loaded, .arg = m},
-                         error, error_size);
+    m->ids[0] = &t->rows.items, m->ids[1] = &t->rows.users, m->ids[2] = &t->join.request;
+    int rc = 0;
+    for (int i = 0; i < ID_TABLES && rc == 0; i++)
+        rc = id_table_restoring(m->ids[i]);
+    if (rc < 0) {
+        snprintf(error, error_size, "%s: out of memory", path);
+        return rc;
+    }
+    rc = load_arrays(r, &(struct load_options){.to = m->to, .loaded = stretch_loaded, .arg = m},
+                     error, error_size);
     for (size_t i = 0; rc == 0 && i < m->n_shared; i++)
-        if (column_bad(m->shared[i].column, column_at(m->shared[i].column, m->shared[i].unit), 1) ==
-            0)
-            m->bad = true;
+        units_restored(m, m->shared[i].column, m->shared[i].unit, 1);
     // Which one it is.
     for (int i = 0; rc == 0 && m->bad && i < t->columns.n; i++) {
         const struct column *c = t->columns.list[i];

@@ -113,31 +113,45 @@ static bool doubles_bad(const unsigned char *at, size_t n, double max)
     return below < 0;
 }
 
+static bool numbers_bad(const struct column_numbers *numbers, const unsigned char *at, size_t n)
+{
+    return numbers->size == sizeof(float) ? floats_bad(at, n, (float)numbers->max)
+                                          : doubles_bad(at, n, numbers->max);
+}
+
 size_t column_bad(const struct column *c, const void *units, size_t n)
 {
     const struct column_numbers *numbers = &c->numbers;
     const unsigned char *at = (const unsigned char *)units + numbers->from;
+    // Units that are nothing but numbers are looked at as one run: of rows of 256 bytes in half the
+    // time, of one float each in a tenth.
+    const size_t run = numbers->n * numbers->size == c->unit ? PAGE / c->unit + 1 : 1;
     if (numbers->n == 0)
         return n;
-    for (size_t i = 0; i < n; i++, at += c->unit)
-        if (numbers->size == sizeof(float) ? floats_bad(at, numbers->n, (float)numbers->max)
-                                           : doubles_bad(at, numbers->n, numbers->max))
+    for (size_t i = 0, some = run; i < n;) {
+        some = n - i < some ? n - i : some;
+        if (!numbers_bad(numbers, at + i * c->unit, some * numbers->n))
+            i += some;
+        else if (some == 1)
             return i;
+        else
+            some = 1; // it is one of these
+    }
     return n;
 }
 
 // The marks of the new units get their memory now, a page for 4096 units, instead of in the middle
 // of the first cut, where a step would touch many of them.
-static void marks_touch(struct column *c, size_t n)
+static void marks_touch(const struct column *c, size_t from, size_t n)
 {
-    for (size_t i = (c->n + PAGE - 1) / PAGE * PAGE; i < n; i += PAGE)
+    for (size_t i = (from + PAGE - 1) / PAGE * PAGE; i < from + n; i += PAGE)
         *(volatile unsigned char *)&c->saved_in[i] = 0;
 }
 
 void column_grow(struct column *c, size_t n)
 {
     assert(n <= c->n_max - c->n);
-    marks_touch(c, c->n + n);
+    marks_touch(c, c->n, n);
     c->n += n;
 }
 
@@ -147,9 +161,13 @@ void *column_restore(struct column *c, size_t n)
     // What lies above must read as zero again.
     if (n < c->n)
         memset(c->base + n * c->unit, 0, (c->n - n) * c->unit);
-    marks_touch(c, n);
     c->n = n;
     return c->base;
+}
+
+void column_restored(const struct column *c, size_t from, size_t n)
+{
+    marks_touch(c, from, n);
 }
 
 void columns_cut(struct columns *s)

@@ -142,5 +142,7 @@ void column_sweep(struct column *c, size_t from, size_t n, void *out);
 // Sweeper: the cut is over, whether all was read or not.
 void columns_cut_end(struct columns *s);
 
-// For restoring: n units whose bytes the caller fills at once.
+// For restoring: n units whose bytes the caller fills at once. Who can, with several threads, says
+// of units [from, from + n) when they are filled, so that the first cut finds memory for its marks.
 void *column_restore(struct column *c, size_t n);
+void column_restored(const struct column *c, size_t from, size_t n);

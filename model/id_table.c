@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
@@ -21,7 +22,8 @@
 // of ids is known to everybody, and who chooses ids could give thousands of them one home, or one
 // 64-bit hash. Nothing but the length of probes depends on the key.
 struct slot {
-    uint32_t row, tag;
+    _Alignas(8) uint32_t row; // both are written at once
+    uint32_t tag;
 };
 
 struct slots {
@@ -34,6 +36,7 @@ struct id_index {
     struct slots now, old;
     size_t moved;
     uint64_t key[2];
+    _Atomic size_t restored, put; // rows of which the index is right, and of these those in it
 };
 
 struct sighting {
@@ -189,36 +192,9 @@ void id_table_close(struct id_table *t)
     t->index = NULL;
 }
 
-// Where rows [first, first + n) will lie; REBUILT of them at a time, for each place is a miss.
-enum { REBUILT = 32 };
-
-static int rows_put(struct id_table *t, uint32_t first, uint32_t n)
-{
-    struct slots *s = &t->index->now;
-    uint32_t tags[REBUILT];
-    for (uint32_t i = 0; i < n; i++) {
-        const struct id_row *r = id_table_row(t, first + i);
-        tags[i] = tag_of(t->index->key, r->hash, r->check);
-        __builtin_prefetch(&s->slot[home_of(s, tags[i])], 1);
-    }
-    for (uint32_t i = 0; i < n; i++) {
-        const struct id_row *r = id_table_row(t, first + i);
-        if (r->kind == ID_ABSENT)
-            continue;
-        if (slots_find(s, 0, t, tags[i], r->hash, r->check))
-            return -EINVAL;
-        slots_put(s, (struct slot){first + i + 1, tags[i]});
-    }
-    return 0;
-}
-
-int id_table_rebuild(struct id_table *t)
+int id_table_restoring(struct id_table *t)
 {
     id_table_close(t);
-    // A checkpoint of an earlier build may have a smaller filter: what it has is looked for
-    // elsewhere.
-    if (t->options.admit > 1 && t->filter.n < t->filter.n_max)
-        column_grow(&t->filter, t->filter.n_max);
     const size_t slots = t->row.n + t->row.n * 2 / 3; // not far below what it would have grown to
     t->index = calloc(1, sizeof *t->index);
     if (!t->index || slots_open(&t->index->now, slots > SLOTS_START ? slots : SLOTS_START) < 0)
@@ -227,12 +203,70 @@ int id_table_rebuild(struct id_table *t)
     const void *random = (const void *)getauxval(AT_RANDOM);
     if (random)
         memcpy(t->index->key, random, sizeof t->index->key);
-    int rc = 0;
-    for (size_t row = 0; row < t->row.n && rc == 0; row += REBUILT) {
-        const size_t left = t->row.n - row;
-        rc = rows_put(t, (uint32_t)row, left < REBUILT ? (uint32_t)left : REBUILT);
+    return 0;
+}
+
+// slots_put where several threads put rows: what stands in a slot stays there, and so of two rows
+// with one id the later finds the other. False then.
+static bool slots_claim(const struct slots *s, const struct id_table *t, struct slot slot)
+{
+    const struct id_row *r = id_table_row(t, slot.row - 1);
+    for (size_t i = home_of(s, slot.tag);; i = next_of(s, i)) {
+        struct slot there;
+        __atomic_load(&s->slot[i], &there, __ATOMIC_ACQUIRE);
+        if (!there.row && __atomic_compare_exchange(&s->slot[i], &there, &slot, false,
+                                                    __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+            return true;
+        const struct id_row *other = id_table_row(t, there.row - 1);
+        if (there.tag == slot.tag && other->hash == r->hash && other->check == r->check)
+            return false;
     }
-    return rc;
+}
+
+void id_table_restored(struct id_table *t, size_t first, size_t n)
+{
+    enum { AT_ONCE = 32 }; // each place is a miss
+    struct id_index *x = t->index;
+    size_t restored = 0, put = 0;
+    while (n > 0) {
+        uint32_t tags[AT_ONCE];
+        const size_t some = n < AT_ONCE ? n : AT_ONCE;
+        for (size_t i = 0; i < some; i++) {
+            const struct id_row *r = id_table_row(t, (uint32_t)(first + i));
+            tags[i] = tag_of(x->key, r->hash, r->check);
+            __builtin_prefetch(&x->now.slot[home_of(&x->now, tags[i])], 1);
+        }
+        for (size_t i = 0; i < some; i++) {
+            const uint32_t row = (uint32_t)(first + i);
+            const bool absent = !id_table_live(t, row);
+            const bool claimed =
+                !absent && slots_claim(&x->now, t, (struct slot){row + 1, tags[i]});
+            restored += absent || claimed;
+            put += claimed;
+        }
+        first += some;
+        n -= some;
+    }
+    atomic_fetch_add(&x->put, put);
+    atomic_fetch_add(&x->restored, restored);
+}
+
+int id_table_rebuild(struct id_table *t)
+{
+    // A checkpoint of an earlier build may have a smaller filter: what it has is looked for
+    // elsewhere.
+    if (t->options.admit > 1 && t->filter.n < t->filter.n_max)
+        column_grow(&t->filter, t->filter.n_max);
+    if (!t->index || t->row.n == 0 || t->index->restored != t->row.n) {
+        if (id_table_restoring(t) < 0)
+            return -ENOMEM;
+        id_table_restored(t, 0, t->row.n);
+    }
+    if (t->index->restored != t->row.n)
+        return -EINVAL;
+    t->index->now.used = t->index->put;
+    t->index->restored = 0; // the next time from the start
+    return 0;
 }
 
 int64_t id_table_find(const struct id_table *t, const struct id *id)

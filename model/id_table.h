@@ -13,7 +13,8 @@
 // columns. Looking up takes a few probes whatever ids there are, also when somebody chose them for
 // it.
 //
-// One thread. Rows, ids and the filter are columns and part of a checkpoint; the index is rebuilt.
+// One thread, but for id_table_restored. Rows, ids and the filter are columns and part of a
+// checkpoint; the index is rebuilt.
 #pragma once
 
 #include "model/heap.h"
@@ -70,6 +71,12 @@ int id_table_open(struct id_table *t, struct columns *s, const struct id_table_o
 void id_table_close(struct id_table *t);
 // After the columns were restored. 0, -ENOMEM, or -EINVAL when two rows have one id.
 int id_table_rebuild(struct id_table *t);
+// Most of that while they are being restored: once their number is (0 or -ENOMEM), and then, by
+// several threads, of rows [first, first + n) whose bytes are there, each row once.
+// id_table_rebuild has nothing left to do when it was told of all, and does everything when it was
+// not.
+int id_table_restoring(struct id_table *t);
+void id_table_restored(struct id_table *t, size_t first, size_t n);
 
 // The row of the id or ID_NO_ROW; changes nothing.
 int64_t id_table_find(const struct id_table *t, const struct id *id);

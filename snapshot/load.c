@@ -27,7 +27,8 @@ _Static_assert((int)LOAD_STRETCH == (int)MANIFEST_CHUNK, "a stretch is what one 
 
 struct file {
     const struct manifest_file *is;
-    unsigned char *to; // of its data, NULL: not kept
+    const unsigned char *mapped; // all of it, by the reader; NULL: it has no data
+    unsigned char *to;           // of its data, NULL: not kept
     uint64_t first_piece;
 };
 
@@ -63,11 +64,21 @@ static void fail(struct load *l, uint64_t piece, const struct manifest_file *f, 
     pthread_mutex_unlock(&l->lock);
 }
 
-// All n bytes, what is in the page cache from there. 0 or -errno.
-static int chunk_read(struct handles h, unsigned char *to, size_t n, uint64_t offset)
+// Whether the page at offset is in the page cache; also when that is not told.
+static bool cached_at(const struct file *f, uint64_t offset)
+{
+    unsigned char in = 1;
+    return !f->mapped || mincore((void *)(f->mapped + offset), 1, &in) < 0 || in & 1;
+}
+
+// All n bytes, what is in the page cache from there. 0 or -errno. What is not is not asked for
+// there: from Linux 6.12 on RWF_NOWAIT begins to read ahead what it does not find, and the disk
+// would read the bytes twice.
+static int chunk_read(const struct file *f, struct handles h, unsigned char *to, size_t n,
+                      uint64_t offset)
 {
     const struct iovec all = {to, n};
-    ssize_t got = preadv2(h.cached, &all, 1, (off_t)offset, RWF_NOWAIT);
+    ssize_t got = cached_at(f, offset) ? preadv2(h.cached, &all, 1, (off_t)offset, RWF_NOWAIT) : 0;
     if (got == (ssize_t)n)
         return 0;
     if (h.direct >= 0 && n % DIRECT_ALIGN == 0) {
@@ -99,7 +110,7 @@ static int chunk_load(const struct file *f, struct handles h, uint64_t i, unsign
     // one page each took 1.4 s for 4 GB, this 1.0. A kernel before 5.14 refuses, and they come.
     if (in_place)
         madvise(at, n, MADV_POPULATE_WRITE);
-    const int rc = chunk_read(h, at, n, offset);
+    const int rc = chunk_read(f, h, at, n, offset);
     if (rc < 0) {
         snprintf(why, why_size, "bytes %" PRIu64 "..%" PRIu64 " cannot be read: %s", offset,
                  offset + n - 1, strerror(-rc));
@@ -226,7 +237,10 @@ int load_arrays(const struct tt_reader *r, const struct load_options *options, c
     }
     for (; l.n_files < manifest.n_files; l.n_files++) {
         const struct manifest_file *m = &manifest.files[l.n_files];
-        l.files[l.n_files] = (struct file){m, options->to[l.n_files], l.n_pieces};
+        const struct tt_array *a = tt_array_at(r, (int)l.n_files);
+        l.files[l.n_files] =
+            (struct file){m, a->size > 0 ? (const unsigned char *)a->data - m->data_offset : NULL,
+                          options->to[l.n_files], l.n_pieces};
         if (!whole_agrees(m))
             fail(&l, l.n_pieces, m, -EBADMSG, "its checksum is not that of its chunks");
         l.n_pieces += (m->n_chunks * MANIFEST_CHUNK + PIECE - 1) / PIECE;

@@ -86,6 +86,15 @@ static void the_first_unit_with_a_wrong_number_is_found(void **state)
     assert_int_equal(column_bad(&a, numbers, 3), 2);
     numbers[1] = (double)NAN;
     assert_int_equal(column_bad(&a, numbers, 3), 1);
+    // Units of nothing but numbers are looked at many at a time.
+    static double many[3000];
+    for (size_t i = 0; i<3000; i += i % 600> 4 ? 97 : 1) {
+        many[i] = 2e18;
+        many[2999] = (double)NAN;
+        assert_int_equal(column_bad(&a, many, 3000), i);
+        many[i] = many[2999] = 0;
+        assert_int_equal(column_bad(&a, many, 3000), 3000);
+    }
 }
 
 static void a_sweep_reads_the_units_as_they_were_at_the_cut(void **state)

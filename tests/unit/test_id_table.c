@@ -2,6 +2,8 @@
 #include "model/id_table.h"
 
 #include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
 
 #include "tests/unit/core_fixture.h"
 
@@ -320,6 +322,85 @@ static void two_rows_of_one_id_are_refused_when_rebuilding(void **state)
     assert_int_equal(id_table_rebuild(&f.table), -EINVAL);
 }
 
+enum { RESTORED = 20000, STRETCH = 300, THREADS = 3 };
+
+static _Atomic size_t next_stretch;
+
+static void *restore_main(void *arg)
+{
+    (void)arg;
+    for (size_t first; (first = atomic_fetch_add(&next_stretch, STRETCH)) < RESTORED;)
+        id_table_restored(&f.table, first, RESTORED - first < STRETCH ? RESTORED - first : STRETCH);
+    return NULL;
+}
+
+static void restore_by_threads(void)
+{
+    pthread_t threads[THREADS];
+    assert_int_equal(id_table_restoring(&f.table), 0);
+    next_stretch = 0;
+    for (int i = 0; i < THREADS; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, restore_main, NULL), 0);
+    for (int i = 0; i < THREADS; i++)
+        pthread_join(threads[i], NULL);
+}
+
+static void assert_all_found(void)
+{
+    for (uint32_t row = 0; row < RESTORED; row++)
+        assert_int_equal(find(core_id("i", row)), row % 7 ? (int64_t)row : ID_NO_ROW);
+}
+
+static void the_index_is_made_by_several_threads_while_rows_come(void **state)
+{
+    (void)state;
+    open_with(&f, 2 * RESTORED, 1, 0);
+    for (uint32_t row = 0; row < RESTORED; row++)
+        assert_int_equal(see(core_id("i", row), 0), row);
+    for (uint32_t row = 0; row < RESTORED; row += 7)
+        id_table_remove(&f.table, row);
+    restore_by_threads();
+    // Nothing is left to do: rows that contradict each other by now are not looked at again.
+    struct id_row *row = column_edit(&f.table.row, 2), kept = *row;
+    *row = *id_table_row(&f.table, 1);
+    assert_int_equal(id_table_rebuild(&f.table), 0);
+    assert_int_equal(id_table_rebuild(&f.table), -EINVAL); // the next time everything is
+    *row = kept;
+    restore_by_threads();
+    assert_int_equal(id_table_rebuild(&f.table), 0);
+    assert_all_found();
+    for (uint64_t i = RESTORED; i < 2 * RESTORED; i++) // the index grows
+        assert_true(see(core_id("i", i), 0) >= 0);
+    for (uint32_t i = 1; i < RESTORED; i += 7)
+        assert_int_equal(find(core_id("i", i)), i);
+}
+
+static void rows_that_were_not_told_of_are_found(void **state)
+{
+    (void)state;
+    open_with(&f, RESTORED, 1, 0);
+    for (uint32_t row = 0; row < RESTORED; row++)
+        see(core_id("i", row), 0);
+    for (uint32_t row = 0; row < RESTORED; row += 7)
+        id_table_remove(&f.table, row);
+    assert_int_equal(id_table_restoring(&f.table), 0);
+    id_table_restored(&f.table, 100, RESTORED - 100);
+    assert_int_equal(id_table_rebuild(&f.table), 0);
+    assert_all_found();
+}
+
+static void two_rows_of_one_id_are_refused_whichever_thread_has_them(void **state)
+{
+    (void)state;
+    open_with(&f, RESTORED, 1, 0);
+    for (uint32_t row = 0; row < RESTORED; row++)
+        see(core_id("i", row), 0);
+    memcpy(column_edit(&f.table.row, RESTORED - 1), column_at(&f.table.row, 5),
+           sizeof(struct id_row));
+    restore_by_threads();
+    assert_int_equal(id_table_rebuild(&f.table), -EINVAL);
+}
+
 // A hundred thousand random ids beside a map that is an array: number -> row.
 
 enum { NUMBERS = 100000, CALLS = 400000 };
@@ -465,6 +546,9 @@ int main(void)
         TEST(expiry_follows_event_time_alone),
         TEST(the_search_for_expired_rows_goes_on_where_it_stopped),
         TEST(two_rows_of_one_id_are_refused_when_rebuilding),
+        TEST(the_index_is_made_by_several_threads_while_rows_come),
+        TEST(rows_that_were_not_told_of_are_found),
+        TEST(two_rows_of_one_id_are_refused_whichever_thread_has_them),
         TEST(random_ids_keep_their_rows_through_growth_removal_and_expiry),
         TEST(a_table_restored_from_its_columns_goes_on_alike),
     };
