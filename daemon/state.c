@@ -347,8 +347,10 @@ static int columns_match(struct restoring *m, const struct trainer *t, const str
         struct column *c = t->columns.list[i];
         const int k = array_of(r, c->name, c->unit);
         if (k < 0) {
-            snprintf(error, error_size, "%s: column %s is missing or has another unit", path,
-                     c->name);
+            snprintf(error, error_size,
+                     "%s: column %s is missing or has another unit: written by another build or "
+                     "for another model; take a new state.dir and replay",
+                     path, c->name);
             return -EINVAL;
         }
         const uint64_t units = tt_array_at(r, k)->shape[0];
