@@ -385,7 +385,7 @@ static int row_vectors(struct publishing *p, const char *file, const char *role,
 // is asked for before their turn, first the entries and, when these are there, the owners.
 PREFETCHES void history_prefetch(const struct image *m, uint64_t i)
 {
-    enum { ENTRIES_AHEAD = 16, OWNERS_AHEAD = 8, CACHE_LINE = 64 };
+    enum { ENTRIES_AHEAD = 16, OWNERS_AHEAD = 8, CACHE_LINE = 64, SECOND_LEVEL = 2 };
     const struct history *h = &m->rows.history;
     for (int ahead = OWNERS_AHEAD; ahead <= ENTRIES_AHEAD; ahead += ENTRIES_AHEAD - OWNERS_AHEAD) {
         if (i + (uint64_t)ahead >= m->n_users || m->users[i + (uint64_t)ahead] >= h->head.n)
@@ -396,7 +396,7 @@ PREFETCHES void history_prefetch(const struct image *m, uint64_t i)
         const struct history_entry *entries = heap_at(&h->entry, head->block);
         if (ahead == OWNERS_AHEAD)
             for (int k = 0; k < head->n; k++)
-                __builtin_prefetch(&m->item_owner[entries[k].item]);
+                __builtin_prefetch(&m->item_owner[entries[k].item], 0, SECOND_LEVEL);
         else
             for (size_t at = 0; at < head->n * sizeof *entries; at += CACHE_LINE)
                 __builtin_prefetch((const char *)entries + at);
