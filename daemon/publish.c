@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include "daemon/assemble.h"
@@ -38,8 +39,7 @@ struct image {
     struct view view;
     uint32_t *items, *users; // published row -> row
     uint64_t n_items, n_users;
-    uint32_t *item_number; // row -> published row, TT_NO_ROW: not published
-    int16_t *item_owner;   // row -> generation, -1: not published
+    struct history_owner *item_owner; // by row; its number is the published row, or TT_NO_ROW
     int history;
 };
 
@@ -60,13 +60,11 @@ struct publishing {
     struct writer *w;
     struct golden golden[GOLDEN_USERS];
     int n_golden;
-    float *queries; // (GOLDEN_USERS, d + 1)
-    float *V;       // (BLOCK, d + 1)
-    float *scores;  // (GOLDEN_USERS, BLOCK)
-    unsigned short *half;
-    uint32_t *histories; // (BLOCK, history)
-    float *extra;        // (n_items): the last elements, made in the first pass, used in the second
-    uint8_t *newest;     // (n_users)
+    float *queries;  // (GOLDEN_USERS, d + 1)
+    float *V;        // (BLOCK, d + 1)
+    float *scores;   // (GOLDEN_USERS, BLOCK)
+    float *extra;    // (n_items): the last elements, made in the first pass, used in the second
+    uint8_t *newest; // (n_users)
     struct guard_sums sums[GUARD_ARRAYS];
     enum guard_reason refused;
 };
@@ -85,6 +83,12 @@ static int image_open(struct image *m, const struct publish_options *o, char *er
         return rc;
     m->model = assemble_model(o->config);
     const struct tt_reader *r = m->reader;
+    // A fault then has the kernel read 4 MB in pages of 2 MB where the file system knows them, the
+    // second half ahead, however short the read-ahead of the device is. A wish.
+    for (int i = 0; i < tt_n_arrays(r); i++) {
+        const struct tt_array *a = tt_array_at(r, i);
+        madvise((void *)a->data, (size_t)a->size, MADV_HUGEPAGE);
+    }
     const size_t row = (size_t)m->model.dim * sizeof(float);
     struct column state, join;
     m->tables.dim = (size_t)m->model.dim;
@@ -141,19 +145,19 @@ static int image_open(struct image *m, const struct publish_options *o, char *er
     const struct id_table *items = &m->rows.items, *users = &m->rows.users;
     m->items = calloc(items->row.n + 1, sizeof *m->items);
     m->users = calloc(users->row.n + 1, sizeof *m->users);
-    m->item_number = calloc(items->row.n + 1, sizeof *m->item_number);
     m->item_owner = calloc(items->row.n + 1, sizeof *m->item_owner);
-    if (!m->items || !m->users || !m->item_number || !m->item_owner) {
+    if (!m->items || !m->users || !m->item_owner) {
         snprintf(error, error_size, "out of memory for %zu items and %zu users", items->row.n,
                  users->row.n);
         return -ENOMEM;
     }
     for (uint32_t i = 0; i < items->row.n; i++) {
-        const bool live = id_table_live(items, i);
-        m->item_number[i] = live ? (uint32_t)m->n_items : TT_NO_ROW;
-        m->item_owner[i] = live ? id_table_row(items, i)->generation : -1;
-        if (live)
+        m->item_owner[i] = (struct history_owner){TT_NO_ROW, -1};
+        if (id_table_live(items, i)) {
+            m->item_owner[i] =
+                (struct history_owner){(uint32_t)m->n_items, id_table_row(items, i)->generation};
             m->items[m->n_items++] = i;
+        }
     }
     for (uint32_t i = 0; i < users->row.n; i++)
         if (id_table_live(users, i))
@@ -167,7 +171,6 @@ static void image_close(struct image *m)
         tt_close(m->reader);
     free(m->items);
     free(m->users);
-    free(m->item_number);
     free(m->item_owner);
 }
 
@@ -278,16 +281,16 @@ static void golden_choose(struct publishing *p)
     }
 }
 
-static void golden_see(struct publishing *p, uint64_t first, int n)
+static void golden_see(struct publishing *p, uint64_t first, int n, const float *V)
 {
     const int w = p->image.model.dim + 1;
     memset(p->scores, 0, sizeof(float) * GOLDEN_USERS * BLOCK);
-    gemm_nt(p->n_golden, n, w, p->queries, p->V, p->scores);
+    gemm_nt(p->n_golden, n, w, p->queries, V, p->scores);
     for (int g = 0; g < p->n_golden; g++) {
         struct golden *golden = &p->golden[g];
         float *scores = p->scores + (size_t)g * n;
         for (int b = 0; b < golden->n_bonuses; b++) {
-            const uint64_t number = p->image.item_number[golden->bonuses[b].row];
+            const uint64_t number = p->image.item_owner[golden->bonuses[b].row].number;
             if (number >= first && number < first + (uint64_t)n)
                 scores[number - first] += golden->bonuses[b].score;
         }
@@ -301,13 +304,13 @@ static void golden_see(struct publishing *p, uint64_t first, int n)
     }
 }
 
-static void block_vectors(struct publishing *p, uint64_t first, int n, bool again)
+static void block_vectors(struct publishing *p, uint64_t first, int n, bool again, float *V)
 {
     const struct image *m = &p->image;
     const size_t d = (size_t)m->model.dim;
     for (int i = 0; i < n; i++) {
         const uint32_t row = m->items[first + (uint64_t)i];
-        float *v = p->V + (size_t)i * (d + 1), *extra = &p->extra[first + (uint64_t)i];
+        float *v = V + (size_t)i * (d + 1), *extra = &p->extra[first + (uint64_t)i];
         if (again && m->model.kind == MODEL_RECIPE) {
             memcpy(v, column_at(&m->tables.item_vector, row), d * sizeof *v);
             v[d] = *extra;
@@ -334,24 +337,28 @@ static int item_vectors(struct publishing *p, bool half)
                                      .shape = {m->n_items, w}});
     for (uint64_t first = 0; first < m->n_items && rc == 0; first += BLOCK) {
         const int n = (int)(m->n_items - first < BLOCK ? m->n_items - first : BLOCK);
-        block_vectors(p, first, n, half);
+        const size_t values = (size_t)n * w, size = values * (half ? 2 : sizeof(float));
+        void *room = writer_room(p->w, size);
+        if (!room)
+            return writer_fill(p->w, NULL, 0); // the writer's error
+        float *V = half ? p->V : room;
+        block_vectors(p, first, n, half, V);
         if (half) {
             // What a half cannot hold becomes its largest number: an infinity would rank first.
-            for (size_t i = 0; i < (size_t)n * w; i++) {
-                const float x = p->V[i] < half_max ? p->V[i] : half_max;
-                p->V[i] = x > -half_max ? x : -half_max;
+            for (size_t i = 0; i < values; i++) {
+                const float x = V[i] < half_max ? V[i] : half_max;
+                V[i] = x > -half_max ? x : -half_max;
             }
-            kernels->to_half((size_t)n * w, p->V, p->half);
-            rc = writer_append(p->w, p->half, (size_t)n * w * sizeof *p->half);
+            kernels->to_half(values, V, room);
         } else {
-            rc = guard_rows(p, GUARD_ITEM, "item_emb", (uint64_t)n, w - 1, w, p->V);
+            rc = guard_rows(p, GUARD_ITEM, "item_emb", (uint64_t)n, w - 1, w, V);
             if (rc == 0)
-                rc = guard_rows(p, GUARD_ITEM_LAST, "item_emb", (uint64_t)n, 1, w, p->V + (w - 1));
-            if (rc == 0) {
-                golden_see(p, first, n);
-                rc = writer_append(p->w, p->V, (size_t)n * w * sizeof *p->V);
-            }
+                rc = guard_rows(p, GUARD_ITEM_LAST, "item_emb", (uint64_t)n, 1, w, V + (w - 1));
+            if (rc == 0)
+                golden_see(p, first, n, V);
         }
+        if (rc == 0)
+            rc = writer_fill(p->w, room, size);
     }
     return rc == 0 ? writer_end(p->w) : rc;
 }
@@ -379,44 +386,54 @@ static int row_vectors(struct publishing *p, const char *file, const char *role,
     return rc == 0 ? writer_end(p->w) : rc;
 }
 
-// Histories lie in the order in which they grew: asked for before their turn.
+// Histories lie in the order in which they grew, and name any item: what the next users' walks read
+// is asked for before their turn, first the entries and, when these are there, the owners.
 PREFETCHES void history_prefetch(const struct image *m, uint64_t i)
 {
-    enum { AHEAD = 16, CACHE_LINE = 64 };
-    if (i + AHEAD >= m->n_users || m->users[i + AHEAD] >= m->rows.history.head.n)
-        return;
-    const struct history_head *head = column_at(&m->rows.history.head, m->users[i + AHEAD]);
-    if (head->block >= m->rows.history.entry.granule.n)
-        return;
-    const char *entries = heap_at(&m->rows.history.entry, head->block);
-    for (size_t at = 0; at < head->n * sizeof(struct history_entry); at += CACHE_LINE)
-        __builtin_prefetch(entries + at);
+    enum { ENTRIES_AHEAD = 16, OWNERS_AHEAD = 8, CACHE_LINE = 64, SECOND_LEVEL = 2 };
+    const struct history *h = &m->rows.history;
+    for (int ahead = OWNERS_AHEAD; ahead <= ENTRIES_AHEAD; ahead += ENTRIES_AHEAD - OWNERS_AHEAD) {
+        if (i + (uint64_t)ahead >= m->n_users || m->users[i + (uint64_t)ahead] >= h->head.n)
+            return;
+        const struct history_head *head = column_at(&h->head, m->users[i + (uint64_t)ahead]);
+        if (head->block + (size_t)head->n > h->entry.granule.n)
+            return;
+        const struct history_entry *entries = heap_at(&h->entry, head->block);
+        if (ahead == OWNERS_AHEAD)
+            for (int k = 0; k < head->n; k++)
+                __builtin_prefetch(&m->item_owner[entries[k].item], 0, SECOND_LEVEL);
+        else
+            for (size_t at = 0; at < head->n * sizeof *entries; at += CACHE_LINE)
+                __builtin_prefetch((const char *)entries + at);
+    }
 }
 
 // One walk for both files of histories: what the second needs is kept.
 static int user_histories(struct publishing *p)
 {
     const struct image *m = &p->image;
-    const uint64_t width = (uint64_t)m->history;
+    const size_t width = (size_t)m->history;
     int rc = writer_array_begin(p->w, &(struct writer_array){.file = "user_history.safetensors",
                                                              .tensor = "items",
                                                              .role = "user_history",
                                                              .dtype = "U32",
                                                              .n_dims = 2,
                                                              .shape = {m->n_users, width}});
-    for (uint64_t first = 0; first < m->n_users && rc == 0; first += BLOCK) {
+    for (uint64_t first = 0; first < m->n_users && width > 0 && rc == 0; first += BLOCK) {
         const uint64_t n = m->n_users - first < BLOCK ? m->n_users - first : BLOCK;
-        for (uint64_t i = 0; i < n; i++) {
-            uint32_t *rows = p->histories + i * width;
-            uint8_t actions[HISTORY_MAX], gaps[HISTORY_MAX];
-            struct history_walk walk = {rows, actions, gaps, NULL, 0};
+        const size_t size = n * width * sizeof(uint32_t);
+        uint32_t *rows = writer_room(p->w, size), *room = rows;
+        uint8_t actions[HISTORY_MAX];
+        for (uint64_t i = 0; rows && i < n; i++, rows += width) {
+            struct history_walk walk = {rows, actions, NULL, NULL, 0};
             history_prefetch(m, first + i);
-            const int length = user_history(m, m->users[first + i], &walk);
+            const size_t length = (size_t)user_history(m, m->users[first + i], &walk);
             p->newest[first + i] = (uint8_t)walk.newest;
-            for (int k = 0; k < m->history; k++)
-                rows[k] = k < length ? m->item_number[rows[k]] : TT_NO_ROW;
+            for (size_t k = 0; k < length; k++)
+                rows[k] = m->item_owner[rows[k]].number;
+            memset(rows + length, 0xff, (width - length) * sizeof *rows); // TT_NO_ROW
         }
-        rc = writer_append(p->w, p->histories, n * width * sizeof *p->histories);
+        rc = writer_fill(p->w, room, size);
     }
     return rc == 0 ? writer_end(p->w) : rc;
 }
@@ -458,8 +475,13 @@ static int user_newests(struct publishing *p)
                                                              .dtype = "U32",
                                                              .n_dims = 1,
                                                              .shape = {m->n_users}});
-    for (uint64_t i = 0; i < m->n_users && rc == 0; i++)
-        rc = writer_append(p->w, &(uint32_t){p->newest[i]}, sizeof(uint32_t));
+    for (uint64_t first = 0; first < m->n_users && rc == 0; first += BLOCK) {
+        const size_t n = m->n_users - first < BLOCK ? m->n_users - first : BLOCK;
+        uint32_t *room = writer_room(p->w, n * sizeof *room);
+        for (size_t i = 0; room && i < n; i++)
+            room[i] = p->newest[first + i];
+        rc = writer_fill(p->w, room, n * sizeof *room);
+    }
     return rc == 0 ? writer_end(p->w) : rc;
 }
 
@@ -583,7 +605,7 @@ static void golden_rank(struct publishing *p, const struct golden *golden, const
                         float *value)
 {
     for (int i = 0; i < golden->n_best; i++) {
-        block_vectors(p, golden->best[i].row, 1, true);
+        block_vectors(p, golden->best[i].row, 1, true, p->V);
         light_ranker_score(&p->ranker.parameters, &p->ranker.shape, query, 1, p->V,
                            p->ranker.weight, p->ranker.form, &value[i]);
     }
@@ -632,7 +654,7 @@ static int golden_write(struct publishing *p)
         cJSON *bonuses = cJSON_AddArrayToObject(user, "bonuses");
         for (int b = 0; b < golden->n_bonuses; b++) {
             cJSON *bonus = cJSON_CreateObject();
-            cJSON_AddNumberToObject(bonus, "row", m->item_number[golden->bonuses[b].row]);
+            cJSON_AddNumberToObject(bonus, "row", m->item_owner[golden->bonuses[b].row].number);
             cJSON_AddNumberToObject(bonus, "bonus", (double)golden->bonuses[b].score);
             cJSON_AddItemToArray(bonuses, bonus);
         }
@@ -779,13 +801,10 @@ int publish_snapshot(const struct publish_options *o, struct published *publishe
         p.queries = calloc(GOLDEN_USERS * w, sizeof *p.queries);
         p.V = calloc(BLOCK * w, sizeof *p.V);
         p.scores = calloc((size_t)GOLDEN_USERS * BLOCK, sizeof *p.scores);
-        p.half = calloc(BLOCK * w, sizeof *p.half);
-        p.histories = calloc(BLOCK * (size_t)p.image.history + 1, sizeof *p.histories);
         p.extra = calloc(p.image.n_items + 1, sizeof *p.extra);
         p.newest = calloc(p.image.n_users + 1, sizeof *p.newest);
         snprintf(error, error_size, "out of memory");
-        rc = p.queries && p.V && p.scores && p.half && p.histories && p.extra && p.newest ? 0
-                                                                                          : -ENOMEM;
+        rc = p.queries && p.V && p.scores && p.extra && p.newest ? 0 : -ENOMEM;
     }
     const struct image *m = &p.image;
     if (rc == 0)
@@ -813,8 +832,6 @@ int publish_snapshot(const struct publish_options *o, struct published *publishe
     free(p.queries);
     free(p.V);
     free(p.scores);
-    free(p.half);
-    free(p.histories);
     free(p.extra);
     free(p.newest);
     image_close(&p.image);

@@ -110,7 +110,8 @@ static inline void walk_put(struct history_walk *w, int n, const struct history_
     w->newest += entry->ts_ms == *newest_ms;
     w->rows[n] = entry->item;
     w->actions[n] = entry->actions;
-    w->gaps[n] = history_gap(now_ms - entry->ts_ms);
+    if (w->gaps)
+        w->gaps[n] = history_gap(now_ms - entry->ts_ms);
     if (w->ts_ms)
         w->ts_ms[n] = entry->ts_ms;
 }
@@ -134,8 +135,8 @@ int history_before(const struct history *h, uint32_t user, int64_t ts_ms,
     return n;
 }
 
-int history_recent(const struct history *h, uint32_t user, int64_t now_ms, const int16_t *owner,
-                   int max, struct history_walk *walk)
+int history_recent(const struct history *h, uint32_t user, int64_t now_ms,
+                   const struct history_owner *owner, int max, struct history_walk *walk)
 {
     const struct history_head *head = head_of(h, user);
     const struct history_entry *entries = head->block ? heap_at(&h->entry, head->block) : NULL;
@@ -143,7 +144,7 @@ int history_recent(const struct history *h, uint32_t user, int64_t now_ms, const
     int n = 0;
     walk->newest = 0;
     for (int at = head->n - 1; at >= 0 && n < max; at--)
-        if (owner[entries[at].item] == entries[at].generation)
+        if (owner[entries[at].item].generation == entries[at].generation)
             walk_put(walk, n++, &entries[at], now_ms, &newest_ms);
     return n;
 }

@@ -61,8 +61,8 @@ void history_add(struct history *h, uint32_t user, struct history_entry entry);
 struct history_walk {
     uint32_t *rows;
     uint8_t *actions; // masks
-    uint8_t *gaps;    // history_gap of each
-    int64_t *ts_ms;   // when each was; may be NULL
+    uint8_t *gaps;    // history_gap of each; may be NULL, as the next
+    int64_t *ts_ms;   // when each was
     int newest;       // of the first, how many share one time: a basket, a page of ratings
 };
 
@@ -70,10 +70,14 @@ struct history_walk {
 // are left out. Gaps are up to ts_ms.
 int history_before(const struct history *h, uint32_t user, int64_t ts_ms,
                    const struct id_table *items, int max, struct history_walk *walk);
-// The same at the end of time with gaps up to now_ms, for whoever walks all users: owner[row] is
-// the generation of the item in the row, -1 when there is none. Two bytes for each item stay in a
-// cache where their rows do not.
-int history_recent(const struct history *h, uint32_t user, int64_t now_ms, const int16_t *owner,
-                   int max, struct history_walk *walk);
+// What whoever walks all users keeps of each row of items: eight bytes come from memory at once,
+// and stay in a cache where the rows themselves do not.
+struct history_owner {
+    uint32_t number;    // the caller's name of the row
+    int16_t generation; // of the item in the row, -1 when there is none
+};
+// The same at the end of time with gaps up to now_ms; owner is by row of items.
+int history_recent(const struct history *h, uint32_t user, int64_t now_ms,
+                   const struct history_owner *owner, int max, struct history_walk *walk);
 // The user's row has expired.
 void history_clear(struct history *h, uint32_t user);

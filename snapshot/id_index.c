@@ -36,9 +36,10 @@ void id_index_close(struct id_index *x)
     x->buckets = NULL;
 }
 
-void id_index_add(struct id_index *x, uint64_t key, uint32_t row)
+static void put_next(struct id_index *x)
 {
-    assert(x->n_added < x->n && row != ID_INDEX_EMPTY);
+    const uint64_t key = x->waiting[x->n_put % ID_INDEX_AHEAD].key;
+    const uint32_t row = x->waiting[x->n_put++ % ID_INDEX_AHEAD].row;
     uint64_t b = id_index_home(key, x->seed, x->n_buckets);
     for (;;) {
         struct id_index_bucket *bucket = &x->buckets[b];
@@ -46,13 +47,25 @@ void id_index_add(struct id_index *x, uint64_t key, uint32_t row)
             if (bucket->row[i] == ID_INDEX_EMPTY) {
                 bucket->key[i] = key;
                 bucket->row[i] = row;
-                x->n_added++;
                 return;
             }
         }
         bucket->overflow = 1;
         b = b + 1 == x->n_buckets ? 0 : b + 1;
     }
+}
+
+// A bucket is anywhere in more memory than the cache holds: it is asked for now, and the key goes
+// in some calls later, in the same order.
+void id_index_add(struct id_index *x, uint64_t key, uint32_t row)
+{
+    assert(x->n_added < x->n && row != ID_INDEX_EMPTY);
+    if (x->n_added - x->n_put == ID_INDEX_AHEAD)
+        put_next(x);
+    __builtin_prefetch(&x->buckets[id_index_home(key, x->seed, x->n_buckets)], 1);
+    const uint64_t at = x->n_added++ % ID_INDEX_AHEAD;
+    x->waiting[at].key = key;
+    x->waiting[at].row = row;
 }
 
 static void put_u32(unsigned char *header, size_t offset, uint32_t value)
@@ -65,9 +78,11 @@ static void put_u64(unsigned char *header, size_t offset, uint64_t value)
     memcpy(header + offset, &value, sizeof value);
 }
 
-int id_index_write(const struct id_index *x, struct writer *w, const char *file, const char *role)
+int id_index_write(struct id_index *x, struct writer *w, const char *file, const char *role)
 {
     assert(x->n_added == x->n);
+    while (x->n_put < x->n_added)
+        put_next(x);
     const size_t size = (size_t)x->n_buckets * sizeof *x->buckets;
     unsigned char header[ID_INDEX_HEADER] = {0};
     memcpy(header, ID_INDEX_MAGIC, 8);

@@ -38,6 +38,7 @@ enum {
     ID_INDEX_SLOTS = 5,
     ID_INDEX_VERSION = 1,
     ID_INDEX_FMIX64 = 1,
+    ID_INDEX_AHEAD = 16,
 };
 
 #define ID_INDEX_MAGIC "TTOIDX01"
@@ -74,6 +75,12 @@ struct id_index {
     uint64_t n, n_buckets, seed, n_added;
     enum id_index_keys keys;
     struct id_index_bucket *buckets; // 64-byte aligned
+    // Added, and asked for from memory, but not yet there: those since n_put.
+    struct {
+        uint64_t key;
+        uint32_t row;
+    } waiting[ID_INDEX_AHEAD];
+    uint64_t n_put;
 };
 
 // Takes memory for n < 2^32 - 1 keys, 18.3 bytes each. 0 or -ENOMEM.
@@ -81,4 +88,4 @@ int id_index_open(struct id_index *x, enum id_index_keys keys, uint64_t n, uint6
 void id_index_close(struct id_index *x);
 void id_index_add(struct id_index *x, uint64_t key, uint32_t row); // at most n times
 // Appends the file <file> through the writer.
-int id_index_write(const struct id_index *x, struct writer *w, const char *file, const char *role);
+int id_index_write(struct id_index *x, struct writer *w, const char *file, const char *role);

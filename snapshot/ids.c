@@ -2,14 +2,16 @@
 #include "snapshot/ids.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "snapshot/id_index.h"
 #include "snapshot/writer.h"
 
-enum { FILE_NAME_SIZE = 128 };
+enum { FILE_NAME_SIZE = 128, ROWS = 512 };
 
 // The seed of every index: the file then depends on the ids alone.
 static const uint64_t index_seed = 0x74776f746f776572;
@@ -26,64 +28,51 @@ static size_t id_text(const struct ids_entry *id, char number[24], const char **
                                  : snprintf(number, 24, "%" PRIu64, id->integer));
 }
 
-static bool all_plain_integers(uint64_t n, ids_get_fn *get, void *arg)
+// The size of what id_text gives, without making it.
+static size_t id_size(const struct ids_entry *id)
 {
-    for (uint64_t row = 0; row < n; row++) {
-        struct ids_entry id = {0};
-        get(arg, row, &id);
-        if (id.kind != IDS_INTEGER || id.negative)
-            return false;
-    }
-    return true;
+    if (id->kind == IDS_STRING)
+        return id->size;
+    size_t size = 1 + id->negative;
+    for (uint64_t left = id->negative ? -id->integer : id->integer; left >= 10; left /= 10)
+        size++;
+    return size;
 }
 
-static int write_integers(struct writer *w, const char *table, uint64_t n, ids_get_fn *get,
-                          void *arg)
-{
-    char file[FILE_NAME_SIZE], role[FILE_NAME_SIZE];
-    snprintf(file, sizeof file, "%s_ids.safetensors", table);
-    snprintf(role, sizeof role, "%s_ids", table);
-    writer_array_begin(w, &(struct writer_array){file, "ids", role, "U64", 1, {n}});
-    for (uint64_t row = 0; row < n; row++) {
-        struct ids_entry id = {0};
-        get(arg, row, &id);
-        writer_append(w, &id.integer, sizeof id.integer);
-    }
-    return writer_end(w);
-}
-
-// A string column from whatever gives strings.
-struct strings {
-    strings_get_fn *get;
-    void *arg;
+// What the first look at a table finds and the files that follow are made of.
+struct column_sizes {
+    uint64_t total;
+    uint32_t *size; // of each row's bytes
 };
 
-static int write_strings(struct writer *w, const char *bytes_file, const char *bytes_role,
-                         const char *offsets_file, const char *offsets_role, uint64_t n,
-                         const struct strings *s)
+static int sizes_open(struct column_sizes *s, struct writer *w, uint64_t n)
 {
-    const char *bytes;
-    size_t size;
-    uint64_t total = 0;
-    for (uint64_t row = 0; row < n; row++) {
-        s->get(s->arg, row, &bytes, &size);
-        total += size;
-    }
-    writer_blob_begin(w, bytes_file, bytes_role, total);
-    for (uint64_t row = 0; row < n; row++) {
-        s->get(s->arg, row, &bytes, &size);
-        writer_append(w, bytes, size);
-    }
-    writer_end(w);
+    *s = (struct column_sizes){0, malloc((n + 1) * sizeof *s->size)};
+    return s->size ? 0 : writer_fail(w, -ENOMEM, "not enough memory for the sizes of strings");
+}
 
-    writer_array_begin(
-        w, &(struct writer_array){offsets_file, "offsets", offsets_role, "U64", 1, {n + 1}});
+static void sizes_set(struct column_sizes *s, uint64_t row, size_t size)
+{
+    assert(size <= UINT32_MAX);
+    s->size[row] = (uint32_t)size;
+    s->total += size;
+}
+
+static int write_offsets(struct writer *w, const char *file, const char *role, uint64_t n,
+                         const struct column_sizes *s)
+{
     uint64_t offset = 0;
+    writer_array_begin(w, &(struct writer_array){file, "offsets", role, "U64", 1, {n + 1}});
     writer_append(w, &offset, sizeof offset);
-    for (uint64_t row = 0; row < n; row++) {
-        s->get(s->arg, row, &bytes, &size);
-        offset += size;
-        writer_append(w, &offset, sizeof offset);
+    for (uint64_t row = 0, end; row < n; row = end) {
+        end = n - row < ROWS ? n : row + ROWS;
+        const size_t size = (size_t)(end - row) * sizeof offset;
+        uint64_t *room = writer_room(w, size);
+        if (!room)
+            break;
+        for (uint64_t i = row; i < end; i++)
+            room[i - row] = offset += s->size[i];
+        writer_fill(w, room, size);
     }
     return writer_end(w);
 }
@@ -96,78 +85,119 @@ int strings_write(struct writer *w, const char *name, uint64_t n, strings_get_fn
     snprintf(role, sizeof role, "%s_bytes", name);
     snprintf(offsets_file, sizeof offsets_file, "%s_off.safetensors", name);
     snprintf(offsets_role, sizeof offsets_role, "%s_offsets", name);
-    return write_strings(w, file, role, offsets_file, offsets_role, n, &(struct strings){get, arg});
+    struct column_sizes sizes;
+    const char *bytes;
+    size_t size;
+    int rc = sizes_open(&sizes, w, n);
+    if (rc < 0)
+        return rc;
+    for (uint64_t row = 0; row < n; row++) {
+        get(arg, row, &bytes, &size);
+        sizes_set(&sizes, row, size);
+    }
+    writer_blob_begin(w, file, role, sizes.total);
+    for (uint64_t row = 0; row < n && sizes.total > 0; row++) {
+        get(arg, row, &bytes, &size);
+        writer_append(w, bytes, size);
+    }
+    writer_end(w);
+    rc = write_offsets(w, offsets_file, offsets_role, n, &sizes);
+    free(sizes.size);
+    return rc;
 }
 
-struct id_strings {
+// A table of ids while its files are written.
+struct ids {
+    struct writer *w;
+    const char *table;
+    uint64_t n;
     ids_get_fn *get;
     void *arg;
-    char number[24];
+    bool integers;             // all are, of at least 0
+    struct column_sizes sizes; // otherwise
+    uint8_t *kind;
+    struct id_index index;
 };
 
-static void id_string(void *arg, uint64_t row, const char **bytes, size_t *size)
+static int ids_open(struct ids *ids)
 {
-    struct id_strings *s = arg;
-    struct ids_entry id = {0};
-    s->get(s->arg, row, &id);
-    *size = id_text(&id, s->number, bytes);
+    int rc = sizes_open(&ids->sizes, ids->w, ids->n);
+    ids->kind = malloc(ids->n + 1);
+    if (rc == 0 && !ids->kind)
+        rc = writer_fail(ids->w, -ENOMEM, "not enough memory for the kinds of ids");
+    ids->integers = true;
+    for (uint64_t row = 0; row < ids->n && rc == 0; row++) {
+        struct ids_entry id = {0};
+        ids->get(ids->arg, row, &id);
+        ids->kind[row] = (uint8_t)id.kind;
+        ids->integers = ids->integers && id.kind == IDS_INTEGER && !id.negative;
+        sizes_set(&ids->sizes, row, id_size(&id));
+    }
+    if (rc < 0)
+        return rc;
+    rc = id_index_open(&ids->index, ids->integers ? ID_INDEX_INTEGERS : ID_INDEX_HASHES, ids->n,
+                       index_seed);
+    return rc == 0 ? 0 : writer_fail(ids->w, rc, "not enough memory for the index of the ids");
 }
 
-static int write_texts(struct writer *w, const char *table, uint64_t n, ids_get_fn *get, void *arg)
+// The ids themselves, and each into the index on the way.
+static int write_integers(struct ids *ids)
 {
+    struct writer *w = ids->w;
     char file[FILE_NAME_SIZE], role[FILE_NAME_SIZE];
-    char offsets_file[FILE_NAME_SIZE], offsets_role[FILE_NAME_SIZE];
-    snprintf(file, sizeof file, "%s_ids_str.bin", table);
-    snprintf(role, sizeof role, "%s_ids_bytes", table);
-    snprintf(offsets_file, sizeof offsets_file, "%s_ids_off.safetensors", table);
-    snprintf(offsets_role, sizeof offsets_role, "%s_ids_offsets", table);
-    struct id_strings ids = {.get = get, .arg = arg};
-    write_strings(w, file, role, offsets_file, offsets_role, n, &(struct strings){id_string, &ids});
-
-    snprintf(file, sizeof file, "%s_ids_kind.safetensors", table);
-    snprintf(role, sizeof role, "%s_ids_kind", table);
-    writer_array_begin(w, &(struct writer_array){file, "kind", role, "U8", 1, {n}});
-    for (uint64_t row = 0; row < n; row++) {
+    snprintf(file, sizeof file, "%s_ids.safetensors", ids->table);
+    snprintf(role, sizeof role, "%s_ids", ids->table);
+    writer_array_begin(w, &(struct writer_array){file, "ids", role, "U64", 1, {ids->n}});
+    for (uint64_t row = 0; row < ids->n; row++) {
         struct ids_entry id = {0};
-        get(arg, row, &id);
-        const uint8_t kind = (uint8_t)id.kind;
-        writer_append(w, &kind, 1);
+        ids->get(ids->arg, row, &id);
+        writer_append(w, &id.integer, sizeof id.integer);
+        id_index_add(&ids->index, id.integer, (uint32_t)row);
     }
     return writer_end(w);
 }
 
-static int write_index(struct writer *w, const char *table, bool integers, uint64_t n,
-                       ids_get_fn *get, void *arg)
+static int write_texts(struct ids *ids)
 {
-    struct id_index x;
-    int rc = id_index_open(&x, integers ? ID_INDEX_INTEGERS : ID_INDEX_HASHES, n, index_seed);
-    if (rc < 0)
-        return writer_fail(w, rc, "not enough memory for the index of the ids");
-    for (uint64_t row = 0; row < n; row++) {
-        struct ids_entry id = {0};
-        get(arg, row, &id);
-        uint64_t key = id.integer;
-        if (!integers) {
-            char number[24];
-            const char *bytes;
-            const size_t size = id_text(&id, number, &bytes);
-            key = id_index_key((int)id.kind, bytes, size);
-        }
-        id_index_add(&x, key, (uint32_t)row);
-    }
+    struct writer *w = ids->w;
     char file[FILE_NAME_SIZE], role[FILE_NAME_SIZE];
-    snprintf(file, sizeof file, "%s_index.oidx", table);
-    snprintf(role, sizeof role, "%s_index", table);
-    rc = id_index_write(&x, w, file, role);
-    id_index_close(&x);
-    return rc;
+    snprintf(file, sizeof file, "%s_ids_str.bin", ids->table);
+    snprintf(role, sizeof role, "%s_ids_bytes", ids->table);
+    writer_blob_begin(w, file, role, ids->sizes.total);
+    for (uint64_t row = 0; row < ids->n; row++) {
+        struct ids_entry id = {0};
+        char number[24];
+        const char *bytes;
+        ids->get(ids->arg, row, &id);
+        const size_t size = id_text(&id, number, &bytes);
+        writer_append(w, bytes, size);
+        id_index_add(&ids->index, id_index_key((int)id.kind, bytes, size), (uint32_t)row);
+    }
+    writer_end(w);
+    snprintf(file, sizeof file, "%s_ids_off.safetensors", ids->table);
+    snprintf(role, sizeof role, "%s_ids_offsets", ids->table);
+    write_offsets(w, file, role, ids->n, &ids->sizes);
+    snprintf(file, sizeof file, "%s_ids_kind.safetensors", ids->table);
+    snprintf(role, sizeof role, "%s_ids_kind", ids->table);
+    return writer_array(w, &(struct writer_array){file, "kind", role, "U8", 1, {ids->n}},
+                        ids->kind);
 }
 
 int ids_write(struct writer *w, const char *table, uint64_t n, ids_get_fn *get, void *arg)
 {
     assert(n < ID_INDEX_EMPTY);
-    const bool integers = all_plain_integers(n, get, arg);
-    const int rc =
-        integers ? write_integers(w, table, n, get, arg) : write_texts(w, table, n, get, arg);
-    return rc < 0 ? rc : write_index(w, table, integers, n, get, arg);
+    struct ids ids = {.w = w, .table = table, .n = n, .get = get, .arg = arg};
+    char file[FILE_NAME_SIZE], role[FILE_NAME_SIZE];
+    snprintf(file, sizeof file, "%s_index.oidx", table);
+    snprintf(role, sizeof role, "%s_index", table);
+    int rc = ids_open(&ids);
+    if (rc == 0) {
+        rc = ids.integers ? write_integers(&ids) : write_texts(&ids);
+        if (rc == 0)
+            rc = id_index_write(&ids.index, w, file, role);
+        id_index_close(&ids.index);
+    }
+    free(ids.sizes.size);
+    free(ids.kind);
+    return rc;
 }

@@ -31,14 +31,13 @@ struct ids_entry {
     size_t size;
 };
 
-// Gives the id of a row. Called for every row in order, several times over.
+// Gives the id of a row. Called for every row in order, twice.
 typedef void ids_get_fn(void *arg, uint64_t row, struct ids_entry *id);
-// Gives the string of a row, size 0 when there is none. Called for every row in order, several
-// times over.
+// Gives the string of a row, size 0 when there is none. Called for every row in order, twice.
 typedef void strings_get_fn(void *arg, uint64_t row, const char **bytes, size_t *size);
 
-// Writes the ids of n < 2^32 - 1 rows and their index. Needs 19 bytes of memory a row meanwhile.
+// Writes the ids of n < 2^32 - 1 rows and their index. Needs 24 bytes of memory a row meanwhile.
 // No two rows have the same id. Errors are the writer's: 0 or -errno, and they stay.
 int ids_write(struct writer *w, const char *table, uint64_t n, ids_get_fn *get, void *arg);
-// Writes a string column of n rows, for instance titles: name "item_titles".
+// Writes a string column of n rows, for instance titles: name "item_titles". Needs 4 bytes a row.
 int strings_write(struct writer *w, const char *name, uint64_t n, strings_get_fn *get, void *arg);

@@ -33,6 +33,7 @@ struct open_file {
     int n_dims;
     uint64_t shape[WRITER_DIMS_MAX];
     uint64_t data_offset, size, put; // bytes of the file; put includes those in the block
+    char *block;                     // of the engine, NULL: none yet
     size_t in_block;
     uint64_t row_size;
     uint32_t crc;
@@ -50,6 +51,8 @@ struct writer {
     bool made;           // the temporary directory exists
     bool file_open;
     struct open_file file;
+    void *shared; // for rooms that lie in two blocks
+    size_t shared_size;
     cJSON *manifest, *files; // files belongs to manifest
     uint64_t bytes;
     uint32_t manifest_crc;
@@ -220,6 +223,7 @@ void writer_close(struct writer *w)
     if (w->manifest && !cJSON_GetObjectItemCaseSensitive(w->manifest, "files"))
         cJSON_Delete(w->files);
     cJSON_Delete(w->manifest);
+    free(w->shared);
     free(w->space);
     free(w->format);
     free(w->root_path);
@@ -334,10 +338,11 @@ void *writer_reserve(struct writer *w, size_t *n)
 {
     if (w->rc < 0)
         return NULL;
-    const struct open_file *f = &w->file;
+    struct open_file *f = &w->file;
     assert(w->file_open && f->put < f->size);
-    char *block = engine_block_get(w->engine);
-    if (!block) {
+    if (!f->block)
+        f->block = engine_block_get(w->engine);
+    if (!f->block) {
         fail(w, engine_status(w->engine), "%s", engine_error(w->engine));
         return NULL;
     }
@@ -346,7 +351,7 @@ void *writer_reserve(struct writer *w, size_t *n)
     const size_t there = left < room ? (size_t)left : room;
     if (*n > there)
         *n = there;
-    return block + f->in_block;
+    return f->block + f->in_block;
 }
 
 int writer_commit(struct writer *w, size_t n)
@@ -359,10 +364,11 @@ int writer_commit(struct writer *w, size_t n)
     f->put += n;
     if (f->in_block == 0 || (f->in_block < ENGINE_BLOCK && f->put < f->size))
         return 0;
-    const uint32_t crc = crc32c(0, engine_block_get(w->engine), f->in_block);
+    const uint32_t crc = crc32c(0, f->block, f->in_block);
     f->chunk_crc[f->n_chunks++] = crc;
     f->crc = crc32c_combine(f->crc, crc, f->in_block);
     const int rc = engine_block_put(w->engine, f->in_block);
+    f->block = NULL;
     f->in_block = 0;
     return rc < 0 ? fail(w, rc, "%s", engine_error(w->engine)) : 0;
 }
@@ -380,6 +386,28 @@ int writer_append(struct writer *w, const void *bytes, size_t n)
         n -= piece;
     }
     return w->rc;
+}
+
+void *writer_room(struct writer *w, size_t n)
+{
+    size_t there = n;
+    void *room = writer_reserve(w, &there);
+    if (!room || there == n)
+        return room;
+    assert(n <= w->file.size - w->file.put);
+    if (n > w->shared_size) {
+        free(w->shared);
+        w->shared = malloc(n);
+        w->shared_size = w->shared ? n : 0;
+        if (!w->shared)
+            fail_memory(w);
+    }
+    return w->shared;
+}
+
+int writer_fill(struct writer *w, const void *room, size_t n)
+{
+    return room && room == w->shared ? writer_append(w, room, n) : writer_commit(w, n);
 }
 
 static char *base64(const void *bytes, size_t n)

@@ -78,6 +78,11 @@ int writer_append(struct writer *w, const void *bytes, size_t n);
 // NULL after an error.
 void *writer_reserve(struct writer *w, size_t *n);
 int writer_commit(struct writer *w, size_t n);
+// Room for exactly n > 0 bytes in one piece, to be filled and then given to writer_fill: where the
+// next n bytes are written from, or memory of the writer's where two blocks share them. NULL after
+// an error.
+void *writer_room(struct writer *w, size_t n);
+int writer_fill(struct writer *w, const void *room, size_t n);
 int writer_end(struct writer *w);
 
 // The same in one call.

@@ -199,7 +199,7 @@ static void with_the_items_owners_at_hand_it_is_the_history_at_the_end_of_time(v
 {
     (void)state;
     struct rng rng = {7, 0};
-    int16_t owner[ITEMS];
+    struct history_owner owner[ITEMS];
     for (int i = 0; i < 600; i++)
         add((uint32_t)rng_below(&rng, 40), (uint32_t)rng_below(&rng, ITEMS),
             (int64_t)rng_below(&rng, 30));
@@ -211,7 +211,8 @@ static void with_the_items_owners_at_hand_it_is_the_history_at_the_end_of_time(v
         id_table_see(&f.items, &id, 0, &created);
     }
     for (uint32_t row = 0; row < ITEMS; row++)
-        owner[row] = id_table_live(&f.items, row) ? id_table_row(&f.items, row)->generation : -1;
+        owner[row].generation =
+            id_table_live(&f.items, row) ? id_table_row(&f.items, row)->generation : -1;
     for (uint32_t user = 0; user < 50; user++)
         for (int max = 0; max <= 2 * LENGTH; max++) {
             const int64_t end = 40; // after everything

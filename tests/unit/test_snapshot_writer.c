@@ -176,6 +176,52 @@ static void reserved_room_is_written_like_appended_bytes(void **state)
     root_remove(&r);
 }
 
+static void room_is_in_one_piece_also_where_two_blocks_share_it(void **state)
+{
+    (void)state;
+    struct test_root r;
+    root_make(&r, "/tmp", ENGINE_AUTO, NULL);
+    const size_t n = 5 * MiB + 100;
+    uint8_t *bytes = pattern(n, n);
+    struct writer *w = root_writer(&r, 1);
+    writer_array_begin(w, &(struct writer_array){"a.safetensors", "x", "array", "U8", 1, {n}});
+    // Some of these do not fit into the block where they begin, and each is larger than all before.
+    for (size_t at = 0, size = 300000, take; at < n; at += take, size += 10000) {
+        take = n - at < size ? n - at : size;
+        uint8_t *room = writer_room(w, take);
+        assert_non_null(room);
+        memset(room, 0, take);
+        memcpy(room, bytes + at, take);
+        assert_int_equal(writer_fill(w, room, take), 0);
+    }
+    writer_end(w);
+    root_publish(w);
+
+    struct tt_reader *reader;
+    char error[256];
+    assert_int_equal(tt_open(&reader, r.path, error, sizeof error), 0);
+    assert_int_equal(tt_verify(reader, error, sizeof error), 0);
+    assert_memory_equal(tt_find(reader, "array")->data, bytes, n);
+    tt_close(reader);
+    free(bytes);
+    root_remove(&r);
+}
+
+static void after_an_error_there_is_no_room_and_filling_it_says_the_error(void **state)
+{
+    (void)state;
+    struct test_root r;
+    root_make(&r, "/tmp", ENGINE_AUTO, NULL);
+    struct writer *w = root_writer(&r, 1);
+    writer_array_begin(w, &(struct writer_array){"a.safetensors", "x", "array", "U8", 1, {100}});
+    writer_fail(w, -EDOM, "of the caller's");
+    void *room = writer_room(w, 100);
+    assert_null(room);
+    assert_int_equal(writer_fill(w, room, 100), -EDOM);
+    writer_close(w);
+    root_remove(&r);
+}
+
 static cJSON *member(cJSON *object, const char *key)
 {
     cJSON *item = cJSON_GetObjectItemCaseSensitive(object, key);
@@ -463,6 +509,8 @@ int main(void)
         cmocka_unit_test(what_is_written_in_pieces_of_any_size_is_read_back),
         cmocka_unit_test(both_backends_write_the_same_bytes),
         cmocka_unit_test(reserved_room_is_written_like_appended_bytes),
+        cmocka_unit_test(room_is_in_one_piece_also_where_two_blocks_share_it),
+        cmocka_unit_test(after_an_error_there_is_no_room_and_filling_it_says_the_error),
         cmocka_unit_test(the_manifest_says_what_is_in_the_files),
         cmocka_unit_test(what_is_not_published_leaves_nothing),
         cmocka_unit_test(a_generation_that_exists_is_refused),
