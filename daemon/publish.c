@@ -377,11 +377,13 @@ static int row_vectors(struct publishing *p, const char *file, const char *role,
                                                              .shape = {n, d}});
     for (uint64_t i = 0, run; i < n && rc == 0; i += run) {
         run = n - i < BLOCK ? n - i : BLOCK;
-        for (uint64_t k = 0; k < run; k++)
-            memcpy(p->V + k * d, (const float *)column_at(c, rows[i + k]) + from, d * sizeof *p->V);
-        rc = guard_rows(p, array, role, run, d, d, p->V);
+        const size_t size = run * d * sizeof(float);
+        float *room = writer_room(p->w, size);
+        for (uint64_t k = 0; room && k < run; k++)
+            memcpy(room + k * d, (const float *)column_at(c, rows[i + k]) + from, d * sizeof *room);
+        rc = room ? guard_rows(p, array, role, run, d, d, room) : 0;
         if (rc == 0)
-            rc = writer_append(p->w, p->V, run * d * sizeof *p->V);
+            rc = writer_fill(p->w, room, size);
     }
     return rc == 0 ? writer_end(p->w) : rc;
 }
