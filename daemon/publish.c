@@ -83,12 +83,6 @@ static int image_open(struct image *m, const struct publish_options *o, char *er
         return rc;
     m->model = assemble_model(o->config);
     const struct tt_reader *r = m->reader;
-    // A fault then has the kernel read 4 MB in pages of 2 MB where the file system knows them, the
-    // second half ahead, however short the read-ahead of the device is. A wish.
-    for (int i = 0; i < tt_n_arrays(r); i++) {
-        const struct tt_array *a = tt_array_at(r, i);
-        madvise((void *)a->data, (size_t)a->size, MADV_HUGEPAGE);
-    }
     const size_t row = (size_t)m->model.dim * sizeof(float);
     struct column state, join;
     m->tables.dim = (size_t)m->model.dim;
@@ -178,6 +172,25 @@ static int user_history(const struct image *m, uint32_t user, struct history_wal
 {
     return history_recent(&m->rows.history, user, m->trainer.event_time_ms, m->item_owner,
                           m->history, walk);
+}
+
+// A walk over a column, of which the disk brings the next stretch while the last is worked on. Left
+// to faults, it is waited for as often as the device's read-ahead is short.
+struct ahead {
+    const struct column *column;
+    size_t asked; // bytes
+};
+
+static void ahead_of(struct ahead *a, uint64_t row)
+{
+    enum { AHEAD = 16 << 20, PAGE = 4096 };
+    const struct column *c = a->column;
+    const size_t here = row * c->unit, size = c->n * c->unit;
+    if (here >= size || a->asked >= size || a->asked > here + AHEAD / 2)
+        return;
+    const size_t end = size - here > AHEAD ? (here + AHEAD) / PAGE * PAGE : size;
+    madvise(c->base + a->asked, end - a->asked, MADV_WILLNEED);
+    a->asked = end;
 }
 
 static double mean(double sum, double n)
@@ -335,6 +348,7 @@ static int item_vectors(struct publishing *p, bool half)
                                      .dtype = half ? "F16" : "F32",
                                      .n_dims = 2,
                                      .shape = {m->n_items, w}});
+    struct ahead vectors = {&m->tables.item_vector, 0}, states = {&m->tables.item_state, 0};
     for (uint64_t first = 0; first < m->n_items && rc == 0; first += BLOCK) {
         const int n = (int)(m->n_items - first < BLOCK ? m->n_items - first : BLOCK);
         const size_t values = (size_t)n * w, size = values * (half ? 2 : sizeof(float));
@@ -342,6 +356,9 @@ static int item_vectors(struct publishing *p, bool half)
         if (!room)
             return writer_fill(p->w, NULL, 0); // the writer's error
         float *V = half ? p->V : room;
+        ahead_of(&vectors, m->items[first]);
+        if (!half)
+            ahead_of(&states, m->items[first]);
         block_vectors(p, first, n, half, V);
         if (half) {
             // What a half cannot hold becomes its largest number: an infinity would rank first.
@@ -375,10 +392,12 @@ static int row_vectors(struct publishing *p, const char *file, const char *role,
                                                              .dtype = "F32",
                                                              .n_dims = 2,
                                                              .shape = {n, d}});
+    struct ahead ahead = {c, 0};
     for (uint64_t i = 0, run; i < n && rc == 0; i += run) {
         run = n - i < BLOCK ? n - i : BLOCK;
         const size_t size = run * d * sizeof(float);
         float *room = writer_room(p->w, size);
+        ahead_of(&ahead, rows[i]);
         for (uint64_t k = 0; room && k < run; k++)
             memcpy(room + k * d, (const float *)column_at(c, rows[i + k]) + from, d * sizeof *room);
         rc = room ? guard_rows(p, array, role, run, d, d, room) : 0;
@@ -421,11 +440,16 @@ static int user_histories(struct publishing *p)
                                                              .dtype = "U32",
                                                              .n_dims = 2,
                                                              .shape = {m->n_users, width}});
+    struct ahead entries = {&m->rows.history.entry.granule, 0};
     for (uint64_t first = 0; first < m->n_users && width > 0 && rc == 0; first += BLOCK) {
         const uint64_t n = m->n_users - first < BLOCK ? m->n_users - first : BLOCK;
         const size_t size = n * width * sizeof(uint32_t);
         uint32_t *rows = writer_room(p->w, size), *room = rows;
         uint8_t actions[HISTORY_MAX];
+        if (m->users[first] < m->rows.history.head.n) {
+            const struct history_head *head = column_at(&m->rows.history.head, m->users[first]);
+            ahead_of(&entries, head->block);
+        }
         for (uint64_t i = 0; rows && i < n; i++, rows += width) {
             struct history_walk walk = {rows, actions, NULL, NULL, 0};
             history_prefetch(m, first + i);
