@@ -145,6 +145,22 @@ static void both_backends_write_the_same_bytes(void **state)
     root_remove(&plain);
 }
 
+// Ends the array and publishes it; bytes (n) are what a reader finds then. Both are gone
+// afterwards.
+static void array_arrives(struct test_root *r, struct writer *w, uint8_t *bytes, size_t n)
+{
+    struct tt_reader *reader;
+    char error[256];
+    writer_end(w);
+    root_publish(w);
+    assert_int_equal(tt_open(&reader, r->path, error, sizeof error), 0);
+    assert_int_equal(tt_verify(reader, error, sizeof error), 0);
+    assert_memory_equal(tt_find(reader, "array")->data, bytes, n);
+    tt_close(reader);
+    free(bytes);
+    root_remove(r);
+}
+
 static void reserved_room_is_written_like_appended_bytes(void **state)
 {
     (void)state;
@@ -163,17 +179,7 @@ static void reserved_room_is_written_like_appended_bytes(void **state)
         writer_commit(w, there);
         at += there;
     }
-    writer_end(w);
-    root_publish(w);
-
-    struct tt_reader *reader;
-    char error[256];
-    assert_int_equal(tt_open(&reader, r.path, error, sizeof error), 0);
-    assert_int_equal(tt_verify(reader, error, sizeof error), 0);
-    assert_memory_equal(tt_find(reader, "array")->data, bytes, n);
-    tt_close(reader);
-    free(bytes);
-    root_remove(&r);
+    array_arrives(&r, w, bytes, n);
 }
 
 static void room_is_in_one_piece_also_where_two_blocks_share_it(void **state)
@@ -194,17 +200,7 @@ static void room_is_in_one_piece_also_where_two_blocks_share_it(void **state)
         memcpy(room, bytes + at, take);
         assert_int_equal(writer_fill(w, room, take), 0);
     }
-    writer_end(w);
-    root_publish(w);
-
-    struct tt_reader *reader;
-    char error[256];
-    assert_int_equal(tt_open(&reader, r.path, error, sizeof error), 0);
-    assert_int_equal(tt_verify(reader, error, sizeof error), 0);
-    assert_memory_equal(tt_find(reader, "array")->data, bytes, n);
-    tt_close(reader);
-    free(bytes);
-    root_remove(&r);
+    array_arrives(&r, w, bytes, n);
 }
 
 static void after_an_error_there_is_no_room_and_filling_it_says_the_error(void **state)
