@@ -27,11 +27,12 @@ struct window {
 
 enum { HEAVY_KEYS = 64 };
 
-// Misra-Gries: a key without a counter takes a free one, or else one off all of them.
+// Misra-Gries: a key without a counter takes a free one, or else one off all of them. A key is half
+// of an id's hash: that two of them meet is one in a hundred million records.
 struct heavy {
     struct window window;
     int used;
-    uint64_t key[HEAVY_KEYS];
+    uint32_t key[HEAVY_KEYS];
     uint32_t count[HEAVY_KEYS];
 };
 
@@ -70,12 +71,12 @@ static bool window_told(struct window *w)
 }
 
 // The place of the key, or used. The one that was found last is the first: users come in bursts.
-// Most requests are new, so all counters are looked at without a branch.
-static int heavy_find(struct heavy *h, uint64_t key)
+// Most requests are new, so all counters are looked at without a branch, four at a time.
+static int heavy_find(struct heavy *h, uint32_t key)
 {
     if (h->used > 0 && h->key[0] == key)
         return 0;
-    uint64_t there = 0;
+    uint32_t there = 0;
     for (int i = 0; i < h->used; i++)
         there |= h->key[i] == key;
     if (!there)
@@ -91,7 +92,7 @@ static int heavy_find(struct heavy *h, uint64_t key)
     return 0;
 }
 
-static void heavy_count(struct heavy *h, uint64_t key, uint32_t n)
+static void heavy_count(struct heavy *h, uint32_t key, uint32_t n)
 {
     int at = heavy_find(h, key);
     if (at == h->used && h->used == HEAVY_KEYS) {
@@ -121,7 +122,7 @@ static void heavy_see(struct heavy *h, const struct id *id, uint32_t n, double *
 {
     if (id->kind == ID_ABSENT)
         return;
-    heavy_count(h, id->hash, n);
+    heavy_count(h, (uint32_t)id->hash, n);
     if (!window_add(&h->window, n))
         return;
     uint32_t largest = 0;
