@@ -475,17 +475,27 @@ static void candidates_choose(struct towers *t, struct step *s)
 {
     struct recipe *r = recipe_of(t);
     const struct two_tower_options *o = t->options;
-    for (int i = 0; i < s->n; i++)
+    for (int i = 0; i < s->n; i++) {
+        if (i + ROWS_AHEAD < s->n)
+            marks_prefetch(&r->candidate_of, 1, &s->examples[i + ROWS_AHEAD].item);
         r->target[i] = candidate_add(t, s, s->examples[i].item);
+    }
     for (int i = 0; i < s->n; i++)
         r->hits[r->target[i]] += 1;
     s->target = r->target;
     const uint64_t key = rng_key(o->seed, UINT64_C(0x756e69666f726d)); // "uniform"
     struct rng rng = {rng_at(key, tables_state(t->tables)->steps), 0};
-    for (int i = 0; i < o->uniform_negatives; i++) {
-        const uint32_t row = (uint32_t)rng_below(&rng, t->items->row.n);
-        if (id_table_live(t->items, row)) // a free row: one draw less, the same for every replay
-            candidate_add(t, s, row);
+    uint32_t drawn[ROWS_AHEAD]; // their rows and marks are on the way
+    for (int i = 0; i < o->uniform_negatives + ROWS_AHEAD; i++) {
+        uint32_t *row = &drawn[i % ROWS_AHEAD];
+        // A free row is one draw less, the same for every replay.
+        if (i >= ROWS_AHEAD && id_table_live(t->items, *row))
+            candidate_add(t, s, *row);
+        if (i < o->uniform_negatives) {
+            *row = (uint32_t)rng_below(&rng, t->items->row.n);
+            column_prefetch(&t->items->row, *row);
+            marks_prefetch(&r->candidate_of, 1, row);
+        }
     }
 }
 
@@ -592,8 +602,10 @@ static void queries_forward(struct recipe *r, const struct step *s, const struct
     for (int i = 0; i < s->n; i++) {
         const struct example *example = &s->examples[i];
         const float *vectors[HISTORY_MAX], *contexts[HISTORY_MAX];
-        if (i + 1 < s->n)
+        if (i + 1 < s->n) {
             example_prefetch(t, o, example + 1);
+            marks_prefetch(&r->user_of, 1, &example[1].user);
+        }
         const struct recent recent =
             recent_of(t, pooled_length(o, example), example->n_newest, example->history,
                       example->actions, example->gaps, vectors, contexts);
@@ -886,8 +898,10 @@ static void gradients_scatter(struct recipe *r, const struct step *s)
         const int m = pooled_length(o, example);
         float dcontext[d];
         float w[HISTORY_MAX], *dvectors[HISTORY_MAX], *dcontexts[HISTORY_MAX];
-        if (i + 1 < s->n)
+        if (i + 1 < s->n) {
             marks_prefetch(&r->pooled_of, example[1].n_history, example[1].history);
+            column_prefetch(&r->towers.tables->user_vector, example[1].user);
+        }
         gates_backward(r, s, i, dcontext);
         decay_weights(m, w);
         for (int k = 0; k < m; k++) {
