@@ -80,11 +80,23 @@ static void widen(int n, size_t d, const float *x, size_t rows, size_t width, fl
     memset(y + (size_t)n * width, 0, (rows - (size_t)n) * width * sizeof *y);
 }
 
-// x (n, width) is added to y (n, d).
-static void narrow_add(int n, size_t width, const float *x, size_t d, float *y)
+// x (n, width) to y (n, d).
+static void narrow(int n, size_t width, const float *x, size_t d, float *y)
 {
     for (size_t i = 0; i < (size_t)n; i++)
-        kernels->axpy(d, 1, x + i * width, y + i * d);
+        memcpy(y + i * d, x + i * width, d * sizeof *y);
+}
+
+// The rows that a product of n queries works on.
+static size_t tile_rows(const struct batch_scores *s, int n)
+{
+    return s->precision == BATCH_SCORES_BF16 ? rounded((size_t)n, PRODUCTS_ROWS) : (size_t)n;
+}
+
+// Whether n of the caller's rows are as a product wants them.
+static bool fits(const struct batch_scores *s, int n)
+{
+    return (size_t)s->d == s->width && (size_t)n == tile_rows(s, n);
 }
 
 static void panels_fill(struct batch_scores *s)
@@ -129,11 +141,13 @@ void batch_scores_begin(struct batch_scores *s, int C, const float *V, const flo
 
 void batch_scores_take(struct batch_scores *s, int n, const float *Q)
 {
-    const size_t rows = rounded((size_t)n, PRODUCTS_ROWS);
+    const size_t rows = tile_rows(s, n);
     assert(n > 0 && n <= TILE);
-    widen(n, (size_t)s->d, Q, rows, s->width, s->query);
+    s->Q = fits(s, n) ? Q : s->query;
+    if (s->Q == s->query)
+        widen(n, (size_t)s->d, Q, rows, s->width, s->query);
     for (size_t i = 0; i < rows && s->precision == BATCH_SCORES_BF16; i += 2)
-        kernels->products->round(s->width, s->query + i * s->width, s->query + (i + 1) * s->width,
+        kernels->products->round(s->width, s->Q + i * s->width, s->Q + (i + 1) * s->width,
                                  s->rows + i * s->depth, s->rows + (i + 1) * s->depth,
                                  s->pairs + i / 2 * s->width);
 }
@@ -143,40 +157,40 @@ void batch_scores_forward(struct batch_scores *s, int n, const float *Q)
     const struct products *products = kernels->products;
     batch_scores_take(s, n, Q);
     if (s->precision == BATCH_SCORES_BF16) {
-        products->bf16(rounded((size_t)n, PRODUCTS_ROWS), s->columns, s->depth, s->rows, s->depth,
-                       s->scoring, s->stride, s->start, 0, s->S, s->stride);
+        products->bf16(tile_rows(s, n), s->columns, s->depth, s->rows, s->depth, s->scoring,
+                       s->stride, s->start, 0, s->S, s->stride);
         return;
     }
     for (size_t c = 0; c < s->columns; c += PANEL)
         products->f32((size_t)n, s->columns - c < PANEL ? s->columns - c : PANEL, (size_t)s->d,
-                      s->query, s->width, 1, s->panels + c * s->width, PANEL, s->start + c, 0,
-                      s->S + c, s->stride);
+                      s->Q, s->width, 1, s->panels + c * s->width, PANEL, s->start + c, 0, s->S + c,
+                      s->stride);
 }
 
-static void backward_f32(struct batch_scores *s, size_t n, bool queries)
+// dQ (n, width); NULL: not wanted.
+static void backward_f32(struct batch_scores *s, size_t n, float *dQ)
 {
     const struct products *products = kernels->products;
     const size_t C = (size_t)s->candidates;
-    if (queries)
-        products->f32(n, s->width, C, s->S, s->stride, 1, s->wide, s->width, s->dquery, s->width,
-                      s->dquery, s->width);
+    if (dQ)
+        products->f32(n, s->width, C, s->S, s->stride, 1, s->wide, s->width, dQ, s->width, dQ,
+                      s->width);
     if (s->items)
-        products->f32(C, s->width, n, s->S, 1, s->stride, s->query, s->width, s->sums, s->width,
+        products->f32(C, s->width, n, s->S, 1, s->stride, s->Q, s->width, s->sums, s->width,
                       s->sums, s->width);
 }
 
-static void backward_bf16(struct batch_scores *s, size_t n, bool queries)
+static void backward_bf16(struct batch_scores *s, size_t n, size_t rows, float *dQ)
 {
     const struct products *products = kernels->products;
-    const size_t rows = rounded(n, PRODUCTS_ROWS);
     memset(s->S + n * s->stride, 0, (rows - n) * s->stride * sizeof *s->S);
     for (size_t i = 0; i < rows; i += 2)
         products->round(s->columns, s->S + i * s->stride, s->S + (i + 1) * s->stride,
                         s->drows + i * s->stride, s->drows + (i + 1) * s->stride,
                         s->dpairs + i / 2 * s->stride);
-    if (queries)
-        products->bf16(rows, s->width, s->columns, s->drows, s->stride, s->giving, s->width,
-                       s->dquery, s->width, s->dquery, s->width);
+    if (dQ)
+        products->bf16(rows, s->width, s->columns, s->drows, s->stride, s->giving, s->width, dQ,
+                       s->width, dQ, s->width);
     if (!s->items)
         return;
     products->transpose(TILE / 2, s->width, s->pairs, s->width, (uint32_t *)s->turned, TILE / 2);
@@ -186,15 +200,17 @@ static void backward_bf16(struct batch_scores *s, size_t n, bool queries)
 
 void batch_scores_backward(struct batch_scores *s, int n, float *dQ)
 {
+    const size_t rows = tile_rows(s, n);
     assert(n > 0 && n <= TILE);
-    if (dQ)
-        memset(s->dquery, 0, TILE * s->width * sizeof *s->dquery);
+    float *const sums = dQ && !fits(s, n) ? s->dquery : dQ;
+    if (sums != dQ)
+        widen(n, (size_t)s->d, dQ, rows, s->width, sums);
     if (s->precision == BATCH_SCORES_F32)
-        backward_f32(s, (size_t)n, dQ != NULL);
+        backward_f32(s, (size_t)n, sums);
     else
-        backward_bf16(s, (size_t)n, dQ != NULL);
-    if (dQ)
-        narrow_add(n, s->width, s->dquery, (size_t)s->d, dQ);
+        backward_bf16(s, (size_t)n, rows, sums);
+    if (sums != dQ)
+        narrow(n, s->width, sums, (size_t)s->d, dQ);
 }
 
 void batch_scores_end(struct batch_scores *s, float *dV)
@@ -203,6 +219,7 @@ void batch_scores_end(struct batch_scores *s, float *dV)
     if (s->precision == BATCH_SCORES_BF16)
         kernels->products->transpose(s->width, s->columns, (const uint32_t *)s->sums, s->stride,
                                      (uint32_t *)s->wide, s->width);
-    narrow_add(s->candidates, s->width, s->precision == BATCH_SCORES_BF16 ? s->wide : s->sums,
-               (size_t)s->d, dV);
+    const float *sums = s->precision == BATCH_SCORES_BF16 ? s->wide : s->sums;
+    for (size_t c = 0; c < (size_t)s->candidates; c++)
+        kernels->axpy((size_t)s->d, 1, sums + c * s->width, dV + c * (size_t)s->d);
 }

@@ -39,12 +39,13 @@ struct batch_scores {
     // Inside all is padded with zeros to whole blocks: C to `columns`, d to `width`, and to `depth`
     // where bfloat16 is summed over it.
     size_t columns, width, depth;
-    float *start;  // (columns)
-    float *wide;   // (columns, width) V
-    float *sums;   // (columns, width) dV; bf16: its transpose (width, stride)
-    float *query;  // (TILE, width) Q
-    float *dquery; // (TILE, width) dQ
-    float *panels; // f32: V^T as panels of PANEL columns, (width, PANEL) each
+    float *start;   // (columns)
+    float *wide;    // (columns, width) V
+    float *sums;    // (columns, width) dV; bf16: its transpose (width, stride)
+    const float *Q; // (TILE, width): the caller's, where nothing is to be padded, or in query
+    float *query;   // (TILE, width) Q
+    float *dquery;  // (TILE, width) dQ, where it is to be padded
+    float *panels;  // f32: V^T as panels of PANEL columns, (width, PANEL) each
     // bf16: matrices and their pairs of rows
     uint16_t *rows, *turned;    // (TILE, depth) Q, (width, TILE) Q^T
     uint16_t *drows;            // (TILE, stride) G
@@ -60,7 +61,7 @@ void batch_scores_init(struct batch_scores *s, enum batch_scores_precision preci
 // V (C, d) and column (C; NULL: zeros) are read now; items: whether dV is wanted.
 void batch_scores_begin(struct batch_scores *s, int C, const float *V, const float *column,
                         bool items);
-// Fills n <= BATCH_SCORES_TILE rows of S from Q (n, d).
+// Fills n <= BATCH_SCORES_TILE rows of S from Q (n, d), which stays as it is until after backward.
 void batch_scores_forward(struct batch_scores *s, int n, const float *Q);
 // Only takes Q, for a backward whose scores are known.
 void batch_scores_take(struct batch_scores *s, int n, const float *Q);

@@ -576,7 +576,6 @@ static void pooled_forward(struct recipe *r, const struct step *s, const float *
 static void pooled_backward(struct recipe *r, const struct step *s, float *dA)
 {
     const size_t d = (size_t)r->towers.options->dim;
-    memset(r->dX, 0, (size_t)s->n * 3 * d * sizeof(float));
     memset(r->dAt, 0, d * 3 * d * sizeof(float));
     for (int from = 0, n; from < s->n; from += n) {
         n = tile_of(s, from);
@@ -584,7 +583,9 @@ static void pooled_backward(struct recipe *r, const struct step *s, float *dA)
         for (size_t i = 0; i < (size_t)n; i++)
             memcpy(r->pooling.S + i * r->pooling.stride, r->dQ + ((size_t)from + i) * d,
                    d * sizeof(float));
-        batch_scores_backward(&r->pooling, n, r->dX + (size_t)from * 3 * d);
+        float *dX = r->dX + (size_t)from * 3 * d;
+        memset(dX, 0, (size_t)n * 3 * d * sizeof *dX);
+        batch_scores_backward(&r->pooling, n, dX);
     }
     batch_scores_end(&r->pooling, r->dAt);
     turn(d, 3 * d, r->dAt, dA);
