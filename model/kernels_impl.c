@@ -17,6 +17,7 @@ enum { LANES = 16, PARTS = LANES / WIDTH };
 
 typedef float quarter __attribute__((vector_size(16), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(REGISTER_BYTES)));
+typedef uint32_t uvec __attribute__((vector_size(REGISTER_BYTES)));
 
 struct block {
     vec part[PARTS];
@@ -90,6 +91,41 @@ static inline float sum_lanes(const struct block *b)
 static inline vec vec_select(ivec mask, vec a, vec b)
 {
     return (vec)((mask & (ivec)a) | (~mask & (ivec)b));
+}
+
+// Where x < y a, elsewhere b; with a NaN it is b. The wide sets have the comparison and the choice
+// as instructions, which the compiler does not see in the masks.
+static inline vec vec_where_less(vec x, vec y, vec a, vec b)
+{
+#if defined(__AVX512F__)
+    return (vec)_mm512_mask_blend_ps(_mm512_cmp_ps_mask((__m512)x, (__m512)y, _CMP_LT_OQ),
+                                     (__m512)b, (__m512)a);
+#else
+    return vec_select(x < y, a, b);
+#endif
+}
+
+// The larger of bound and x, the smaller one; x where one of them is a NaN.
+static inline vec vec_at_least(vec bound, vec x)
+{
+#if defined(__AVX512F__)
+    return (vec)_mm512_max_ps((__m512)bound, (__m512)x);
+#elif defined(__AVX2__)
+    return (vec)_mm256_max_ps((__m256)bound, (__m256)x);
+#else
+    return vec_select(bound > x, bound, x);
+#endif
+}
+
+static inline vec vec_at_most(vec bound, vec x)
+{
+#if defined(__AVX512F__)
+    return (vec)_mm512_min_ps((__m512)bound, (__m512)x);
+#elif defined(__AVX2__)
+    return (vec)_mm256_min_ps((__m256)bound, (__m256)x);
+#else
+    return vec_select(bound < x, bound, x);
+#endif
 }
 
 static float dot(size_t n, const float *x, const float *y)
@@ -285,9 +321,8 @@ static inline vec vec_exp(vec t)
 {
     // Adding 1.5 * 2^23 leaves the rounded integer in the low mantissa bits: no conversion needed.
     const vec rounder = vec_all(0x1.8p23f);
-    const ivec below = t<vec_all(-87.0f), above = t> vec_all(88.0f);
-    t = vec_select(below, vec_all(-87.0f), t);
-    t = vec_select(above, vec_all(88.0f), t);
+    const vec low = vec_all(-87.0f), high = vec_all(88.0f), given = t;
+    t = vec_at_most(high, vec_at_least(low, t));
 
     const vec shifted = vec_fma(t, vec_all(0x1.715476p0f), rounder);
     const vec k = shifted - rounder;
@@ -301,11 +336,12 @@ static inline vec vec_exp(vec t)
     e = vec_fma(e, r, vec_all(5.0000001201e-1f));
     e = vec_fma(e, r * r, r) + 1.0f;
 
-    // k + 127 moved into the exponent field. Unsigned would be cleaner, but the sum is positive.
-    const ivec power = ((ivec)shifted - (ivec)rounder + 127) << 23;
+    // k moved into the exponent field, where 127 is 2^0; what else the bits of `shifted` hold is
+    // moved out.
+    const uvec power = ((uvec)shifted << 23) + (127u << 23);
     e = e * (vec)power;
-    e = vec_select(below, vec_all(0), e);
-    return vec_select(above, vec_all(INFINITY), e);
+    e = vec_where_less(given, low, vec_all(0), e);
+    return vec_where_less(high, given, vec_all(INFINITY), e);
 }
 
 static float exp_shifted(size_t n, float shift, float *x)
@@ -336,7 +372,7 @@ static float exp_shifted(size_t n, float shift, float *x)
 static inline void block_max(struct block *largest, const struct block *b)
 {
     for (EACH_PART(p))
-        largest->part[p] = vec_select(b->part[p] > largest->part[p], b->part[p], largest->part[p]);
+        largest->part[p] = vec_at_least(b->part[p], largest->part[p]);
 }
 
 // As sum_lanes.
