@@ -80,7 +80,7 @@ static void dense_init(const struct two_tower_options *o, float *dense, size_t s
 }
 
 // w_k, k < m, sum 1.
-static void decay_weights(int m, float *w)
+static void decay_weights(int m, float w[HISTORY_MAX])
 {
     float each = 1, sum = 0;
     for (int k = 0; k < m; k++, each *= DECAY) {
@@ -109,18 +109,17 @@ static void gates_of(const struct recipe_dense *p, int m, float gate[RECIPE_GATE
         gate[j] = expf(p->gate[bucket_of(m) * RECIPE_GATES + j]);
 }
 
-static void recipe_pool(int d, const float gate[RECIPE_GATES], const struct recent *r,
-                        float *pooled, float *context)
+// w: decay_weights of r->n.
+static void recipe_pool(int d, const float gate[RECIPE_GATES], const float w[HISTORY_MAX],
+                        const struct recent *r, float *pooled, float *context)
 {
     const size_t n = (size_t)d;
     const int m = r->n;
-    float w[HISTORY_MAX];
     if (m == 0) {
         memset(pooled, 0, 3 * n * sizeof *pooled);
         memset(context, 0, n * sizeof *context);
         return;
     }
-    decay_weights(m, w);
     kernels->pool(n, m, group_of(m, r->newest), w, r->vectors, r->contexts, pooled, context);
     for (size_t scale = 0; scale < 3; scale++)
         kernels->scale(n, gate[GATE_NEWEST + scale], pooled + scale * n);
@@ -132,9 +131,10 @@ void recipe_query(const struct two_tower_options *o, const float *dense, const s
 {
     const int d = o->dim;
     const struct recipe_dense p = recipe_dense_at(dense, d);
-    float pooled[3 * d], gate[RECIPE_GATES];
+    float pooled[3 * d], gate[RECIPE_GATES], w[HISTORY_MAX];
     gates_of(&p, r->n, gate);
-    recipe_pool(d, gate, r, pooled, q);
+    decay_weights(r->n, w);
+    recipe_pool(d, gate, w, r, pooled, q);
     if (user)
         kernels->axpy((size_t)d, gate[GATE_USER], user, q);
     for (int i = 0; r->n > 0 && i < 3 * d; i++)
@@ -173,16 +173,12 @@ static struct repeat repeat_at(uint32_t column, int k, int m)
     return (struct repeat){column, 0, (uint8_t)bucket_of(k), (uint8_t)bucket_of(m)};
 }
 
-// Nearly all of them occur once; logf(1) is 0.
-static float repeat_log(const struct repeat *r)
-{
-    return r->times == 1 ? 0 : logf((float)r->times);
-}
-
+// Nearly all of them occur once, and log 1 is 0.
 static float repeat_score(const struct recipe_dense *p, const struct repeat *r)
 {
     const float *rho = p->rho, *own = p->rho_length + (size_t)r->length * RECIPE_BUCKETS;
-    return rho[r->place] + own[r->place] + (rho[RHO_TIMES] + own[RHO_TIMES]) * repeat_log(r);
+    const float once = rho[r->place] + own[r->place];
+    return r->times == 1 ? once : once + (rho[RHO_TIMES] + own[RHO_TIMES]) * logf(r->times);
 }
 
 int recipe_bonuses(const struct recipe_dense *p, int m, const uint32_t *history,
@@ -298,8 +294,9 @@ struct recipe {
     struct history_encoder *encoder; // NULL without
     int pooled, users;               // rows of this step's histories and queries
     struct batch_scores scores;
-    struct batch_scores pooling;              // X A as scores: A's columns are its candidates
-    float gate[RECIPE_BUCKETS][RECIPE_GATES]; // by length, exp() taken
+    struct batch_scores pooling;                 // X A as scores: A's columns are its candidates
+    float gate[RECIPE_BUCKETS][RECIPE_GATES];    // by bucket of the length, exp() taken
+    float decayed[HISTORY_MAX + 1][HISTORY_MAX]; // by length: decay_weights
     // Of the columns, C <= towers.candidates_max + memory.capacity
     uint32_t *candidates;
     float *hits;             // (C): occurrences as a target in this batch
@@ -415,6 +412,8 @@ static struct towers *recipe_open(const struct towers *base, size_t items_max, s
     if (o->encoder.layers)
         r->encoder = history_encoder_open(o->dim, &o->encoder, o->history, base->queries_max);
     r->item_table.radius /= 2;
+    for (int m = 1; m <= HISTORY_MAX; m++)
+        decay_weights(m, r->decayed[m]);
     bool complete = r->memory.places && marks_open(&r->candidate_of, items_max) &&
                     marks_open(&r->pooled_of, items_max) && marks_open(&r->user_of, users_max) &&
                     (r->encoder || !o->encoder.layers);
@@ -614,7 +613,7 @@ static void queries_forward(struct recipe *r, const struct step *s, const struct
             history_encoder_take(r->encoder, &recent);
         const float *gate = r->gate[bucket_of(recent.n)];
         float *q = r->Q + (size_t)i * d, *context = r->context + (size_t)i * d;
-        recipe_pool(d, gate, &recent, r->X + (size_t)i * 3 * d, context);
+        recipe_pool(d, gate, r->decayed[recent.n], &recent, r->X + (size_t)i * 3 * d, context);
         memcpy(q, context, (size_t)d * sizeof *q);
         kernels->axpy((size_t)d, gate[GATE_USER], column_at(&t->user_vector, example->user), q);
         basket_add(r, i, example);
@@ -742,9 +741,12 @@ static void repeat_learn(struct recipe *r, const struct repeat *repeat, float ds
     float *drho = r->ddense + 3 * d * d + AT_RHO;
     float *down = r->ddense + 3 * d * d + AT_RHO_LENGTH + (size_t)repeat->length * RECIPE_BUCKETS;
     drho[repeat->place] += dscore;
-    drho[RHO_TIMES] += dscore * repeat_log(repeat);
     down[repeat->place] += dscore;
-    down[RHO_TIMES] += dscore * repeat_log(repeat);
+    if (repeat->times == 1)
+        return;
+    const float dtimes = dscore * logf(repeat->times);
+    drho[RHO_TIMES] += dtimes;
+    down[RHO_TIMES] += dtimes;
 }
 
 // One row of logits, Q V^T + corrected, becomes its gradient; returns its loss.
@@ -898,13 +900,12 @@ static void gradients_scatter(struct recipe *r, const struct step *s)
         const float *dQ = r->dQ + (size_t)i * d;
         const int m = pooled_length(o, example);
         float dcontext[d];
-        float w[HISTORY_MAX], *dvectors[HISTORY_MAX], *dcontexts[HISTORY_MAX];
+        float *dvectors[HISTORY_MAX], *dcontexts[HISTORY_MAX];
         if (i + 1 < s->n) {
             marks_prefetch(&r->pooled_of, example[1].n_history, example[1].history);
             column_prefetch(&r->towers.tables->user_vector, example[1].user);
         }
         gates_backward(r, s, i, dcontext);
-        decay_weights(m, w);
         for (int k = 0; k < m; k++) {
             const int before = r->pooled;
             const size_t slot =
@@ -915,7 +916,7 @@ static void gradients_scatter(struct recipe *r, const struct step *s)
                 memset(dvectors[k], 0, 2 * (size_t)d * sizeof(float));
         }
         if (m > 0)
-            kernels->unpool((size_t)d, m, group_of(m, example->n_newest), w,
+            kernels->unpool((size_t)d, m, group_of(m, example->n_newest), r->decayed[m],
                             r->dX + (size_t)i * 3 * d, dcontext, dvectors, dcontexts);
         if (r->encoder)
             history_encoder_give(r->encoder, i, o->encoder.context ? dcontexts : dvectors);
