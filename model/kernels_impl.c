@@ -168,60 +168,101 @@ static void scale_add(size_t n, float a, float *x, float *y)
     }
 }
 
-static void pool(size_t n, int m, int g, const float *w, const float *const *x,
-                 const float *const *z, float *pooled, float *context)
+// So many blocks of a row at a time: a row that is not in the first cache is fetched as one
+// stretch. A narrow set has no registers for more than one.
+enum { POOL_BLOCKS = PARTS == 1 ? 4 : 1 };
+
+// Of `blocks` blocks, a constant, of which the last may be incomplete.
+__attribute__((always_inline)) static inline void
+pool_blocks(const int blocks, size_t n, size_t i, int m, int g, const float *w,
+            const float *const *x, const float *const *z, float *pooled, float *context)
 {
     const float newest = 1 / (float)g, mean = 1 / (float)m;
-    for (size_t i = 0; i < n; i += LANES) {
-        const size_t count = n - i < LANES ? n - i : LANES;
-        struct block by_newest = {0}, by_age = {0}, by_all = {0}, by_context = {0}, a, c;
-        for (int k = 0; k < m; k++) {
-            block_get(&a, x[k] + i, count);
-            block_get(&c, z[k] + i, count);
+    struct block by_newest[POOL_BLOCKS] = {0}, by_age[POOL_BLOCKS] = {0}, by_all[POOL_BLOCKS] = {0},
+                 by_context[POOL_BLOCKS] = {0}, a, c;
+    const size_t count = blocks > 1 || n - i > LANES ? LANES : n - i;
+    for (int k = 0; k < m; k++) {
+        for (int b = 0; b < blocks; b++) {
+            block_get(&a, x[k] + i + b * LANES, count);
             for (EACH_PART(p)) {
-                by_age.part[p] += w[k] * a.part[p];
-                by_all.part[p] += mean * a.part[p];
-                by_context.part[p] += w[k] * c.part[p];
+                by_age[b].part[p] += w[k] * a.part[p];
+                by_all[b].part[p] += mean * a.part[p];
             }
             for (EACH_PART(p))
                 if (k < g)
-                    by_newest.part[p] += newest * a.part[p];
+                    by_newest[b].part[p] += newest * a.part[p];
         }
-        block_put(&by_newest, pooled + i, count);
-        block_put(&by_age, pooled + n + i, count);
-        block_put(&by_all, pooled + 2 * n + i, count);
-        block_put(&by_context, context + i, count);
+        for (int b = 0; b < blocks; b++) {
+            block_get(&c, z[k] + i + b * LANES, count);
+            for (EACH_PART(p))
+                by_context[b].part[p] += w[k] * c.part[p];
+        }
+    }
+    for (int b = 0; b < blocks; b++, i += LANES) {
+        block_put(&by_newest[b], pooled + i, count);
+        block_put(&by_age[b], pooled + n + i, count);
+        block_put(&by_all[b], pooled + 2 * n + i, count);
+        block_put(&by_context[b], context + i, count);
+    }
+}
+
+static void pool(size_t n, int m, int g, const float *w, const float *const *x,
+                 const float *const *z, float *pooled, float *context)
+{
+    size_t i = 0;
+    for (; i + POOL_BLOCKS * LANES <= n; i += POOL_BLOCKS * LANES)
+        pool_blocks(POOL_BLOCKS, n, i, m, g, w, x, z, pooled, context);
+    for (; i < n; i += LANES)
+        pool_blocks(1, n, i, m, g, w, x, z, pooled, context);
+}
+
+__attribute__((always_inline)) static inline void
+unpool_blocks(const int blocks, size_t n, size_t i, int m, int g, const float *w,
+              const float *dpooled, const float *dcontext, float *const *dx, float *const *dz)
+{
+    struct block newest[POOL_BLOCKS], age[POOL_BLOCKS], all[POOL_BLOCKS], context[POOL_BLOCKS], a,
+        c;
+    const size_t count = blocks > 1 || n - i > LANES ? LANES : n - i;
+    for (int b = 0; b < blocks; b++) {
+        const size_t at = i + (size_t)b * LANES;
+        block_get(&newest[b], dpooled + at, count);
+        block_get(&age[b], dpooled + n + at, count);
+        block_get(&all[b], dpooled + 2 * n + at, count);
+        block_get(&context[b], dcontext + at, count);
+        for (EACH_PART(p)) {
+            newest[b].part[p] *= 1 / (float)g;
+            all[b].part[p] *= 1 / (float)m;
+        }
+    }
+    for (int k = 0; k < m; k++) {
+        for (int b = 0; b < blocks; b++) {
+            float *at = dx[k] + i + b * LANES;
+            block_get(&a, at, count);
+            for (EACH_PART(p))
+                a.part[p] = (a.part[p] + w[k] * age[b].part[p]) + all[b].part[p];
+            for (EACH_PART(p))
+                if (k < g)
+                    a.part[p] += newest[b].part[p];
+            block_put(&a, at, count);
+        }
+        for (int b = 0; b < blocks; b++) {
+            float *at = dz[k] + i + b * LANES;
+            block_get(&c, at, count);
+            for (EACH_PART(p))
+                c.part[p] += w[k] * context[b].part[p];
+            block_put(&c, at, count);
+        }
     }
 }
 
 static void unpool(size_t n, int m, int g, const float *w, const float *dpooled,
                    const float *dcontext, float *const *dx, float *const *dz)
 {
-    for (size_t i = 0; i < n; i += LANES) {
-        const size_t count = n - i < LANES ? n - i : LANES;
-        struct block newest, age, all, context, a, c;
-        block_get(&newest, dpooled + i, count);
-        block_get(&age, dpooled + n + i, count);
-        block_get(&all, dpooled + 2 * n + i, count);
-        block_get(&context, dcontext + i, count);
-        for (EACH_PART(p)) {
-            newest.part[p] *= 1 / (float)g;
-            all.part[p] *= 1 / (float)m;
-        }
-        for (int k = 0; k < m; k++) {
-            block_get(&a, dx[k] + i, count);
-            block_get(&c, dz[k] + i, count);
-            for (EACH_PART(p)) {
-                a.part[p] = (a.part[p] + w[k] * age.part[p]) + all.part[p];
-                c.part[p] += w[k] * context.part[p];
-            }
-            for (EACH_PART(p))
-                if (k < g)
-                    a.part[p] += newest.part[p];
-            block_put(&a, dx[k] + i, count);
-            block_put(&c, dz[k] + i, count);
-        }
-    }
+    size_t i = 0;
+    for (; i + POOL_BLOCKS * LANES <= n; i += POOL_BLOCKS * LANES)
+        unpool_blocks(POOL_BLOCKS, n, i, m, g, w, dpooled, dcontext, dx, dz);
+    for (; i < n; i += LANES)
+        unpool_blocks(1, n, i, m, g, w, dpooled, dcontext, dx, dz);
 }
 
 static void weigh(size_t n, int m, const float *p, const float *x, float *y)
