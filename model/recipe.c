@@ -320,7 +320,7 @@ struct recipe {
     uint32_t *known_last, *known_before; // (B): for known_mask
     uint64_t *removed;                   // (B, words of C)
     float *X, *dX;                       // (B, 3d): pooled histories
-    float *context;                      // (B, d): their contexts
+    float *context, *own;                // (B, d): their contexts; the users' own vectors
     float *Q, *dQ;                       // (B, d)
     float *At, *dAt;                     // (d, 3d): A's transpose
     void *scratch;                       // of scores and pooling
@@ -398,6 +398,7 @@ static struct towers *recipe_open(const struct towers *base, size_t items_max, s
         .X = take(B * 3 * d, sizeof(float)),
         .dX = take(B * 3 * d, sizeof(float)),
         .context = take(B * d, sizeof(float)),
+        .own = take(B * d, sizeof(float)),
         .Q = take(B * d, sizeof(float)),
         .dQ = take(B * d, sizeof(float)),
         .At = take(d * 3 * d, sizeof(float)),
@@ -441,7 +442,6 @@ PREFETCHES void example_prefetch(const struct tables *t, const struct two_tower_
 {
     const int m = pooled_length(o, example);
     column_prefetch_all(&t->item_vector, t->item_vector.unit, m, example->history);
-    column_prefetch(&t->user_vector, example->user);
 }
 
 static void begin(struct towers *t, struct step *s)
@@ -551,6 +551,18 @@ static void turn(size_t m, size_t n, const float *x, float *y)
             y[j * m + i] = x[i * n + j];
 }
 
+// Asks now and then for the users of many examples behind the i-th.
+PREFETCHES void users_prefetch(const struct recipe *r, const struct step *s, int i)
+{
+    uint32_t users[ROWS_AHEAD];
+    int n = 0;
+    for (int j = i + ROWS_AHEAD; i % ROWS_AHEAD == 0 && n < ROWS_AHEAD && j < s->n; j++)
+        users[n++] = s->examples[j].user;
+    column_prefetch_all(&r->towers.tables->user_vector, r->towers.tables->user_vector.unit, n,
+                        users);
+    marks_prefetch(&r->user_of, n, users);
+}
+
 static int tile_of(const struct step *s, int from)
 {
     return s->n - from < BATCH_SCORES_TILE ? s->n - from : BATCH_SCORES_TILE;
@@ -604,8 +616,8 @@ static void queries_forward(struct recipe *r, const struct step *s, const struct
         const float *vectors[HISTORY_MAX], *contexts[HISTORY_MAX];
         if (i + 1 < s->n) {
             example_prefetch(t, o, example + 1);
-            marks_prefetch(&r->user_of, 1, &example[1].user);
         }
+        users_prefetch(r, s, i);
         const struct recent recent =
             recent_of(t, pooled_length(o, example), example->n_newest, example->history,
                       example->actions, example->gaps, vectors, contexts);
@@ -613,9 +625,11 @@ static void queries_forward(struct recipe *r, const struct step *s, const struct
             history_encoder_take(r->encoder, &recent);
         const float *gate = r->gate[bucket_of(recent.n)];
         float *q = r->Q + (size_t)i * d, *context = r->context + (size_t)i * d;
+        float *own = r->own + (size_t)i * d;
         recipe_pool(d, gate, r->decayed[recent.n], &recent, r->X + (size_t)i * 3 * d, context);
         memcpy(q, context, (size_t)d * sizeof *q);
-        kernels->axpy((size_t)d, gate[GATE_USER], column_at(&t->user_vector, example->user), q);
+        memcpy(own, column_at(&t->user_vector, example->user), (size_t)d * sizeof *own);
+        kernels->axpy((size_t)d, gate[GATE_USER], own, q);
         basket_add(r, i, example);
     }
     pooled_forward(r, s, p->A);
@@ -882,9 +896,7 @@ static void gates_backward(struct recipe *r, const struct step *s, int i, float 
         kernels->scale(d, gate[GATE_NEWEST + scale], r->dX + at);
     }
     dgate[GATE_CONTEXT] += kernels->dot(d, dQ, r->context + (size_t)i * d);
-    dgate[GATE_USER] +=
-        gate[GATE_USER] *
-        kernels->dot(d, dQ, column_at(&r->towers.tables->user_vector, example->user));
+    dgate[GATE_USER] += gate[GATE_USER] * kernels->dot(d, dQ, r->own + (size_t)i * d);
     for (size_t j = 0; j < d; j++)
         dcontext[j] = gate[GATE_CONTEXT] * dQ[j];
 }
@@ -903,7 +915,6 @@ static void gradients_scatter(struct recipe *r, const struct step *s)
         float *dvectors[HISTORY_MAX], *dcontexts[HISTORY_MAX];
         if (i + 1 < s->n) {
             marks_prefetch(&r->pooled_of, example[1].n_history, example[1].history);
-            column_prefetch(&r->towers.tables->user_vector, example[1].user);
         }
         gates_backward(r, s, i, dcontext);
         for (int k = 0; k < m; k++) {
