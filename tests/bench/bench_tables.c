@@ -39,10 +39,10 @@ struct side {
     uint32_t items, users;
 };
 
-// From which rows a step draws its items and users.
+// From how many rows a step draws its items and users.
 struct draw {
-    uint32_t items, users; // 0: all
-    bool even;             // users; else by Zipf's law as items
+    uint32_t items, users;
+    bool even; // users; else by Zipf's law as items
 };
 
 // Numbers the rows of a step anew, from where the last step ended: the same row gets the same
@@ -76,19 +76,18 @@ static uint32_t draw_zipf(struct rng *rng, uint32_t n)
     return (uint32_t)((uint64_t)rank * 2654435761u % n);
 }
 
-static void draw_batch(struct rng *rng, uint32_t items, uint32_t users, bool even, int n,
-                       struct example *e)
+static void draw_batch(struct rng *rng, const struct draw *draw, int n, struct example *e)
 {
     for (int i = 0; i < n; i++) {
-        e[i] =
-            (struct example){.user = even ? (uint32_t)rng_below(rng, users) : draw_zipf(rng, users),
-                             .item = draw_zipf(rng, items),
-                             .positive = 1,
-                             .ts_ms = i,
-                             .n_history = HISTORY,
-                             .n_newest = 1};
+        e[i] = (struct example){.user = draw->even ? (uint32_t)rng_below(rng, draw->users)
+                                                   : draw_zipf(rng, draw->users),
+                                .item = draw_zipf(rng, draw->items),
+                                .positive = 1,
+                                .ts_ms = i,
+                                .n_history = HISTORY,
+                                .n_newest = 1};
         for (int k = 0; k < HISTORY; k++)
-            e[i].history[k] = draw_zipf(rng, items);
+            e[i].history[k] = draw_zipf(rng, draw->items);
     }
 }
 
@@ -119,21 +118,19 @@ static void renumber_batch(struct renumbering *items, struct renumbering *users,
     }
 }
 
-// Seconds per example over the given steps, drawn as for tables of `drawn` rows.
-static double learn(struct side *s, struct rng *rng, const struct draw *draw, uint32_t drawn,
-                    int steps)
+// Seconds per example over the given steps. What is drawn from more rows than there are is numbered
+// anew.
+static double learn(struct side *s, struct rng *rng, const struct draw *draw, int steps)
 {
     static struct example examples[4096];
     static struct renumbering item_numbers, user_numbers;
     const int n = s->trainer.options.model.batch_max;
-    const uint32_t items = draw->items && draw->items < drawn ? draw->items : drawn;
-    const uint32_t users = draw->users && draw->users < drawn ? draw->users : drawn;
     double seconds = 0;
     item_numbers.n = s->items;
     user_numbers.n = s->users;
     for (int step = 0; step < steps; step++) {
-        draw_batch(rng, items, users, draw->even, n, examples);
-        if (drawn > s->items)
+        draw_batch(rng, draw, n, examples);
+        if (draw->items > s->items || draw->users > s->users)
             renumber_batch(&item_numbers, &user_numbers, n, examples);
         const double begun = thread_cpu_s();
         two_tower_learn(s->trainer.rows.model, n, examples, NULL);
@@ -142,17 +139,18 @@ static double learn(struct side *s, struct rng *rng, const struct draw *draw, ui
     return seconds / ((double)steps * n);
 }
 
-// drawn: as for tables of so many rows the small one's ids are. goal 0: none.
-static void compare_sides(struct side *small, struct side *large, const struct draw *draw,
-                          uint32_t drawn, const char *what, const char *reference, double goal)
+// goal 0: none.
+static void compare_sides(struct side *large, const struct draw *draw, struct side *small,
+                          const struct draw *drawn, const char *what, const char *reference,
+                          double goal)
 {
     double ours[ROUNDS], theirs[ROUNDS], ratio[ROUNDS];
     struct rng rng = {1, 0};
-    learn(large, &rng, draw, large->items, WARM);
-    learn(small, &rng, draw, drawn, WARM);
+    learn(large, &rng, draw, WARM);
+    learn(small, &rng, drawn, WARM);
     for (int r = 0; r < ROUNDS; r++) {
-        ours[r] = 1e6 * learn(large, &rng, draw, large->items, STEPS);
-        theirs[r] = 1e6 * learn(small, &rng, draw, drawn, STEPS);
+        ours[r] = 1e6 * learn(large, &rng, draw, STEPS);
+        theirs[r] = 1e6 * learn(small, &rng, drawn, STEPS);
         ratio[r] = ours[r] / theirs[r];
     }
     const double o = median(ROUNDS, ours), t = median(ROUNDS, theirs), x = median(ROUNDS, ratio);
@@ -180,36 +178,39 @@ static void print_memory(const char *what, double rows, double bytes, double nee
                                         .goal = "<= 1.25"});
 }
 
-static void side_open(struct side *s, const struct config *config, uint32_t rows)
+static void side_open(struct side *s, const struct config *config)
 {
     static struct join_window windows[CONFIG_ENTRIES_MAX];
     const struct trainer_options t = assemble_trainer(config, 1, windows);
-    *s = (struct side){.items = rows, .users = rows};
     if (trainer_open(&s->trainer, &t) < 0)
         die("out of memory");
 }
 
-static double fill(struct side *s, bool users)
+// Adds rows until there are so many; returns the bytes of each.
+static double fill(struct side *s, bool users, uint32_t rows)
 {
     const double empty = resident_bytes();
-    for (uint32_t i = 0; i < s->items; i++) {
+    uint32_t *n = users ? &s->users : &s->items;
+    const uint32_t from = *n;
+    for (uint32_t i = from; i < rows; i++) {
         char storage[8];
         const struct id id = id_of_unsigned(i + 1, storage);
         if ((users ? rows_user : rows_item)(&s->trainer.rows, &id, 1) < 0)
             die("a table is full");
     }
-    return (resident_bytes() - empty) / s->items;
+    *n = rows;
+    return (resident_bytes() - empty) / (rows - from);
 }
 
 // Whether a step costs more after many events than at the start.
 static void compare_events(struct side *s, double events)
 {
-    const struct draw all = {0};
+    const struct draw all = {s->items, s->users, true};
     const int n = s->trainer.options.model.batch_max, steps = (int)(events / n / 20) + 1;
     double first[5], last[5];
     struct rng rng = {2, 0};
     for (int k = 0; k < 20; k++) {
-        const double seconds = 1e6 * learn(s, &rng, &all, s->items, steps);
+        const double seconds = 1e6 * learn(s, &rng, &all, steps);
         if (k < 5)
             first[k] = seconds;
         if (k >= 15)
@@ -249,25 +250,28 @@ int main(int argc, char **argv)
     config_set(&config, "tables.items_max", "20000000", "bench", &problems);
     config_set(&config, "tables.users_max", "20000000", "bench", &problems);
     config_set(&config, "model.history", "20", "bench", &problems);
-    side_open(&small, &config, SMALL);
-    side_open(&large, &config, rows);
-    fill(&small, false);
-    fill(&small, true);
-    const double item_bytes = fill(&large, false), user_bytes = fill(&large, true);
+    side_open(&small, &config);
+    side_open(&large, &config);
+    fill(&small, false, SMALL);
+    fill(&small, true, SMALL);
+    char all[64], users_only[64], same[64], fewer[64];
+    snprintf(all, sizeof all, "step, %" PRIu32 " items and users", rows);
+    snprintf(users_only, sizeof users_only, "step, %" PRIu32 " users, %d items", rows, SMALL);
+    snprintf(same, sizeof same, "the same step in tables of %d rows", SMALL);
+    snprintf(fewer, sizeof fewer, "a step drawn from %d, with fewer distinct rows", SMALL);
+    const struct draw even = {SMALL, rows, true}, zipf = {rows, rows, false},
+                      zipf_small = {SMALL, SMALL, false};
+    fill(&large, false, SMALL);
+    const double user_bytes = fill(&large, true, rows);
+    compare_sides(&large, &even, &small, &even, users_only, same, 1.2);
+    const double item_bytes = fill(&large, false, rows);
+    compare_sides(&large, &zipf, &small, &zipf, all, same, 1.5);
+    compare_sides(&large, &zipf, &small, &zipf_small, all, fewer, 0);
 
     const struct tables *t = two_tower_tables(large.trainer.rows.model);
     print_memory("an item", rows, item_bytes,
                  (double)(t->item_vector.unit + t->item_slots.unit + t->item_state.unit));
     print_memory("a user", rows, user_bytes, (double)(t->user_vector.unit + t->user_slots.unit));
-    char all[64], users[64], same[64], fewer[64];
-    snprintf(all, sizeof all, "step, %" PRIu32 " items and users", rows);
-    snprintf(users, sizeof users, "step, %" PRIu32 " users, %d items", rows, SMALL);
-    snprintf(same, sizeof same, "the same step in tables of %d rows", SMALL);
-    snprintf(fewer, sizeof fewer, "a step drawn from %d, with fewer distinct rows", SMALL);
-    const struct draw zipf = {0}, even = {.items = SMALL, .even = true};
-    compare_sides(&small, &large, &zipf, rows, all, same, 1.5);
-    compare_sides(&small, &large, &zipf, SMALL, all, fewer, 0);
-    compare_sides(&small, &large, &even, rows, users, same, 1.2);
     compare_events(&small, events);
     trainer_close(&small.trainer);
     trainer_close(&large.trainer);
