@@ -63,7 +63,6 @@ struct publishing {
     float *queries;  // (GOLDEN_USERS, d + 1)
     float *V;        // (BLOCK, d + 1)
     float *scores;   // (GOLDEN_USERS, BLOCK)
-    float *extra;    // (n_items): the last elements, made in the first pass, used in the second
     uint8_t *newest; // (n_users)
     struct guard_sums sums[GUARD_ARRAYS];
     enum guard_reason refused;
@@ -317,92 +316,153 @@ static void golden_see(struct publishing *p, uint64_t first, int n, const float 
     }
 }
 
-static void block_vectors(struct publishing *p, uint64_t first, int n, bool again, float *V)
+// Published item i's vector, with its last element.
+static void item_vector(const struct image *m, uint64_t i, float *v)
 {
-    const struct image *m = &p->image;
-    const size_t d = (size_t)m->model.dim;
-    for (int i = 0; i < n; i++) {
-        const uint32_t row = m->items[first + (uint64_t)i];
-        float *v = V + (size_t)i * (d + 1), *extra = &p->extra[first + (uint64_t)i];
-        if (again && m->model.kind == MODEL_RECIPE) {
-            memcpy(v, column_at(&m->tables.item_vector, row), d * sizeof *v);
-            v[d] = *extra;
-            continue;
-        }
-        view_items(&m->view, 1, column_at(&m->tables.item_vector, row),
-                   column_at(&m->tables.item_state, row),
-                   m->model.item_features ? column_at(&m->tables.item_features, row) : NULL, v);
-        *extra = v[d];
-    }
+    const uint32_t row = m->items[i];
+    view_items(&m->view, 1, column_at(&m->tables.item_vector, row),
+               column_at(&m->tables.item_state, row),
+               m->model.item_features ? column_at(&m->tables.item_features, row) : NULL, v);
 }
 
+// Of n rows of a column the d floats from `from` on, as they are.
+static int block_rows(struct publishing *p, const char *role, enum guard_array array,
+                      const struct column *c, size_t from, uint64_t n, const uint32_t *rows)
+{
+    const size_t d = p->image.tables.dim, size = n * d * sizeof(float);
+    float *room = writer_room(p->w, size);
+    for (uint64_t i = 0; room && i < n; i++)
+        memcpy(room + i * d, (const float *)column_at(c, rows[i]) + from, d * sizeof *room);
+    const int rc = room ? guard_rows(p, array, role, n, d, d, room) : 0;
+    return rc == 0 ? writer_fill(p->w, room, size) : rc;
+}
+
+// What else readers need of the items' rows, beside their vectors: the contexts of a recipe; of a
+// two_tower with attention the rows themselves, which the history encoder reads and from which the
+// item tower makes the vectors. Its floats lie in a row from `from` on.
+struct item_rest {
+    const char *file, *role; // NULL: there is none
+    enum guard_array guard;
+    size_t from;
+};
+
+static struct item_rest item_rest(const struct image *m)
+{
+    if (m->model.kind == MODEL_RECIPE)
+        return (struct item_rest){"item_context.f32.safetensors", "item_context",
+                                  GUARD_ITEM_CONTEXT, m->tables.dim};
+    if (m->model.kind == MODEL_TWO_TOWER && m->model.attention)
+        return (struct item_rest){"item_row.f32.safetensors", "item_row", GUARD_ITEM_ROW, 0};
+    return (struct item_rest){0};
+}
+
+enum { VECTORS, HALVES, REST }; // the writer's files while the items' rows are read
+
+static int vectors_begin(struct publishing *p, const char *file, const char *role,
+                         const char *dtype, uint64_t n, uint64_t width)
+{
+    return writer_array_begin(p->w, &(struct writer_array){.file = file,
+                                                           .tensor = "emb",
+                                                           .role = role,
+                                                           .dtype = dtype,
+                                                           .n_dims = 2,
+                                                           .shape = {n, width}});
+}
+
+static int block_vectors(struct publishing *p, uint64_t first, int n, float *V)
+{
+    const size_t w = (size_t)p->image.model.dim + 1;
+    for (int i = 0; i < n; i++)
+        item_vector(&p->image, first + (uint64_t)i, V + (size_t)i * w);
+    int rc = guard_rows(p, GUARD_ITEM, "item_emb", (uint64_t)n, w - 1, w, V);
+    if (rc == 0)
+        rc = guard_rows(p, GUARD_ITEM_LAST, "item_emb", (uint64_t)n, 1, w, V + (w - 1));
+    if (rc == 0)
+        golden_see(p, first, n, V);
+    return rc;
+}
+
+// What a half cannot hold becomes its largest number: an infinity would rank first.
+static void block_halves(struct publishing *p, size_t values, const float *V, uint16_t *halves)
+{
+    for (size_t i = 0; i < values; i++) {
+        const float x = V[i] < half_max ? V[i] : half_max;
+        p->V[i] = x > -half_max ? x : -half_max;
+    }
+    kernels->to_half(values, p->V, halves);
+}
+
+// All that is made of the items' rows, in one pass over them: the vectors, the same in half
+// precision, and the rest. That stays open: in the manifest it comes behind the users' vectors.
 static int item_vectors(struct publishing *p, bool half)
 {
     const struct image *m = &p->image;
-    const uint64_t w = (uint64_t)m->model.dim + 1;
-    int rc = writer_array_begin(
-        p->w, &(struct writer_array){.file = half ? "item_emb.f16.safetensors"
-                                                  : "item_emb.f32.safetensors",
-                                     .tensor = "emb",
-                                     .role = half ? "item_embedding_f16" : "item_embedding",
-                                     .dtype = half ? "F16" : "F32",
-                                     .n_dims = 2,
-                                     .shape = {m->n_items, w}});
+    const struct item_rest rest = item_rest(m);
+    const size_t d = m->tables.dim, w = d + 1;
     struct ahead vectors = {&m->tables.item_vector, 0}, states = {&m->tables.item_state, 0};
+    writer_file(p->w, VECTORS);
+    int rc = vectors_begin(p, "item_emb.f32.safetensors", "item_embedding", "F32", m->n_items, w);
+    if (rc == 0 && half) {
+        writer_file(p->w, HALVES);
+        rc = vectors_begin(p, "item_emb.f16.safetensors", "item_embedding_f16", "F16", m->n_items,
+                           w);
+    }
+    if (rc == 0 && rest.file) {
+        writer_file(p->w, REST);
+        rc = vectors_begin(p, rest.file, rest.role, "F32", m->n_items, d);
+    }
     for (uint64_t first = 0; first < m->n_items && rc == 0; first += BLOCK) {
         const int n = (int)(m->n_items - first < BLOCK ? m->n_items - first : BLOCK);
-        const size_t values = (size_t)n * w, size = values * (half ? 2 : sizeof(float));
-        void *room = writer_room(p->w, size);
-        if (!room)
-            return writer_fill(p->w, NULL, 0); // the writer's error
-        float *V = half ? p->V : room;
+        const size_t values = (size_t)n * w, size = values * sizeof(float);
         ahead_of(&vectors, m->items[first]);
-        if (!half)
-            ahead_of(&states, m->items[first]);
-        block_vectors(p, first, n, half, V);
-        if (half) {
-            // What a half cannot hold becomes its largest number: an infinity would rank first.
-            for (size_t i = 0; i < values; i++) {
-                const float x = V[i] < half_max ? V[i] : half_max;
-                V[i] = x > -half_max ? x : -half_max;
-            }
-            kernels->to_half(values, V, room);
-        } else {
-            rc = guard_rows(p, GUARD_ITEM, "item_emb", (uint64_t)n, w - 1, w, V);
-            if (rc == 0)
-                rc = guard_rows(p, GUARD_ITEM_LAST, "item_emb", (uint64_t)n, 1, w, V + (w - 1));
-            if (rc == 0)
-                golden_see(p, first, n, V);
+        ahead_of(&states, m->items[first]);
+        writer_file(p->w, VECTORS);
+        float *V = writer_room(p->w, size);
+        rc = V ? block_vectors(p, first, n, V) : 0;
+        if (rc == 0 && half) {
+            writer_file(p->w, HALVES);
+            uint16_t *room = writer_room(p->w, values * sizeof *room);
+            if (room)
+                block_halves(p, values, V, room);
+            rc = writer_fill(p->w, room, values * sizeof *room);
         }
-        if (rc == 0)
-            rc = writer_fill(p->w, room, size);
+        if (rc == 0 && rest.file) {
+            writer_file(p->w, REST);
+            rc = block_rows(p, rest.role, rest.guard, &m->tables.item_vector, rest.from,
+                            (uint64_t)n, m->items + first);
+        }
+        if (rc == 0) { // last: until then the others are made of them
+            writer_file(p->w, VECTORS);
+            rc = writer_fill(p->w, V, size);
+        }
     }
-    return rc == 0 ? writer_end(p->w) : rc;
+    for (int file = VECTORS; rc == 0 && file <= (half ? HALVES : VECTORS); file++) {
+        writer_file(p->w, file);
+        rc = writer_end(p->w);
+    }
+    writer_file(p->w, VECTORS);
+    return rc;
 }
 
-// Of rows of one column the d floats from `from` on, as they are.
-static int row_vectors(struct publishing *p, const char *file, const char *role,
-                       enum guard_array array, const struct column *c, size_t from, uint64_t n,
-                       const uint32_t *rows)
+static int item_rest_end(struct publishing *p)
 {
-    const size_t d = (size_t)p->image.model.dim;
-    int rc = writer_array_begin(p->w, &(struct writer_array){.file = file,
-                                                             .tensor = "emb",
-                                                             .role = role,
-                                                             .dtype = "F32",
-                                                             .n_dims = 2,
-                                                             .shape = {n, d}});
-    struct ahead ahead = {c, 0};
-    for (uint64_t i = 0, run; i < n && rc == 0; i += run) {
-        run = n - i < BLOCK ? n - i : BLOCK;
-        const size_t size = run * d * sizeof(float);
-        float *room = writer_room(p->w, size);
-        ahead_of(&ahead, rows[i]);
-        for (uint64_t k = 0; room && k < run; k++)
-            memcpy(room + k * d, (const float *)column_at(c, rows[i + k]) + from, d * sizeof *room);
-        rc = room ? guard_rows(p, array, role, run, d, d, room) : 0;
-        if (rc == 0)
-            rc = writer_fill(p->w, room, size);
+    writer_file(p->w, REST);
+    const int rc = writer_end(p->w);
+    writer_file(p->w, VECTORS);
+    return rc;
+}
+
+static int user_vectors(struct publishing *p)
+{
+    const struct image *m = &p->image;
+    struct ahead ahead = {&m->tables.user_vector, 0};
+    int rc = vectors_begin(p, "user_emb.f32.safetensors", "user_embedding", "F32", m->n_users,
+                           m->tables.dim);
+    for (uint64_t first = 0; first < m->n_users && rc == 0; first += BLOCK) {
+        const uint64_t n = m->n_users - first < BLOCK ? m->n_users - first : BLOCK;
+        ahead_of(&ahead, m->users[first]);
+        rc = block_rows(p, "user_embedding", GUARD_USER, &m->tables.user_vector, 0, n,
+                        m->users + first);
     }
     return rc == 0 ? writer_end(p->w) : rc;
 }
@@ -631,7 +691,7 @@ static void golden_rank(struct publishing *p, const struct golden *golden, const
                         float *value)
 {
     for (int i = 0; i < golden->n_best; i++) {
-        block_vectors(p, golden->best[i].row, 1, true, p->V);
+        item_vector(&p->image, golden->best[i].row, p->V);
         light_ranker_score(&p->ranker.parameters, &p->ranker.shape, query, 1, p->V,
                            p->ranker.weight, p->ranker.form, &value[i]);
     }
@@ -767,23 +827,15 @@ static int files_write(struct publishing *p, const struct publish_options *o)
 {
     struct image *m = &p->image;
     golden_choose(p);
-    int rc = item_vectors(p, false);
-    if (rc == 0 && o->config->snapshot_f16)
-        rc = item_vectors(p, true);
+    int rc = item_vectors(p, o->config->snapshot_f16);
     if (rc == 0)
         rc = ids_write(p->w, "item", m->n_items, item_id, m);
     if (rc == 0)
         rc = strings_write(p->w, "item_titles", m->n_items, item_title, m);
     if (rc == 0)
-        rc = row_vectors(p, "user_emb.f32.safetensors", "user_embedding", GUARD_USER,
-                         &m->tables.user_vector, 0, m->n_users, m->users);
-    if (rc == 0 && m->model.kind == MODEL_RECIPE)
-        rc = row_vectors(p, "item_context.f32.safetensors", "item_context", GUARD_ITEM_CONTEXT,
-                         &m->tables.item_vector, m->tables.dim, m->n_items, m->items);
-    // The history encoder reads the rows, from which the item tower makes the vectors.
-    if (rc == 0 && m->model.kind == MODEL_TWO_TOWER && m->model.attention)
-        rc = row_vectors(p, "item_row.f32.safetensors", "item_row", GUARD_ITEM_ROW,
-                         &m->tables.item_vector, 0, m->n_items, m->items);
+        rc = user_vectors(p);
+    if (rc == 0 && item_rest(m).file)
+        rc = item_rest_end(p);
     if (rc == 0)
         rc = ids_write(p->w, "user", m->n_users, user_id, m);
     if (rc == 0)
@@ -827,10 +879,9 @@ int publish_snapshot(const struct publish_options *o, struct published *publishe
         p.queries = calloc(GOLDEN_USERS * w, sizeof *p.queries);
         p.V = calloc(BLOCK * w, sizeof *p.V);
         p.scores = calloc((size_t)GOLDEN_USERS * BLOCK, sizeof *p.scores);
-        p.extra = calloc(p.image.n_items + 1, sizeof *p.extra);
         p.newest = calloc(p.image.n_users + 1, sizeof *p.newest);
         snprintf(error, error_size, "out of memory");
-        rc = p.queries && p.V && p.scores && p.extra && p.newest ? 0 : -ENOMEM;
+        rc = p.queries && p.V && p.scores && p.newest ? 0 : -ENOMEM;
     }
     const struct image *m = &p.image;
     if (rc == 0)
@@ -858,7 +909,6 @@ int publish_snapshot(const struct publish_options *o, struct published *publishe
     free(p.queries);
     free(p.V);
     free(p.scores);
-    free(p.extra);
     free(p.newest);
     image_close(&p.image);
     return rc;
