@@ -20,6 +20,7 @@
 #include "model/tables.h"
 #include "model/topk.h"
 #include "snapshot/ids.h"
+#include "snapshot/pass.h"
 #include "snapshot/writer.h"
 
 enum { BLOCK = 256, GOLDEN_USERS = 16, GOLDEN_ITEMS = 20 };
@@ -58,6 +59,7 @@ struct publishing {
     struct image image;
     struct serving_ranker ranker;
     struct writer *w;
+    struct engine *engine;
     struct golden golden[GOLDEN_USERS];
     int n_golden;
     float *queries;  // (GOLDEN_USERS, d + 1)
@@ -165,6 +167,13 @@ static void image_close(struct image *m)
     free(m->items);
     free(m->users);
     free(m->item_owner);
+}
+
+// Of a column that a pass reads, whatever else is read is a row here and there: a fault would bring
+// as much as the device reads ahead, which may be megabytes.
+static void rows_at_random(const struct column *c)
+{
+    madvise(c->base, c->n * c->unit, MADV_RANDOM);
 }
 
 static int user_history(const struct image *m, uint32_t user, struct history_walk *walk)
@@ -316,25 +325,11 @@ static void golden_see(struct publishing *p, uint64_t first, int n, const float 
     }
 }
 
-// Published item i's vector, with its last element.
-static void item_vector(const struct image *m, uint64_t i, float *v)
+// An item's vector, with its last element, from what its row says.
+static void item_vector(const struct image *m, uint32_t row, const float *says, float *v)
 {
-    const uint32_t row = m->items[i];
-    view_items(&m->view, 1, column_at(&m->tables.item_vector, row),
-               column_at(&m->tables.item_state, row),
+    view_items(&m->view, 1, says, column_at(&m->tables.item_state, row),
                m->model.item_features ? column_at(&m->tables.item_features, row) : NULL, v);
-}
-
-// Of n rows of a column the d floats from `from` on, as they are.
-static int block_rows(struct publishing *p, const char *role, enum guard_array array,
-                      const struct column *c, size_t from, uint64_t n, const uint32_t *rows)
-{
-    const size_t d = p->image.tables.dim, size = n * d * sizeof(float);
-    float *room = writer_room(p->w, size);
-    for (uint64_t i = 0; room && i < n; i++)
-        memcpy(room + i * d, (const float *)column_at(c, rows[i]) + from, d * sizeof *room);
-    const int rc = room ? guard_rows(p, array, role, n, d, d, room) : 0;
-    return rc == 0 ? writer_fill(p->w, room, size) : rc;
 }
 
 // What else readers need of the items' rows, beside their vectors: the contexts of a recipe; of a
@@ -358,6 +353,33 @@ static struct item_rest item_rest(const struct image *m)
 
 enum { VECTORS, HALVES, REST }; // the writer's files while the items' rows are read
 
+static void *room_of(struct publishing *p, int file, size_t size)
+{
+    writer_file(p->w, file);
+    return writer_room(p->w, size);
+}
+
+static int room_fill(struct publishing *p, int file, const void *room, size_t size)
+{
+    writer_file(p->w, file);
+    return writer_fill(p->w, room, size);
+}
+
+static int file_end(struct publishing *p, int file)
+{
+    writer_file(p->w, file);
+    const int rc = writer_end(p->w);
+    writer_file(p->w, VECTORS);
+    return rc;
+}
+
+// A pass over the rows of a column of vectors.
+static int pass_over(struct publishing *p, struct pass *pass, const struct column *c)
+{
+    const int rc = pass_open(pass, p->image.reader, c->name, c->unit, p->engine);
+    return rc < 0 ? writer_fail(p->w, rc, pass->error) : 0;
+}
+
 static int vectors_begin(struct publishing *p, const char *file, const char *role,
                          const char *dtype, uint64_t n, uint64_t width)
 {
@@ -369,11 +391,9 @@ static int vectors_begin(struct publishing *p, const char *file, const char *rol
                                                            .shape = {n, width}});
 }
 
-static int block_vectors(struct publishing *p, uint64_t first, int n, float *V)
+static int vectors_guard(struct publishing *p, uint64_t first, int n, const float *V)
 {
     const size_t w = (size_t)p->image.model.dim + 1;
-    for (int i = 0; i < n; i++)
-        item_vector(&p->image, first + (uint64_t)i, V + (size_t)i * w);
     int rc = guard_rows(p, GUARD_ITEM, "item_emb", (uint64_t)n, w - 1, w, V);
     if (rc == 0)
         rc = guard_rows(p, GUARD_ITEM_LAST, "item_emb", (uint64_t)n, 1, w, V + (w - 1));
@@ -392,15 +412,50 @@ static void block_halves(struct publishing *p, size_t values, const float *V, ui
     kernels->to_half(values, p->V, halves);
 }
 
-// All that is made of the items' rows, in one pass over them: the vectors, the same in half
-// precision, and the rest. That stays open: in the manifest it comes behind the users' vectors.
+// n items from `first` on: their vectors, the same in half precision, and the rest.
+static int item_block(struct publishing *p, struct pass *rows, uint64_t first, int n, bool half,
+                      const struct item_rest *rest)
+{
+    const struct image *m = &p->image;
+    const size_t d = m->tables.dim, w = d + 1, values = (size_t)n * w;
+    float *V = room_of(p, VECTORS, values * sizeof *V), *R = NULL;
+    uint16_t *halves = NULL;
+    if (rest->file)
+        R = room_of(p, REST, (size_t)n * d * sizeof *R);
+    if (half)
+        halves = room_of(p, HALVES, values * sizeof *halves);
+    if (!V || (rest->file && !R) || (half && !halves))
+        return writer_fill(p->w, NULL, 0); // the writer's error
+    for (int i = 0; i < n; i++) {
+        const uint32_t row = m->items[first + (uint64_t)i];
+        const float *says = pass_at(rows, row);
+        if (!says)
+            return writer_fail(p->w, rows->rc, rows->error);
+        item_vector(m, row, says, V + (size_t)i * w);
+        if (R)
+            memcpy(R + (size_t)i * d, says + rest->from, d * sizeof *R);
+    }
+    int rc = vectors_guard(p, first, n, V);
+    if (rc == 0 && R)
+        rc = guard_rows(p, rest->guard, rest->role, (uint64_t)n, d, d, R);
+    if (rc == 0 && half)
+        block_halves(p, values, V, halves);
+    if (rc == 0 && R)
+        rc = room_fill(p, REST, R, (size_t)n * d * sizeof *R);
+    if (rc == 0 && half)
+        rc = room_fill(p, HALVES, halves, values * sizeof *halves);
+    return rc == 0 ? room_fill(p, VECTORS, V, values * sizeof *V) : rc;
+}
+
+// All that is made of the items' rows, in one pass over them. The rest stays open: in the manifest
+// it comes behind the users' vectors.
 static int item_vectors(struct publishing *p, bool half)
 {
     const struct image *m = &p->image;
     const struct item_rest rest = item_rest(m);
     const size_t d = m->tables.dim, w = d + 1;
-    struct ahead vectors = {&m->tables.item_vector, 0}, states = {&m->tables.item_state, 0};
-    writer_file(p->w, VECTORS);
+    struct ahead states = {&m->tables.item_state, 0};
+    struct pass rows = {0};
     int rc = vectors_begin(p, "item_emb.f32.safetensors", "item_embedding", "F32", m->n_items, w);
     if (rc == 0 && half) {
         writer_file(p->w, HALVES);
@@ -411,59 +466,46 @@ static int item_vectors(struct publishing *p, bool half)
         writer_file(p->w, REST);
         rc = vectors_begin(p, rest.file, rest.role, "F32", m->n_items, d);
     }
+    if (rc == 0)
+        rc = pass_over(p, &rows, &m->tables.item_vector);
     for (uint64_t first = 0; first < m->n_items && rc == 0; first += BLOCK) {
         const int n = (int)(m->n_items - first < BLOCK ? m->n_items - first : BLOCK);
-        const size_t values = (size_t)n * w, size = values * sizeof(float);
-        ahead_of(&vectors, m->items[first]);
         ahead_of(&states, m->items[first]);
-        writer_file(p->w, VECTORS);
-        float *V = writer_room(p->w, size);
-        rc = V ? block_vectors(p, first, n, V) : 0;
-        if (rc == 0 && half) {
-            writer_file(p->w, HALVES);
-            uint16_t *room = writer_room(p->w, values * sizeof *room);
-            if (room)
-                block_halves(p, values, V, room);
-            rc = writer_fill(p->w, room, values * sizeof *room);
-        }
-        if (rc == 0 && rest.file) {
-            writer_file(p->w, REST);
-            rc = block_rows(p, rest.role, rest.guard, &m->tables.item_vector, rest.from,
-                            (uint64_t)n, m->items + first);
-        }
-        if (rc == 0) { // last: until then the others are made of them
-            writer_file(p->w, VECTORS);
-            rc = writer_fill(p->w, V, size);
-        }
+        rc = item_block(p, &rows, first, n, half, &rest);
     }
-    for (int file = VECTORS; rc == 0 && file <= (half ? HALVES : VECTORS); file++) {
-        writer_file(p->w, file);
-        rc = writer_end(p->w);
-    }
-    writer_file(p->w, VECTORS);
-    return rc;
-}
-
-static int item_rest_end(struct publishing *p)
-{
-    writer_file(p->w, REST);
-    const int rc = writer_end(p->w);
-    writer_file(p->w, VECTORS);
+    pass_close(&rows);
+    if (rc == 0)
+        rc = file_end(p, VECTORS);
+    if (rc == 0 && half)
+        rc = file_end(p, HALVES);
     return rc;
 }
 
 static int user_vectors(struct publishing *p)
 {
     const struct image *m = &p->image;
-    struct ahead ahead = {&m->tables.user_vector, 0};
-    int rc = vectors_begin(p, "user_emb.f32.safetensors", "user_embedding", "F32", m->n_users,
-                           m->tables.dim);
+    const size_t d = m->tables.dim;
+    struct pass rows = {0};
+    int rc = vectors_begin(p, "user_emb.f32.safetensors", "user_embedding", "F32", m->n_users, d);
+    if (rc == 0)
+        rc = pass_over(p, &rows, &m->tables.user_vector);
     for (uint64_t first = 0; first < m->n_users && rc == 0; first += BLOCK) {
         const uint64_t n = m->n_users - first < BLOCK ? m->n_users - first : BLOCK;
-        ahead_of(&ahead, m->users[first]);
-        rc = block_rows(p, "user_embedding", GUARD_USER, &m->tables.user_vector, 0, n,
-                        m->users + first);
+        const size_t size = n * d * sizeof(float);
+        float *room = writer_room(p->w, size);
+        for (uint64_t i = 0; room && i < n && rc == 0; i++) {
+            const float *row = pass_at(&rows, m->users[first + i]);
+            if (row)
+                memcpy(room + i * d, row, d * sizeof *room);
+            else
+                rc = writer_fail(p->w, rows.rc, rows.error);
+        }
+        if (rc == 0 && room)
+            rc = guard_rows(p, GUARD_USER, "user_embedding", n, d, d, room);
+        if (rc == 0)
+            rc = writer_fill(p->w, room, size);
     }
+    pass_close(&rows);
     return rc == 0 ? writer_end(p->w) : rc;
 }
 
@@ -690,8 +732,10 @@ static int ranker_manifest(struct publishing *p)
 static void golden_rank(struct publishing *p, const struct golden *golden, const float *query,
                         float *value)
 {
+    const struct image *m = &p->image;
     for (int i = 0; i < golden->n_best; i++) {
-        item_vector(&p->image, golden->best[i].row, p->V);
+        const uint32_t row = m->items[golden->best[i].row];
+        item_vector(m, row, column_at(&m->tables.item_vector, row), p->V);
         light_ranker_score(&p->ranker.parameters, &p->ranker.shape, query, 1, p->V,
                            p->ranker.weight, p->ranker.form, &value[i]);
     }
@@ -826,6 +870,8 @@ static int manifest_write(struct publishing *p, const struct publish_options *o)
 static int files_write(struct publishing *p, const struct publish_options *o)
 {
     struct image *m = &p->image;
+    rows_at_random(&m->tables.item_vector);
+    rows_at_random(&m->tables.user_vector);
     golden_choose(p);
     int rc = item_vectors(p, o->config->snapshot_f16);
     if (rc == 0)
@@ -835,7 +881,7 @@ static int files_write(struct publishing *p, const struct publish_options *o)
     if (rc == 0)
         rc = user_vectors(p);
     if (rc == 0 && item_rest(m).file)
-        rc = item_rest_end(p);
+        rc = file_end(p, REST);
     if (rc == 0)
         rc = ids_write(p->w, "user", m->n_users, user_id, m);
     if (rc == 0)
@@ -868,7 +914,7 @@ static int files_write(struct publishing *p, const struct publish_options *o)
 int publish_snapshot(const struct publish_options *o, struct published *published, char *error,
                      size_t error_size)
 {
-    struct publishing p = {.refused = GUARD_REASONS};
+    struct publishing p = {.refused = GUARD_REASONS, .engine = o->engine};
     *published = (struct published){.refused = GUARD_REASONS};
     char space[CONFIG_DIGEST_SIZE];
     int rc = image_open(&p.image, o, error, error_size);

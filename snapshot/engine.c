@@ -14,7 +14,15 @@
 
 #include "snapshot/storage.h"
 
-enum { DIRECT_ALIGN = 4096, HUGE_PAGE = 2 << 20, RING_SIZE = (size_t)ENGINE_BLOCKS * ENGINE_BLOCK };
+enum {
+    DIRECT_ALIGN = 4096,
+    HUGE_PAGE = 2 << 20,
+    BLOCKS_ALL = ENGINE_BLOCKS + ENGINE_READS,
+    RING_SIZE = BLOCKS_ALL * ENGINE_BLOCK,
+    QUEUE = 32, // each block is in it once at the most
+};
+
+_Static_assert((int)QUEUE >= (int)BLOCKS_ALL, "an entry is always free");
 
 struct file {
     int handle; // -1: not open
@@ -34,14 +42,20 @@ struct block {
     bool busy; // filled by the caller, or in flight
 };
 
+struct read {
+    bool busy;
+    ssize_t got;
+};
+
 struct engine {
     struct storage *storage;
     bool uring, enabled;
     struct io_uring ring;
     int depth, in_flight;
     void *mapping;
-    char *memory; // ENGINE_BLOCKS blocks, on a huge page boundary
+    char *memory; // BLOCKS_ALL blocks, on a huge page boundary: to write from, then to read to
     struct block blocks[ENGINE_BLOCKS];
+    struct read reads[ENGINE_READS];
     struct file files[ENGINE_FILES], *file; // file: the one that was chosen
     int rc;                                 // the first error of the files that are open
 
@@ -82,16 +96,16 @@ static const char *uring_refusal(int rc)
 }
 
 // The ring is made disabled: the kernel ties a single issuer to the thread that enables it, and
-// that is the one which opens the first file.
+// that is the one which opens the first file or reads first.
 static int uring_open(struct engine *e)
 {
     struct io_uring_params p = {.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
                                          IORING_SETUP_R_DISABLED};
     // liburing returns the error; errno is not set.
-    int rc = io_uring_queue_init_params(2 * ENGINE_BLOCKS, &e->ring, &p);
+    int rc = io_uring_queue_init_params(QUEUE, &e->ring, &p);
     if (rc == -EINVAL) { // before Linux 6.1
         p = (struct io_uring_params){.flags = IORING_SETUP_R_DISABLED};
-        rc = io_uring_queue_init_params(2 * ENGINE_BLOCKS, &e->ring, &p);
+        rc = io_uring_queue_init_params(QUEUE, &e->ring, &p);
     }
     if (rc < 0) {
         const char *refusal = uring_refusal(rc);
@@ -174,6 +188,8 @@ static bool any_open(const struct engine *e)
 void engine_close(struct engine *e)
 {
     assert(!any_open(e));
+    for (int i = 0; i < ENGINE_READS; i++)
+        assert(!e->reads[i].busy);
     if (e->uring)
         io_uring_queue_exit(&e->ring);
     munmap(e->mapping, RING_SIZE + HUGE_PAGE);
@@ -215,6 +231,17 @@ static size_t round_up(size_t n, size_t unit)
     return (n + unit - 1) / unit * unit;
 }
 
+static int uring_enable(struct engine *e)
+{
+    if (!e->uring || e->enabled)
+        return 0;
+    // liburing 2.3 declares io_uring_enable_rings without exporting it.
+    const int rc =
+        io_uring_register((unsigned)e->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+    e->enabled = rc >= 0;
+    return rc < 0 ? rc : 0;
+}
+
 void engine_file_choose(struct engine *e, int file)
 {
     assert(file >= 0 && file < ENGINE_FILES);
@@ -231,14 +258,9 @@ int engine_file_open(struct engine *e, int directory, const char *name, uint64_t
     e->error[0] = '\0';
     *f = (struct file){.handle = -1, .current = -1, .size = size, .direct = true};
     snprintf(f->name, sizeof f->name, "%s", name);
-    if (e->uring && !e->enabled) {
-        // liburing 2.3 declares io_uring_enable_rings without exporting it.
-        const int rc =
-            io_uring_register((unsigned)e->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
-        if (rc < 0)
-            return fail(e, f, rc, "cannot enable io_uring");
-        e->enabled = true;
-    }
+    const int enabled = uring_enable(e);
+    if (enabled < 0)
+        return fail(e, f, enabled, "cannot enable io_uring");
 
     const struct storage_ops *ops = e->storage->ops;
     const int flags = O_WRONLY | O_CREAT | O_EXCL;
@@ -274,7 +296,8 @@ static void *block_memory(struct engine *e, int i)
 }
 
 // The ring itself no longer works. Closing it is all that can be done; what was in flight may still
-// be read by the kernel, for a file that will be discarded. The next file is written by pwrite.
+// be read by the kernel, or written, for a file that will be discarded. The next file is written by
+// pwrite, and reads end with the error.
 static void uring_break(struct engine *e, int rc)
 {
     assert(rc != -EEXIST); // another thread than the one that opened the first file: our mistake
@@ -287,18 +310,13 @@ static void uring_break(struct engine *e, int rc)
         e->files[i].in_flight = 0;
     for (int i = 0; i < ENGINE_BLOCKS; i++)
         e->blocks[i].busy = false;
+    for (int i = 0; i < ENGINE_READS; i++)
+        if (e->reads[i].busy)
+            e->reads[i] = (struct read){.got = rc};
 }
 
-static void uring_submit(struct engine *e, int i)
+static void uring_submit(struct engine *e)
 {
-    struct block *b = &e->blocks[i];
-    struct io_uring_sqe *sqe = io_uring_get_sqe(&e->ring);
-    assert(sqe); // the queue is twice as long as there are blocks, and submitted at once
-    io_uring_prep_write(sqe, b->file->handle, (char *)block_memory(e, i) + b->done,
-                        (unsigned)(b->size - b->done), b->offset + b->done);
-    io_uring_sqe_set_data(sqe, b);
-    e->in_flight++;
-    b->file->in_flight++;
     int rc;
     do
         rc = io_uring_submit(&e->ring);
@@ -308,9 +326,23 @@ static void uring_submit(struct engine *e, int i)
         uring_break(e, rc);
 }
 
-// What became of a write. Resubmits what is left of it.
-static void uring_completed(struct engine *e, struct block *b, int res)
+static void block_submit(struct engine *e, int i)
 {
+    struct block *b = &e->blocks[i];
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&e->ring);
+    assert(sqe);
+    io_uring_prep_write(sqe, b->file->handle, (char *)block_memory(e, i) + b->done,
+                        (unsigned)(b->size - b->done), b->offset + b->done);
+    io_uring_sqe_set_data64(sqe, (uint64_t)i);
+    e->in_flight++;
+    b->file->in_flight++;
+    uring_submit(e);
+}
+
+// What became of a write. Resubmits what is left of it.
+static void block_completed(struct engine *e, int i, int res)
+{
+    struct block *b = &e->blocks[i];
     struct file *f = b->file;
     e->in_flight--;
     f->in_flight--;
@@ -345,7 +377,7 @@ static void uring_completed(struct engine *e, struct block *b, int res)
             return;
         }
     }
-    uring_submit(e, (int)(b - e->blocks));
+    block_submit(e, i);
 }
 
 // Waits for one completion and takes all that are there. A ring that deferred its work makes
@@ -357,10 +389,12 @@ static void uring_wait(struct engine *e)
         uring_break(e, rc);
     struct io_uring_cqe *cqe;
     while (e->uring && io_uring_peek_cqe(&e->ring, &cqe) == 0) {
-        struct block *b = io_uring_cqe_get_data(cqe);
-        const int res = cqe->res;
+        const int i = (int)io_uring_cqe_get_data64(cqe), res = cqe->res;
         io_uring_cqe_seen(&e->ring, cqe);
-        uring_completed(e, b, res);
+        if (i < ENGINE_BLOCKS)
+            block_completed(e, i, res);
+        else
+            e->reads[i - ENGINE_BLOCKS] = (struct read){.got = res};
     }
 }
 
@@ -424,7 +458,7 @@ int engine_block_put(struct engine *e, size_t n)
     while (e->in_flight >= e->depth && e->rc == 0)
         uring_wait(e);
     if (e->rc == 0)
-        uring_submit(e, i);
+        block_submit(e, i);
     else
         b->busy = false;
     if (e->rc < 0)
@@ -472,4 +506,30 @@ void engine_files_abandon(struct engine *e)
     for (int i = 0; i < ENGINE_FILES; i++)
         if (e->files[i].handle >= 0)
             file_forget(e, &e->files[i]);
+}
+
+void engine_read_begin(struct engine *e, int slot, int handle, size_t n, uint64_t offset)
+{
+    struct read *r = &e->reads[slot];
+    assert(slot >= 0 && slot < ENGINE_READS && !r->busy && n <= ENGINE_BLOCK);
+    const int i = ENGINE_BLOCKS + slot;
+    if (!e->uring || uring_enable(e) < 0) {
+        r->got = e->storage->ops->read_at(e->storage, handle, block_memory(e, i), n, offset);
+        return;
+    }
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&e->ring);
+    assert(sqe);
+    io_uring_prep_read(sqe, handle, block_memory(e, i), (unsigned)n, offset);
+    io_uring_sqe_set_data64(sqe, (uint64_t)i);
+    r->busy = true;
+    uring_submit(e);
+}
+
+ssize_t engine_read_end(struct engine *e, int slot, void **bytes)
+{
+    struct read *r = &e->reads[slot];
+    while (r->busy)
+        uring_wait(e);
+    *bytes = block_memory(e, ENGINE_BLOCKS + slot);
+    return r->got;
 }

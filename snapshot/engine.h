@@ -8,19 +8,24 @@
 // Where the kernel refuses io_uring (seccomp in containers, kernel.io_uring_disabled, memory
 // limits), pwrite takes its place; engine_backend and engine_reason say so.
 //
-// One thread owns an engine: the one that opens its first file, which need not be the one that
-// opened the engine. Its memory, 16 MiB of huge pages, is taken and touched in engine_open
-// and never again. Functions return 0 or -errno, and then engine_error has the sentence. After an
-// error nothing is in flight any more; the files must be abandoned, and the engine is as new.
+// While it writes it reads, too: what a caller will need next can be under way to blocks of the
+// engine's (snapshot/pass.h).
+//
+// One thread owns an engine: the one that opens its first file or reads first, which need not be
+// the one that opened the engine. Its memory, 24 MiB of huge pages, is taken and touched in
+// engine_open and never again. Functions return 0 or -errno, and then engine_error has the
+// sentence. After an error nothing is in flight any more; the files must be abandoned, and the
+// engine is as new.
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 struct engine;
 struct storage;
 
-enum { ENGINE_BLOCK = 1 << 20, ENGINE_BLOCKS = 16, ENGINE_FILES = 3 };
+enum { ENGINE_BLOCK = 1 << 20, ENGINE_BLOCKS = 16, ENGINE_READS = 8, ENGINE_FILES = 3 };
 
 enum engine_backend { ENGINE_AUTO, ENGINE_URING, ENGINE_PWRITE };
 
@@ -55,3 +60,10 @@ int engine_block_put(struct engine *e, size_t n);
 int engine_file_close(struct engine *e);
 // Waits for what is in flight and closes all files; removing them is the caller's.
 void engine_files_abandon(struct engine *e);
+
+// Begins to read n <= ENGINE_BLOCK bytes of a file that the caller opened through the engine's
+// storage into block slot, 0..ENGINE_READS - 1. With pwrite it is done when this returns.
+void engine_read_begin(struct engine *e, int slot, int handle, size_t n, uint64_t offset);
+// Waits for it: how many bytes were read, as pread(2) would return, or -errno. They lie in *bytes
+// until the slot is used again. Errors of reading are no errors of the files that are written.
+ssize_t engine_read_end(struct engine *e, int slot, void **bytes);
