@@ -20,6 +20,7 @@
 #include "model/tables.h"
 #include "model/topk.h"
 #include "snapshot/ids.h"
+#include "snapshot/pass.h"
 #include "snapshot/writer.h"
 
 enum { BLOCK = 256, GOLDEN_USERS = 16, GOLDEN_ITEMS = 20 };
@@ -58,12 +59,12 @@ struct publishing {
     struct image image;
     struct serving_ranker ranker;
     struct writer *w;
+    struct engine *engine;
     struct golden golden[GOLDEN_USERS];
     int n_golden;
     float *queries;  // (GOLDEN_USERS, d + 1)
     float *V;        // (BLOCK, d + 1)
     float *scores;   // (GOLDEN_USERS, BLOCK)
-    float *extra;    // (n_items): the last elements, made in the first pass, used in the second
     uint8_t *newest; // (n_users)
     struct guard_sums sums[GUARD_ARRAYS];
     enum guard_reason refused;
@@ -166,6 +167,13 @@ static void image_close(struct image *m)
     free(m->items);
     free(m->users);
     free(m->item_owner);
+}
+
+// Of a column that a pass reads, whatever else is read is a row here and there: a fault would bring
+// as much as the device reads ahead, which may be megabytes.
+static void rows_at_random(const struct column *c)
+{
+    madvise(c->base, c->n * c->unit, MADV_RANDOM);
 }
 
 static int user_history(const struct image *m, uint32_t user, struct history_walk *walk)
@@ -317,93 +325,187 @@ static void golden_see(struct publishing *p, uint64_t first, int n, const float 
     }
 }
 
-static void block_vectors(struct publishing *p, uint64_t first, int n, bool again, float *V)
+// An item's vector, with its last element, from what its row says.
+static void item_vector(const struct image *m, uint32_t row, const float *says, float *v)
 {
-    const struct image *m = &p->image;
-    const size_t d = (size_t)m->model.dim;
-    for (int i = 0; i < n; i++) {
-        const uint32_t row = m->items[first + (uint64_t)i];
-        float *v = V + (size_t)i * (d + 1), *extra = &p->extra[first + (uint64_t)i];
-        if (again && m->model.kind == MODEL_RECIPE) {
-            memcpy(v, column_at(&m->tables.item_vector, row), d * sizeof *v);
-            v[d] = *extra;
-            continue;
-        }
-        view_items(&m->view, 1, column_at(&m->tables.item_vector, row),
-                   column_at(&m->tables.item_state, row),
-                   m->model.item_features ? column_at(&m->tables.item_features, row) : NULL, v);
-        *extra = v[d];
-    }
+    view_items(&m->view, 1, says, column_at(&m->tables.item_state, row),
+               m->model.item_features ? column_at(&m->tables.item_features, row) : NULL, v);
 }
 
+// What else readers need of the items' rows, beside their vectors: the contexts of a recipe; of a
+// two_tower with attention the rows themselves, which the history encoder reads and from which the
+// item tower makes the vectors. Its floats lie in a row from `from` on.
+struct item_rest {
+    const char *file, *role; // NULL: there is none
+    enum guard_array guard;
+    size_t from;
+};
+
+static struct item_rest item_rest(const struct image *m)
+{
+    if (m->model.kind == MODEL_RECIPE)
+        return (struct item_rest){"item_context.f32.safetensors", "item_context",
+                                  GUARD_ITEM_CONTEXT, m->tables.dim};
+    if (m->model.kind == MODEL_TWO_TOWER && m->model.attention)
+        return (struct item_rest){"item_row.f32.safetensors", "item_row", GUARD_ITEM_ROW, 0};
+    return (struct item_rest){0};
+}
+
+enum { VECTORS, HALVES, REST }; // the writer's files while the items' rows are read
+
+static void *room_of(struct publishing *p, int file, size_t size)
+{
+    writer_file(p->w, file);
+    return writer_room(p->w, size);
+}
+
+static int room_fill(struct publishing *p, int file, const void *room, size_t size)
+{
+    writer_file(p->w, file);
+    return writer_fill(p->w, room, size);
+}
+
+static int file_end(struct publishing *p, int file)
+{
+    writer_file(p->w, file);
+    const int rc = writer_end(p->w);
+    writer_file(p->w, VECTORS);
+    return rc;
+}
+
+// A pass over the rows of a column of vectors.
+static int pass_over(struct publishing *p, struct pass *pass, const struct column *c)
+{
+    const int rc = pass_open(pass, p->image.reader, c->name, c->unit, p->engine);
+    return rc < 0 ? writer_fail(p->w, rc, pass->error) : 0;
+}
+
+static int vectors_begin(struct publishing *p, const char *file, const char *role,
+                         const char *dtype, uint64_t n, uint64_t width)
+{
+    return writer_array_begin(p->w, &(struct writer_array){.file = file,
+                                                           .tensor = "emb",
+                                                           .role = role,
+                                                           .dtype = dtype,
+                                                           .n_dims = 2,
+                                                           .shape = {n, width}});
+}
+
+static int vectors_guard(struct publishing *p, uint64_t first, int n, const float *V)
+{
+    const size_t w = (size_t)p->image.model.dim + 1;
+    int rc = guard_rows(p, GUARD_ITEM, "item_emb", (uint64_t)n, w - 1, w, V);
+    if (rc == 0)
+        rc = guard_rows(p, GUARD_ITEM_LAST, "item_emb", (uint64_t)n, 1, w, V + (w - 1));
+    if (rc == 0)
+        golden_see(p, first, n, V);
+    return rc;
+}
+
+// What a half cannot hold becomes its largest number: an infinity would rank first.
+static void block_halves(struct publishing *p, size_t values, const float *V, uint16_t *halves)
+{
+    for (size_t i = 0; i < values; i++) {
+        const float x = V[i] < half_max ? V[i] : half_max;
+        p->V[i] = x > -half_max ? x : -half_max;
+    }
+    kernels->to_half(values, p->V, halves);
+}
+
+// n items from `first` on: their vectors, the same in half precision, and the rest.
+static int item_block(struct publishing *p, struct pass *rows, uint64_t first, int n, bool half,
+                      const struct item_rest *rest)
+{
+    const struct image *m = &p->image;
+    const size_t d = m->tables.dim, w = d + 1, values = (size_t)n * w;
+    float *V = room_of(p, VECTORS, values * sizeof *V), *R = NULL;
+    uint16_t *halves = NULL;
+    if (rest->file)
+        R = room_of(p, REST, (size_t)n * d * sizeof *R);
+    if (half)
+        halves = room_of(p, HALVES, values * sizeof *halves);
+    if (!V || (rest->file && !R) || (half && !halves))
+        return writer_fill(p->w, NULL, 0); // the writer's error
+    for (int i = 0; i < n; i++) {
+        const uint32_t row = m->items[first + (uint64_t)i];
+        const float *says = pass_at(rows, row);
+        if (!says)
+            return writer_fail(p->w, rows->rc, rows->error);
+        item_vector(m, row, says, V + (size_t)i * w);
+        if (R)
+            memcpy(R + (size_t)i * d, says + rest->from, d * sizeof *R);
+    }
+    int rc = vectors_guard(p, first, n, V);
+    if (rc == 0 && R)
+        rc = guard_rows(p, rest->guard, rest->role, (uint64_t)n, d, d, R);
+    if (rc == 0 && half)
+        block_halves(p, values, V, halves);
+    if (rc == 0 && R)
+        rc = room_fill(p, REST, R, (size_t)n * d * sizeof *R);
+    if (rc == 0 && half)
+        rc = room_fill(p, HALVES, halves, values * sizeof *halves);
+    return rc == 0 ? room_fill(p, VECTORS, V, values * sizeof *V) : rc;
+}
+
+// All that is made of the items' rows, in one pass over them. The rest stays open: in the manifest
+// it comes behind the users' vectors.
 static int item_vectors(struct publishing *p, bool half)
 {
     const struct image *m = &p->image;
-    const uint64_t w = (uint64_t)m->model.dim + 1;
-    int rc = writer_array_begin(
-        p->w, &(struct writer_array){.file = half ? "item_emb.f16.safetensors"
-                                                  : "item_emb.f32.safetensors",
-                                     .tensor = "emb",
-                                     .role = half ? "item_embedding_f16" : "item_embedding",
-                                     .dtype = half ? "F16" : "F32",
-                                     .n_dims = 2,
-                                     .shape = {m->n_items, w}});
-    struct ahead vectors = {&m->tables.item_vector, 0}, states = {&m->tables.item_state, 0};
+    const struct item_rest rest = item_rest(m);
+    const size_t d = m->tables.dim, w = d + 1;
+    struct ahead states = {&m->tables.item_state, 0};
+    struct pass rows = {0};
+    int rc = vectors_begin(p, "item_emb.f32.safetensors", "item_embedding", "F32", m->n_items, w);
+    if (rc == 0 && half) {
+        writer_file(p->w, HALVES);
+        rc = vectors_begin(p, "item_emb.f16.safetensors", "item_embedding_f16", "F16", m->n_items,
+                           w);
+    }
+    if (rc == 0 && rest.file) {
+        writer_file(p->w, REST);
+        rc = vectors_begin(p, rest.file, rest.role, "F32", m->n_items, d);
+    }
+    if (rc == 0)
+        rc = pass_over(p, &rows, &m->tables.item_vector);
     for (uint64_t first = 0; first < m->n_items && rc == 0; first += BLOCK) {
         const int n = (int)(m->n_items - first < BLOCK ? m->n_items - first : BLOCK);
-        const size_t values = (size_t)n * w, size = values * (half ? 2 : sizeof(float));
-        void *room = writer_room(p->w, size);
-        if (!room)
-            return writer_fill(p->w, NULL, 0); // the writer's error
-        float *V = half ? p->V : room;
-        ahead_of(&vectors, m->items[first]);
-        if (!half)
-            ahead_of(&states, m->items[first]);
-        block_vectors(p, first, n, half, V);
-        if (half) {
-            // What a half cannot hold becomes its largest number: an infinity would rank first.
-            for (size_t i = 0; i < values; i++) {
-                const float x = V[i] < half_max ? V[i] : half_max;
-                V[i] = x > -half_max ? x : -half_max;
-            }
-            kernels->to_half(values, V, room);
-        } else {
-            rc = guard_rows(p, GUARD_ITEM, "item_emb", (uint64_t)n, w - 1, w, V);
-            if (rc == 0)
-                rc = guard_rows(p, GUARD_ITEM_LAST, "item_emb", (uint64_t)n, 1, w, V + (w - 1));
-            if (rc == 0)
-                golden_see(p, first, n, V);
-        }
-        if (rc == 0)
-            rc = writer_fill(p->w, room, size);
+        ahead_of(&states, m->items[first]);
+        rc = item_block(p, &rows, first, n, half, &rest);
     }
-    return rc == 0 ? writer_end(p->w) : rc;
+    pass_close(&rows);
+    if (rc == 0)
+        rc = file_end(p, VECTORS);
+    if (rc == 0 && half)
+        rc = file_end(p, HALVES);
+    return rc;
 }
 
-// Of rows of one column the d floats from `from` on, as they are.
-static int row_vectors(struct publishing *p, const char *file, const char *role,
-                       enum guard_array array, const struct column *c, size_t from, uint64_t n,
-                       const uint32_t *rows)
+static int user_vectors(struct publishing *p)
 {
-    const size_t d = (size_t)p->image.model.dim;
-    int rc = writer_array_begin(p->w, &(struct writer_array){.file = file,
-                                                             .tensor = "emb",
-                                                             .role = role,
-                                                             .dtype = "F32",
-                                                             .n_dims = 2,
-                                                             .shape = {n, d}});
-    struct ahead ahead = {c, 0};
-    for (uint64_t i = 0, run; i < n && rc == 0; i += run) {
-        run = n - i < BLOCK ? n - i : BLOCK;
-        const size_t size = run * d * sizeof(float);
+    const struct image *m = &p->image;
+    const size_t d = m->tables.dim;
+    struct pass rows = {0};
+    int rc = vectors_begin(p, "user_emb.f32.safetensors", "user_embedding", "F32", m->n_users, d);
+    if (rc == 0)
+        rc = pass_over(p, &rows, &m->tables.user_vector);
+    for (uint64_t first = 0; first < m->n_users && rc == 0; first += BLOCK) {
+        const uint64_t n = m->n_users - first < BLOCK ? m->n_users - first : BLOCK;
+        const size_t size = n * d * sizeof(float);
         float *room = writer_room(p->w, size);
-        ahead_of(&ahead, rows[i]);
-        for (uint64_t k = 0; room && k < run; k++)
-            memcpy(room + k * d, (const float *)column_at(c, rows[i + k]) + from, d * sizeof *room);
-        rc = room ? guard_rows(p, array, role, run, d, d, room) : 0;
+        for (uint64_t i = 0; room && i < n && rc == 0; i++) {
+            const float *row = pass_at(&rows, m->users[first + i]);
+            if (row)
+                memcpy(room + i * d, row, d * sizeof *room);
+            else
+                rc = writer_fail(p->w, rows.rc, rows.error);
+        }
+        if (rc == 0 && room)
+            rc = guard_rows(p, GUARD_USER, "user_embedding", n, d, d, room);
         if (rc == 0)
             rc = writer_fill(p->w, room, size);
     }
+    pass_close(&rows);
     return rc == 0 ? writer_end(p->w) : rc;
 }
 
@@ -630,8 +732,10 @@ static int ranker_manifest(struct publishing *p)
 static void golden_rank(struct publishing *p, const struct golden *golden, const float *query,
                         float *value)
 {
+    const struct image *m = &p->image;
     for (int i = 0; i < golden->n_best; i++) {
-        block_vectors(p, golden->best[i].row, 1, true, p->V);
+        const uint32_t row = m->items[golden->best[i].row];
+        item_vector(m, row, column_at(&m->tables.item_vector, row), p->V);
         light_ranker_score(&p->ranker.parameters, &p->ranker.shape, query, 1, p->V,
                            p->ranker.weight, p->ranker.form, &value[i]);
     }
@@ -766,24 +870,18 @@ static int manifest_write(struct publishing *p, const struct publish_options *o)
 static int files_write(struct publishing *p, const struct publish_options *o)
 {
     struct image *m = &p->image;
+    rows_at_random(&m->tables.item_vector);
+    rows_at_random(&m->tables.user_vector);
     golden_choose(p);
-    int rc = item_vectors(p, false);
-    if (rc == 0 && o->config->snapshot_f16)
-        rc = item_vectors(p, true);
+    int rc = item_vectors(p, o->config->snapshot_f16);
     if (rc == 0)
         rc = ids_write(p->w, "item", m->n_items, item_id, m);
     if (rc == 0)
         rc = strings_write(p->w, "item_titles", m->n_items, item_title, m);
     if (rc == 0)
-        rc = row_vectors(p, "user_emb.f32.safetensors", "user_embedding", GUARD_USER,
-                         &m->tables.user_vector, 0, m->n_users, m->users);
-    if (rc == 0 && m->model.kind == MODEL_RECIPE)
-        rc = row_vectors(p, "item_context.f32.safetensors", "item_context", GUARD_ITEM_CONTEXT,
-                         &m->tables.item_vector, m->tables.dim, m->n_items, m->items);
-    // The history encoder reads the rows, from which the item tower makes the vectors.
-    if (rc == 0 && m->model.kind == MODEL_TWO_TOWER && m->model.attention)
-        rc = row_vectors(p, "item_row.f32.safetensors", "item_row", GUARD_ITEM_ROW,
-                         &m->tables.item_vector, 0, m->n_items, m->items);
+        rc = user_vectors(p);
+    if (rc == 0 && item_rest(m).file)
+        rc = file_end(p, REST);
     if (rc == 0)
         rc = ids_write(p->w, "user", m->n_users, user_id, m);
     if (rc == 0)
@@ -816,7 +914,7 @@ static int files_write(struct publishing *p, const struct publish_options *o)
 int publish_snapshot(const struct publish_options *o, struct published *published, char *error,
                      size_t error_size)
 {
-    struct publishing p = {.refused = GUARD_REASONS};
+    struct publishing p = {.refused = GUARD_REASONS, .engine = o->engine};
     *published = (struct published){.refused = GUARD_REASONS};
     char space[CONFIG_DIGEST_SIZE];
     int rc = image_open(&p.image, o, error, error_size);
@@ -827,10 +925,9 @@ int publish_snapshot(const struct publish_options *o, struct published *publishe
         p.queries = calloc(GOLDEN_USERS * w, sizeof *p.queries);
         p.V = calloc(BLOCK * w, sizeof *p.V);
         p.scores = calloc((size_t)GOLDEN_USERS * BLOCK, sizeof *p.scores);
-        p.extra = calloc(p.image.n_items + 1, sizeof *p.extra);
         p.newest = calloc(p.image.n_users + 1, sizeof *p.newest);
         snprintf(error, error_size, "out of memory");
-        rc = p.queries && p.V && p.scores && p.extra && p.newest ? 0 : -ENOMEM;
+        rc = p.queries && p.V && p.scores && p.newest ? 0 : -ENOMEM;
     }
     const struct image *m = &p.image;
     if (rc == 0)
@@ -858,7 +955,6 @@ int publish_snapshot(const struct publish_options *o, struct published *publishe
     free(p.queries);
     free(p.V);
     free(p.scores);
-    free(p.extra);
     free(p.newest);
     image_close(&p.image);
     return rc;

@@ -24,10 +24,12 @@ enum { DATA_OFFSET = 4096, NAME_MAX_SIZE = 128 };
 
 _Static_assert((int)ENGINE_BLOCK == (int)MANIFEST_CHUNK, "each block has its checksum");
 _Static_assert((int)WRITER_DIMS_MAX == (int)MANIFEST_DIMS_MAX, "what is written can be read");
+_Static_assert((int)WRITER_FILES == (int)ENGINE_FILES, "each file has its blocks");
 _Static_assert((int)WRITER_SCHEMA == (int)MANIFEST_SCHEMA, "what is written can be read");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "files are little-endian");
 
 struct open_file {
+    bool open;
     char name[NAME_MAX_SIZE], role[NAME_MAX_SIZE], tensor[NAME_MAX_SIZE]; // tensor "": a blob
     const struct dtype *dtype;
     int n_dims;
@@ -39,6 +41,8 @@ struct open_file {
     uint32_t crc;
     uint64_t n_chunks, n_chunks_max;
     uint32_t *chunk_crc;
+    void *shared; // for rooms that lie in two blocks
+    size_t shared_size;
 };
 
 struct writer {
@@ -47,13 +51,10 @@ struct writer {
     char *root_path, *space, *format;
     char temporary[64], final[32];
     uint64_t generation;
-    int root, directory; // handles, -1: none
-    bool made;           // the temporary directory exists
-    bool file_open;
-    struct open_file file;
-    void *shared; // for rooms that lie in two blocks
-    size_t shared_size;
-    cJSON *manifest, *files; // files belongs to manifest
+    int root, directory;                              // handles, -1: none
+    bool made;                                        // the temporary directory exists
+    struct open_file files_open[WRITER_FILES], *file; // file: the one that was chosen
+    cJSON *manifest, *files;                          // files belongs to manifest
     uint64_t bytes;
     uint32_t manifest_crc;
     int rc;
@@ -147,6 +148,7 @@ int writer_open(struct writer **writer, const struct writer_options *options, ch
     w->storage = engine_storage(options->engine);
     w->generation = options->generation;
     w->root = w->directory = -1;
+    writer_file(w, 0);
     snprintf(w->final, sizeof w->final, "%" PRIu64, options->generation);
     snprintf(w->temporary, sizeof w->temporary, ".tmp-%" PRIu64 "-%ld", options->generation,
              (long)getpid());
@@ -199,20 +201,35 @@ close:
     return rc;
 }
 
-static void file_discard(struct writer *w)
+static void file_free(struct open_file *f)
 {
-    if (!w->file_open)
+    free(f->chunk_crc);
+    free(f->shared);
+    *f = (struct open_file){0};
+}
+
+static bool any_open(const struct writer *w)
+{
+    for (int i = 0; i < WRITER_FILES; i++)
+        if (w->files_open[i].open)
+            return true;
+    return false;
+}
+
+static void files_discard(struct writer *w)
+{
+    if (!any_open(w))
         return;
-    engine_file_abandon(w->engine);
-    free(w->file.chunk_crc);
-    w->file_open = false;
+    engine_files_abandon(w->engine);
+    for (int i = 0; i < WRITER_FILES; i++)
+        file_free(&w->files_open[i]);
 }
 
 void writer_close(struct writer *w)
 {
     if (!w)
         return;
-    file_discard(w);
+    files_discard(w);
     if (w->directory >= 0)
         w->storage->ops->close(w->storage, w->directory);
     // What cannot be removed now, the next catalog_next or catalog_open removes.
@@ -223,17 +240,22 @@ void writer_close(struct writer *w)
     if (w->manifest && !cJSON_GetObjectItemCaseSensitive(w->manifest, "files"))
         cJSON_Delete(w->files);
     cJSON_Delete(w->manifest);
-    free(w->shared);
     free(w->space);
     free(w->format);
     free(w->root_path);
     free(w);
 }
 
+void writer_file(struct writer *w, int file)
+{
+    assert(file >= 0 && file < WRITER_FILES);
+    w->file = &w->files_open[file];
+    engine_file_choose(w->engine, file);
+}
+
 static int file_begin(struct writer *w)
 {
-    struct open_file *f = &w->file;
-    assert(!w->file_open);
+    struct open_file *f = w->file;
     assert(f->name[0] != '\0' && f->name[0] != '.' && !strchr(f->name, '/'));
     if (check_free(w, f->size) < 0)
         return w->rc;
@@ -241,7 +263,7 @@ static int file_begin(struct writer *w)
     f->chunk_crc = calloc((size_t)f->n_chunks_max + 1, sizeof *f->chunk_crc);
     if (!f->chunk_crc)
         return fail_memory(w);
-    w->file_open = true;
+    f->open = true;
     const int rc = engine_file_open(w->engine, w->directory, f->name, f->size);
     return rc < 0 ? fail(w, rc, "%s", engine_error(w->engine)) : 0;
 }
@@ -266,7 +288,7 @@ static char *safetensors_header(struct writer *w, const struct writer_array *a, 
         cJSON_AddStringToObject(metadata, "schema", "1") &&
         cJSON_AddStringToObject(metadata, "snapshot", generation) &&
         (!w->space || cJSON_AddStringToObject(metadata, "space", w->space)) &&
-        cJSON_AddStringToObject(tensor, "dtype", w->file.dtype->name) &&
+        cJSON_AddStringToObject(tensor, "dtype", w->file->dtype->name) &&
         cJSON_AddRawToObject(tensor, "shape", shape) &&
         cJSON_AddRawToObject(tensor, "data_offsets", offsets))
         text = cJSON_PrintUnformatted(header);
@@ -282,7 +304,8 @@ int writer_array_begin(struct writer *w, const struct writer_array *a)
     assert(dtype && a->n_dims >= 0 && a->n_dims <= WRITER_DIMS_MAX);
     assert(strlen(a->file) < NAME_MAX_SIZE && strlen(a->tensor) < NAME_MAX_SIZE &&
            strlen(a->role) < NAME_MAX_SIZE && a->tensor[0] != '\0');
-    struct open_file *f = &w->file;
+    struct open_file *f = w->file;
+    assert(!f->open);
     *f = (struct open_file){.dtype = dtype, .n_dims = a->n_dims, .row_size = dtype->size};
     snprintf(f->name, sizeof f->name, "%s", a->file);
     snprintf(f->role, sizeof f->role, "%s", a->role);
@@ -326,7 +349,8 @@ int writer_blob_begin(struct writer *w, const char *file, const char *role, uint
     if (w->rc < 0)
         return w->rc;
     assert(strlen(file) < NAME_MAX_SIZE && strlen(role) < NAME_MAX_SIZE);
-    struct open_file *f = &w->file;
+    struct open_file *f = w->file;
+    assert(!f->open);
     *f = (struct open_file){
         .dtype = dtype_find("U8"), .n_dims = 1, .shape = {size}, .row_size = 1, .size = size};
     snprintf(f->name, sizeof f->name, "%s", file);
@@ -338,8 +362,8 @@ void *writer_reserve(struct writer *w, size_t *n)
 {
     if (w->rc < 0)
         return NULL;
-    struct open_file *f = &w->file;
-    assert(w->file_open && f->put < f->size);
+    struct open_file *f = w->file;
+    assert(f->open && f->put < f->size);
     if (!f->block)
         f->block = engine_block_get(w->engine);
     if (!f->block) {
@@ -358,8 +382,8 @@ int writer_commit(struct writer *w, size_t n)
 {
     if (w->rc < 0)
         return w->rc;
-    struct open_file *f = &w->file;
-    assert(w->file_open && f->in_block + n <= ENGINE_BLOCK && n <= f->size - f->put);
+    struct open_file *f = w->file;
+    assert(f->open && f->in_block + n <= ENGINE_BLOCK && n <= f->size - f->put);
     f->in_block += n;
     f->put += n;
     if (f->in_block == 0 || (f->in_block < ENGINE_BLOCK && f->put < f->size))
@@ -394,20 +418,21 @@ void *writer_room(struct writer *w, size_t n)
     void *room = writer_reserve(w, &there);
     if (!room || there == n)
         return room;
-    assert(n <= w->file.size - w->file.put);
-    if (n > w->shared_size) {
-        free(w->shared);
-        w->shared = malloc(n);
-        w->shared_size = w->shared ? n : 0;
-        if (!w->shared)
+    struct open_file *f = w->file;
+    assert(n <= f->size - f->put);
+    if (n > f->shared_size) {
+        free(f->shared);
+        f->shared = malloc(n);
+        f->shared_size = f->shared ? n : 0;
+        if (!f->shared)
             fail_memory(w);
     }
-    return w->shared;
+    return f->shared;
 }
 
 int writer_fill(struct writer *w, const void *room, size_t n)
 {
-    return room && room == w->shared ? writer_append(w, room, n) : writer_commit(w, n);
+    return room && room == w->file->shared ? writer_append(w, room, n) : writer_commit(w, n);
 }
 
 static char *base64(const void *bytes, size_t n)
@@ -460,8 +485,8 @@ int writer_end(struct writer *w)
 {
     if (w->rc < 0)
         return w->rc;
-    struct open_file *f = &w->file;
-    assert(w->file_open && f->put == f->size);
+    struct open_file *f = w->file;
+    assert(f->open && f->put == f->size);
     const int rc = engine_file_close(w->engine);
     if (rc < 0)
         return fail(w, rc, "%s", engine_error(w->engine));
@@ -471,8 +496,7 @@ int writer_end(struct writer *w)
         cJSON_Delete(entry);
         fail_memory(w);
     }
-    free(f->chunk_crc);
-    w->file_open = false;
+    file_free(f);
     return w->rc;
 }
 
@@ -480,7 +504,7 @@ int writer_array(struct writer *w, const struct writer_array *array, const void 
 {
     writer_array_begin(w, array);
     if (w->rc == 0)
-        writer_append(w, bytes, (size_t)(w->file.size - w->file.put));
+        writer_append(w, bytes, (size_t)(w->file->size - w->file->put));
     return writer_end(w);
 }
 
@@ -573,7 +597,7 @@ static int point_latest(struct writer *w)
 
 int writer_publish(struct writer *w)
 {
-    assert(w->rc < 0 || !w->file_open);
+    assert(w->rc < 0 || !any_open(w));
     assert(w->rc < 0 || w->made); // once
     if (w->rc < 0)
         return w->rc;

@@ -39,7 +39,7 @@
 struct engine;
 struct writer;
 
-enum { WRITER_DIMS_MAX = 4, WRITER_SCHEMA = 1 };
+enum { WRITER_DIMS_MAX = 4, WRITER_SCHEMA = 1, WRITER_FILES = 3 };
 
 struct writer_options {
     const char *root;        // must exist; the caller holds it through a catalog
@@ -68,8 +68,11 @@ const char *writer_error(const struct writer *w); // "" when nothing has failed
 // rc is -errno; why is the sentence. Returns the first error.
 int writer_fail(struct writer *w, int rc, const char *why);
 
-// One file at a time: begin, its bytes in pieces of any size, end. The bytes are little-endian and
-// row-major, and exactly as many as the shape says: anything else is our mistake, an assert.
+// A file: begin, its bytes in pieces of any size, end. The bytes are little-endian and row-major,
+// and exactly as many as the shape says: anything else is our mistake, an assert. Up to
+// WRITER_FILES are written side by side; the manifest names them in the order in which they end.
+// Which of them, 0..WRITER_FILES - 1, the calls that follow are about; at first 0.
+void writer_file(struct writer *w, int file);
 int writer_array_begin(struct writer *w, const struct writer_array *array);
 int writer_blob_begin(struct writer *w, const char *file, const char *role, uint64_t size);
 int writer_append(struct writer *w, const void *bytes, size_t n);

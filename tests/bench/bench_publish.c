@@ -63,17 +63,22 @@ static void fill(struct trainer *t, uint32_t rows)
     }
 }
 
-static void forget(const char *path)
+// Puts the files of a directory into the page cache, or out of it.
+static void cache(const char *path, bool in)
 {
+    static char bytes[1 << 20];
     DIR *d = opendir(path);
     if (!d)
         die(path);
     for (const struct dirent *entry; (entry = readdir(d));) {
         const int file = openat(dirfd(d), entry->d_name, O_RDONLY);
-        if (file >= 0) {
+        if (file < 0)
+            continue;
+        while (in && read(file, bytes, sizeof bytes) > 0)
+            ;
+        if (!in)
             posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
-            close(file);
-        }
+        close(file);
     }
     closedir(d);
 }
@@ -147,8 +152,7 @@ int main(int argc, char **argv)
         trainer_close(&trainer);
     }
     for (int round = 0; round < 2 * rounds; round++) {
-        if (round % 2 == 0)
-            forget(path);
+        cache(path, round % 2);
         const uint64_t generation = (uint64_t)time(NULL) * 1000 + (uint64_t)round;
         const double wall = clock_s(CLOCK_MONOTONIC), cpu = clock_s(CLOCK_PROCESS_CPUTIME_ID);
         if (publish_snapshot(&(struct publish_options){.checkpoint = path,

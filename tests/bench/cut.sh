@@ -5,7 +5,7 @@
 #
 #     tests/bench/cut.sh [--json] [DIRECTORY [MB [ROUNDS]]]
 #
-# Without a DIRECTORY one is made in the current one, and removed: 700 MB, about 40 s. The goals speak of
+# Without a DIRECTORY one is made in the current one, and removed: 700 MB, about 50 s. The goals speak of
 # 4000 MB.
 set -euo pipefail
 program=${TWOTOWER:-build/release/twotower}

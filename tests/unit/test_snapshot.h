@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 // clang-format off
 #include <stdarg.h>
@@ -40,6 +41,18 @@ static inline void root_make(struct test_root *r, const char *parent, enum engin
     if (engine_open(&r->engine, &(struct engine_options){.backend = backend, .storage = storage},
                     error, sizeof error) < 0)
         fail_msg("%s", error);
+}
+
+// Whether what lies there can be outside the page cache, and be read past it.
+static inline bool is_on_disk(const char *path)
+{
+    enum { TMPFS = 0x01021994 };
+    struct statfs fs;
+    assert_int_equal(statfs(path, &fs), 0);
+    const int file = open(path, O_TMPFILE | O_RDWR | O_DIRECT, 0600);
+    if (file >= 0)
+        close(file);
+    return file >= 0 && fs.f_type != TMPFS;
 }
 
 static inline int root_remove_entry(const char *path, const struct stat *st, int type,

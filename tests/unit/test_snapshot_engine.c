@@ -29,6 +29,12 @@ static int open_directory(char path[64])
     return directory;
 }
 
+static void fill_block(uint64_t *block, uint64_t at, size_t n)
+{
+    for (size_t i = 0; i < n / 8; i++)
+        block[i] = mix(at / 8 + i);
+}
+
 // n bytes that say where they lie.
 static int put_file(struct engine *e, int directory, const char *name, uint64_t n)
 {
@@ -38,8 +44,7 @@ static int put_file(struct engine *e, int directory, const char *name, uint64_t 
         if (!block)
             return engine_status(e);
         const size_t take = n - at < ENGINE_BLOCK ? (size_t)(n - at) : ENGINE_BLOCK;
-        for (size_t i = 0; i < take / 8; i++)
-            block[i] = mix(at / 8 + i);
+        fill_block(block, at, take);
         rc = engine_block_put(e, take);
         at += take;
     }
@@ -125,6 +130,74 @@ static void an_engine_belongs_to_the_thread_that_opens_the_first_file(void **sta
     tree_remove(path);
 }
 
+static void files_side_by_side_come_out_each_in_order(void **state)
+{
+    (void)state;
+    char path[64];
+    const int directory = open_directory(path);
+    static const int depths[] = {1, 8, ENGINE_BLOCKS};
+    const size_t blocks[ENGINE_FILES] = {40, 25, 7};
+    for (int b = 0; b < 2; b++)
+        for (int d = 0; d < 3; d++) {
+            struct engine *e =
+                open_engine(&(struct engine_options){.backend = backends[b], .depth = depths[d]});
+            char names[ENGINE_FILES][32];
+            for (int f = 0; f < ENGINE_FILES; f++) {
+                snprintf(names[f], sizeof names[f], "%d-%d-%d", b, d, f);
+                engine_file_choose(e, f);
+                assert_int_equal(
+                    engine_file_open(e, directory, names[f], blocks[f] * ENGINE_BLOCK + 8), 0);
+            }
+            for (size_t i = 0; i <= blocks[0]; i++) {
+                // All have a block, of which each is filled only when the others have theirs, too.
+                void *block[ENGINE_FILES] = {0};
+                for (int f = 0; f < ENGINE_FILES; f++) {
+                    engine_file_choose(e, f);
+                    block[f] = i <= blocks[f] ? engine_block_get(e) : NULL;
+                    assert_ptr_equal(i <= blocks[f] ? engine_block_get(e) : NULL, block[f]);
+                }
+                for (int f = 0; f < ENGINE_FILES; f++) {
+                    const size_t n = i < blocks[f] ? ENGINE_BLOCK : 8;
+                    engine_file_choose(e, f);
+                    if (!block[f])
+                        continue;
+                    fill_block(block[f], i * ENGINE_BLOCK, n);
+                    assert_int_equal(engine_block_put(e, n), 0);
+                    if (i == blocks[f])
+                        assert_int_equal(engine_file_close(e), 0);
+                }
+            }
+            engine_close(e);
+            for (int f = 0; f < ENGINE_FILES; f++)
+                expect_file(path, names[f], blocks[f] * ENGINE_BLOCK + 8);
+        }
+    close(directory);
+    tree_remove(path);
+}
+
+static void what_is_given_up_costs_no_block(void **state)
+{
+    (void)state;
+    char path[64], name[32];
+    const int directory = open_directory(path);
+    struct engine *e = open_engine(&(struct engine_options){0});
+    for (int i = 0; i < 2 * ENGINE_BLOCKS; i++) {
+        for (int f = 0; f < ENGINE_FILES; f++) {
+            snprintf(name, sizeof name, "%d-%d", i, f);
+            engine_file_choose(e, f);
+            assert_int_equal(engine_file_open(e, directory, name, 2 * ENGINE_BLOCK), 0);
+            assert_non_null(engine_block_get(e));
+        }
+        engine_files_abandon(e);
+    }
+    engine_file_choose(e, 0);
+    assert_int_equal(put_file(e, directory, "last", 20 * (uint64_t)ENGINE_BLOCK), 0);
+    expect_file(path, "last", 20 * (uint64_t)ENGINE_BLOCK);
+    engine_close(e);
+    close(directory);
+    tree_remove(path);
+}
+
 static int allocate_nothing(struct storage *s, int handle, uint64_t size)
 {
     (void)s;
@@ -155,10 +228,13 @@ static void a_write_that_fails_on_the_way_fails_the_file_and_not_the_engine(void
         assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
         assert_int_equal(rc, -EFBIG);
         assert_non_null(strstr(engine_error(e), "limited: cannot write"));
-        // Every later call says the same.
+        // Every later call says the same, also about a file beside it.
         assert_null(engine_block_get(e));
         assert_int_equal(engine_block_put(e, 1), -EFBIG);
-        engine_file_abandon(e);
+        engine_file_choose(e, 1);
+        assert_int_equal(engine_file_open(e, directory, "beside", 1), -EFBIG);
+        engine_file_choose(e, 0);
+        engine_files_abandon(e);
 
         assert_int_equal(put_file(e, directory, "next", 20 * (uint64_t)ENGINE_BLOCK), 0);
         expect_file(path, "next", 20 * (uint64_t)ENGINE_BLOCK);
@@ -204,6 +280,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(more_blocks_than_the_ring_has_come_out_in_order),
+        cmocka_unit_test(files_side_by_side_come_out_each_in_order),
+        cmocka_unit_test(what_is_given_up_costs_no_block),
         cmocka_unit_test(the_backend_has_a_name_and_pwrite_a_reason),
         cmocka_unit_test(an_engine_belongs_to_the_thread_that_opens_the_first_file),
         cmocka_unit_test(a_write_that_fails_on_the_way_fails_the_file_and_not_the_engine),

@@ -203,6 +203,97 @@ static void room_is_in_one_piece_also_where_two_blocks_share_it(void **state)
     array_arrives(&r, w, bytes, n);
 }
 
+static void files_side_by_side_are_those_that_were_written_one_by_one(void **state)
+{
+    (void)state;
+    static const char *const names[WRITER_FILES] = {"a.safetensors", "b.safetensors", "c"};
+    const size_t lengths[WRITER_FILES] = {5 * MiB + 100, 3 * MiB, 2 * MiB + 7};
+    char *files[2][WRITER_FILES + 1];
+    size_t n[2][WRITER_FILES + 1];
+    for (int together = 0; together < 2; together++) {
+        struct test_root r;
+        root_make(&r, "/tmp", ENGINE_AUTO, NULL);
+        struct writer *w = root_writer(&r, 1);
+        uint8_t *bytes = pattern(lengths[0], lengths[0]);
+        size_t at[WRITER_FILES] = {0};
+        // Rooms of all files at a time, in none of which the sizes come out even with a block.
+        const size_t piece = together ? 260000 : lengths[0];
+        for (int f = 0; f < WRITER_FILES; f++) {
+            writer_file(w, together ? f : 0);
+            if (f == WRITER_FILES - 1)
+                writer_blob_begin(w, names[f], names[f], lengths[f]);
+            else
+                writer_array_begin(
+                    w, &(struct writer_array){names[f], "x", names[f], "U8", 1, {lengths[f]}});
+            if (!together) {
+                writer_append(w, bytes, lengths[f]);
+                writer_end(w);
+            }
+        }
+        for (bool more = together; more;) {
+            void *room[WRITER_FILES] = {0};
+            size_t take[WRITER_FILES];
+            more = false;
+            for (int f = 0; f < WRITER_FILES; f++) {
+                take[f] = lengths[f] - at[f] < piece ? lengths[f] - at[f] : piece;
+                writer_file(w, f);
+                if (take[f] > 0)
+                    room[f] = writer_room(w, take[f]);
+            }
+            for (int f = 0; f < WRITER_FILES; f++) {
+                if (!room[f])
+                    continue;
+                memcpy(room[f], bytes + at[f], take[f]);
+                writer_file(w, f);
+                assert_int_equal(writer_fill(w, room[f], take[f]), 0);
+                at[f] += take[f];
+                more = more || at[f] < lengths[f];
+            }
+        }
+        for (int f = 0; together && f < WRITER_FILES; f++) {
+            writer_file(w, f);
+            assert_int_equal(writer_end(w), 0);
+        }
+        root_publish(w);
+        char path[160];
+        for (int f = 0; f <= WRITER_FILES; f++) {
+            snprintf(path, sizeof path, "%s/1/%s", r.path,
+                     f < WRITER_FILES ? names[f] : "manifest.json");
+            files[together][f] = file_read(path, &n[together][f]);
+        }
+        free(bytes);
+        root_remove(&r);
+    }
+    for (int f = 0; f <= WRITER_FILES; f++) {
+        assert_int_equal(n[0][f], n[1][f]);
+        assert_memory_equal(files[0][f], files[1][f], n[0][f]);
+        free(files[0][f]);
+        free(files[1][f]);
+    }
+}
+
+static void files_side_by_side_leave_nothing_when_they_are_not_published(void **state)
+{
+    (void)state;
+    struct test_root r;
+    root_make(&r, "/tmp", ENGINE_AUTO, NULL);
+    struct writer *w = root_writer(&r, 1);
+    for (int f = 0; f < WRITER_FILES; f++) {
+        char name[8];
+        snprintf(name, sizeof name, "%d", f);
+        writer_file(w, f);
+        assert_int_equal(writer_blob_begin(w, name, name, 3 * MiB), 0);
+        void *room = writer_room(w, MiB + 1); // in two blocks
+        assert_non_null(room);
+        memset(room, f, MiB + 1);
+        assert_int_equal(writer_fill(w, room, MiB + 1), 0);
+    }
+    writer_close(w);
+    assert_int_equal(count_entries(r.path), 0);
+    root_generation(&r, 2);
+    root_remove(&r);
+}
+
 static void after_an_error_there_is_no_room_and_filling_it_says_the_error(void **state)
 {
     (void)state;
@@ -506,6 +597,8 @@ int main(void)
         cmocka_unit_test(both_backends_write_the_same_bytes),
         cmocka_unit_test(reserved_room_is_written_like_appended_bytes),
         cmocka_unit_test(room_is_in_one_piece_also_where_two_blocks_share_it),
+        cmocka_unit_test(files_side_by_side_are_those_that_were_written_one_by_one),
+        cmocka_unit_test(files_side_by_side_leave_nothing_when_they_are_not_published),
         cmocka_unit_test(after_an_error_there_is_no_room_and_filling_it_says_the_error),
         cmocka_unit_test(the_manifest_says_what_is_in_the_files),
         cmocka_unit_test(what_is_not_published_leaves_nothing),

@@ -17,6 +17,7 @@
 #include "model/tables.h"
 #include "snapshot/load.h"
 #include "snapshot/manifest.h"
+#include "snapshot/storage.h"
 #include "tests/unit/core_fixture.h"
 #include "tests/unit/test_snapshot.h"
 
@@ -64,18 +65,29 @@ static void open_trainer(struct trainer *t)
     assert_int_equal(trainer_open(t, &options), 0);
 }
 
-static int setup_with(const char *const *pairs)
+static int setup_at(const char *parent, const char *const *pairs)
 {
     memset(&f, 0, sizeof f);
     configure();
     for (; *pairs; pairs++)
         set(*pairs);
     open_trainer(&f.trainer);
-    // In memory where there is some: the tests of snapshot/ are about disks.
-    const char *parent = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
     root_make(&f.state, parent, ENGINE_PWRITE, NULL);
     root_make(&f.snapshots, parent, ENGINE_PWRITE, NULL);
     return 0;
+}
+
+// In memory where there is some: the tests of snapshot/ are about disks.
+static int setup_with(const char *const *pairs)
+{
+    return setup_at(access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp", pairs);
+}
+
+static int setup_on_disk(void **state)
+{
+    (void)state;
+    return setup_at(
+        "/tmp", (const char *const[]){"tables.items_max=11000", "tables.users_max=11000", NULL});
 }
 
 static int setup(void **state)
@@ -1193,6 +1205,82 @@ static void a_head_that_is_not_finite_is_not_published(void **state)
     assert_int_equal(count_entries(f.snapshots.path), 0);
 }
 
+static int open_past_the_page_cache_fails(struct storage *s, int directory, const char *name,
+                                          int flags, unsigned mode)
+{
+    const bool reads = (flags & O_DIRECT) && (flags & O_ACCMODE) == O_RDONLY;
+    return storage_disk.ops->open(s, directory, reads ? "." : name,
+                                  reads ? O_RDONLY | O_DIRECTORY : flags, mode);
+}
+
+static ssize_t read_at_fails(struct storage *s, int handle, void *bytes, size_t n, uint64_t offset)
+{
+    (void)s, (void)handle, (void)bytes, (void)n, (void)offset;
+    return -EIO;
+}
+
+// A disk that has lost a part of the checkpoint makes an error of it, and no snapshot; when it can
+// be read again, there is one.
+static void what_cannot_be_read_is_not_published(void **state)
+{
+    (void)state;
+    if (!is_on_disk("/tmp"))
+        skip();
+    learn(1, 50);
+    // So many rows that a look at some of them does not put all into the page cache.
+    for (uint64_t i = 0; i < 10000; i++) {
+        char storage[8];
+        const struct id id = id_of_unsigned(i, storage);
+        assert_true(rows_item(&f.trainer.rows, &id, 1) >= 0);
+        assert_true(rows_user(&f.trainer.rows, &id, 1) >= 0);
+    }
+    columns_cut(&f.trainer.columns);
+    write_state(1);
+    struct storage_ops ops = *storage_disk.ops;
+    ops.open = open_past_the_page_cache_fails;
+    ops.read_at = read_at_fails;
+    struct storage storage = {.ops = &ops, .descriptors = true};
+    struct engine *engine;
+    assert_int_equal(engine_open(&engine, &(struct engine_options){.storage = &storage}, f.error,
+                                 sizeof f.error),
+                     0);
+    static const char *const names[] = {"item.vector.safetensors", "user.vector.safetensors"};
+    for (int i = 0; i < 2; i++) {
+        char path[4096];
+        // The other one is taken from the page cache.
+        for (int k = 0; k < 2; k++) {
+            size_t n;
+            snprintf(path, sizeof path, "%s/%s", f.path, names[k]);
+            free(file_read(path, &n));
+            const int fd = open(path, O_RDONLY);
+            if (k == i)
+                assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+            close(fd);
+        }
+        struct published published;
+        const struct publish_options options = {.checkpoint = f.path,
+                                                .root = f.snapshots.path,
+                                                .generation = 2,
+                                                .engine = engine,
+                                                .config = &f.config};
+        assert_int_equal(publish_snapshot(&options, &published, f.error, sizeof f.error), -EIO);
+        assert_int_equal(published.refused, GUARD_REASONS);
+        if (!strstr(f.error, names[i]) || !strstr(f.error, "cannot be read: Input/output error"))
+            fail_msg("%s", f.error);
+        assert_int_equal(count_entries(f.snapshots.path), 0);
+    }
+    ops = *storage_disk.ops;
+    struct published published;
+    const struct publish_options options = {.checkpoint = f.path,
+                                            .root = f.snapshots.path,
+                                            .generation = 3,
+                                            .engine = engine,
+                                            .config = &f.config};
+    if (publish_snapshot(&options, &published, f.error, sizeof f.error) < 0)
+        fail_msg("%s", f.error);
+    engine_close(engine);
+}
+
 static void what_is_not_a_checkpoint_of_this_model_is_not_published(void **state)
 {
     (void)state;
@@ -1342,6 +1430,8 @@ int main(void)
         TEST(a_snapshot_is_a_function_of_its_checkpoint),
         TEST(an_empty_trainer_can_be_published),
         TEST(the_manifest_tells_lineage_and_quality),
+        cmocka_unit_test_setup_teardown(what_cannot_be_read_is_not_published, setup_on_disk,
+                                        teardown),
         TEST(what_is_not_a_checkpoint_of_this_model_is_not_published),
         TEST_RANKER(topk_reranks_from_a_snapshot_as_the_trainers_own_head),
         cmocka_unit_test_setup_teardown(a_head_that_learned_by_fnc_is_corrected_when_it_serves,
