@@ -254,11 +254,12 @@ int main(int argc, char **argv)
     side_open(&large, &config);
     fill(&small, false, SMALL);
     fill(&small, true, SMALL);
-    char all[64], users_only[64], same[64], fewer[64];
+    char all[64], users_only[64], more[96], same[64], fewer[64];
     snprintf(all, sizeof all, "step, %" PRIu32 " items and users", rows);
     snprintf(users_only, sizeof users_only, "step, %" PRIu32 " users, %d items", rows, SMALL);
     snprintf(same, sizeof same, "the same step in tables of %d rows", SMALL);
-    snprintf(fewer, sizeof fewer, "a step drawn from %d, with fewer distinct rows", SMALL);
+    snprintf(more, sizeof more, "%s, with more distinct rows", all);
+    snprintf(fewer, sizeof fewer, "a step whose ids are drawn from %d", SMALL);
     const struct draw even = {SMALL, rows, true}, zipf = {rows, rows, false},
                       zipf_small = {SMALL, SMALL, false};
     fill(&large, false, SMALL);
@@ -266,7 +267,7 @@ int main(int argc, char **argv)
     compare_sides(&large, &even, &small, &even, users_only, same, 1.2);
     const double item_bytes = fill(&large, false, rows);
     compare_sides(&large, &zipf, &small, &zipf, all, same, 1.5);
-    compare_sides(&large, &zipf, &small, &zipf_small, all, fewer, 0);
+    compare_sides(&large, &zipf, &small, &zipf_small, more, fewer, 0);
 
     const struct tables *t = two_tower_tables(large.trainer.rows.model);
     print_memory("an item", rows, item_bytes,

@@ -71,7 +71,7 @@ def measured(f):
         ("join", "ns per event", ("stages", "^join$")),
         ("examples per event", "", ("stages", "^trainer", "examples_per_event")),
         ("trainer, small tables", "examples per CPU-second", ("stages", "^trainer")),
-        ("a step in tables of 10 million rows, times one of 10,000", "", ("tables", r"^step, \d+ items and users",
+        ("a step in tables of 10 million rows, times one of 10,000", "", ("tables", r"^step, \d+ items and users, with",
                                                                          "ratio")),
         ("memory of an item", "bytes", ("tables", "^memory of an item")),
         ("memory of a user without history", "bytes", ("tables", "^memory of a user")),
@@ -104,7 +104,7 @@ class Plan:
         return EVENTS * self.ingest_ns() / 1e9
 
     def trainer_rate(self):
-        return self.f.one("stages", "^trainer") / self.f.one("tables", r"^step, \d+ items and users", "ratio")
+        return self.f.one("stages", "^trainer") / self.f.one("tables", r"^step, \d+ items and users, with", "ratio")
 
     def trainer_cores(self):
         return self.examples() / self.trainer_rate()
