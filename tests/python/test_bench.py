@@ -177,7 +177,7 @@ def the_plan_follows_from_the_figures_and_names_what_is_missing(tree):
                for stage in ("read", "decode", "cut", "join")]
     figures += [{"program": "stages", "stage": "trainer, d = 64", "unit": "examples per CPU-second", "ours": 200000,
                  "examples_per_event": 0.5},
-                {"program": "tables", "stage": "step, 10000000 items and users", "unit": "us", "ours": 1, "ratio": 2},
+                {"program": "tables", "stage": "step, 10000000 items and users, with more distinct rows", "unit": "us", "ours": 1, "ratio": 2},
                 {"program": "tables", "stage": "memory of an item, 10 rows", "unit": "bytes per row", "ours": 600}]
     run = {"date": "2026-11-22", "commit": "abc", "figures": figures,
            "machine": {"cores": 2, "cpu": "C", "blas": "B", "kernels": "K", "load_before": [0]}}
