@@ -167,7 +167,7 @@ void batch_scores_forward(struct batch_scores *s, int n, const float *Q)
                       s->stride);
 }
 
-// dQ (n, width); NULL: not wanted.
+// dQ (tile_rows, width); NULL: not wanted.
 static void backward_f32(struct batch_scores *s, size_t n, float *dQ)
 {
     const struct products *products = kernels->products;

@@ -63,7 +63,7 @@ void batch_scores_begin(struct batch_scores *s, int C, const float *V, const flo
                         bool items);
 // Fills n <= BATCH_SCORES_TILE rows of S from Q (n, d), which stays as it is until after backward.
 void batch_scores_forward(struct batch_scores *s, int n, const float *Q);
-// Only takes Q, for a backward whose scores are known.
+// Only takes Q, for a backward whose scores are known; it stays, too.
 void batch_scores_take(struct batch_scores *s, int n, const float *Q);
 // S holds G by now, for the n queries that came last. Adds to dQ (n, d); NULL: not wanted.
 void batch_scores_backward(struct batch_scores *s, int n, float *dQ);

@@ -437,13 +437,6 @@ static int pooled_length(const struct two_tower_options *o, const struct example
     return example->n_history < o->history ? example->n_history : o->history;
 }
 
-PREFETCHES void example_prefetch(const struct tables *t, const struct two_tower_options *o,
-                                 const struct example *example)
-{
-    const int m = pooled_length(o, example);
-    column_prefetch_all(&t->item_vector, t->item_vector.unit, m, example->history);
-}
-
 static void begin(struct towers *t, struct step *s)
 {
     struct recipe *r = recipe_of(t);
@@ -507,11 +500,11 @@ static void items_forward(struct recipe *r, const struct step *s, const struct r
     const struct model_state *state = tables_state(t);
     const double N = (double)id_table_state(r->towers.items)->live;
     for (int c = 0; c < s->C; c++) {
-        if (c % ROWS_AHEAD == 0) {
-            const int from = c + ROWS_AHEAD;
-            const int ahead = s->C - from < ROWS_AHEAD ? s->C - from : ROWS_AHEAD;
-            column_prefetch_all(&t->item_state, t->item_state.unit, ahead, r->candidates + from);
-            column_prefetch_all(&t->item_vector, d * sizeof *r->V, ahead, r->candidates + from);
+        const int ahead = rows_ahead(c, s->C);
+        if (ahead > 0) {
+            const uint32_t *rows = r->candidates + c + ROWS_AHEAD;
+            column_prefetch_all(&t->item_state, t->item_state.unit, ahead, rows);
+            column_prefetch_all(&t->item_vector, d * sizeof *r->V, ahead, rows);
         }
         const struct item_state *item = column_at(&t->item_state, r->candidates[c]);
         prior_of(o, state, item, N, r->prior[c]);
@@ -551,16 +544,17 @@ static void turn(size_t m, size_t n, const float *x, float *y)
             y[j * m + i] = x[i * n + j];
 }
 
-// Asks now and then for the users of many examples behind the i-th.
 PREFETCHES void users_prefetch(const struct recipe *r, const struct step *s, int i)
 {
+    const struct column *vectors = &r->towers.tables->user_vector;
+    const int ahead = rows_ahead(i, s->n);
     uint32_t users[ROWS_AHEAD];
-    int n = 0;
-    for (int j = i + ROWS_AHEAD; i % ROWS_AHEAD == 0 && n < ROWS_AHEAD && j < s->n; j++)
-        users[n++] = s->examples[j].user;
-    column_prefetch_all(&r->towers.tables->user_vector, r->towers.tables->user_vector.unit, n,
-                        users);
-    marks_prefetch(&r->user_of, n, users);
+    if (ahead == 0)
+        return;
+    for (int j = 0; j < ahead; j++)
+        users[j] = s->examples[i + ROWS_AHEAD + j].user;
+    column_prefetch_all(vectors, vectors->unit, ahead, users);
+    marks_prefetch(&r->user_of, ahead, users);
 }
 
 static int tile_of(const struct step *s, int from)
@@ -614,9 +608,9 @@ static void queries_forward(struct recipe *r, const struct step *s, const struct
     for (int i = 0; i < s->n; i++) {
         const struct example *example = &s->examples[i];
         const float *vectors[HISTORY_MAX], *contexts[HISTORY_MAX];
-        if (i + 1 < s->n) {
-            example_prefetch(t, o, example + 1);
-        }
+        if (i + 1 < s->n)
+            column_prefetch_all(&t->item_vector, t->item_vector.unit, pooled_length(o, example + 1),
+                                example[1].history);
         users_prefetch(r, s, i);
         const struct recent recent =
             recent_of(t, pooled_length(o, example), example->n_newest, example->history,
@@ -913,9 +907,8 @@ static void gradients_scatter(struct recipe *r, const struct step *s)
         const int m = pooled_length(o, example);
         float dcontext[d];
         float *dvectors[HISTORY_MAX], *dcontexts[HISTORY_MAX];
-        if (i + 1 < s->n) {
+        if (i + 1 < s->n)
             marks_prefetch(&r->pooled_of, example[1].n_history, example[1].history);
-        }
         gates_backward(r, s, i, dcontext);
         for (int k = 0; k < m; k++) {
             const int before = r->pooled;

@@ -10,10 +10,10 @@ void step_update_rows(const struct step *s, const struct row_parts *table, uint6
     for (int p = 0; p < table->parts; p++)
         o[p] = step_optimizer(s, table->optimizer[p]);
     for (int i = 0; i < n; i++) {
-        if (i % ROWS_AHEAD == 0) {
-            const int from = i + ROWS_AHEAD, ahead = n - from < ROWS_AHEAD ? n - from : ROWS_AHEAD;
-            column_prefetch_all(vector, bytes, ahead, rows + from);
-            column_prefetch_all(slots, slots->unit, ahead, rows + from);
+        const int ahead = rows_ahead(i, n);
+        if (ahead > 0) {
+            column_prefetch_all(vector, bytes, ahead, rows + i + ROWS_AHEAD);
+            column_prefetch_all(slots, slots->unit, ahead, rows + i + ROWS_AHEAD);
         }
         for (int p = 0; p < table->parts; p++, gradients += d)
             if (step_moves(s, d, gradients)) {

@@ -66,6 +66,16 @@ static inline bool gradient_finite(size_t n, const float *gradient)
 
 enum { ROWS_AHEAD = 16 }; // how long before their turn rows are asked for
 
+// At the i-th of n: how many, from the (i + ROWS_AHEAD)-th on, are to be asked for now. Many at a
+// time, and none in between (column_prefetch_all).
+static inline int rows_ahead(int i, int n)
+{
+    const int left = n - i - ROWS_AHEAD;
+    if (i % ROWS_AHEAD != 0 || left <= 0)
+        return 0;
+    return left < ROWS_AHEAD ? left : ROWS_AHEAD;
+}
+
 // Rows of a table, from their start on: parts of d floats each, and the optimizer of each part in a
 // step that touches all.
 struct row_parts {
