@@ -53,7 +53,7 @@ static int file_open(const struct pass *p, int flags)
 int pass_open(struct pass *p, const struct tt_reader *r, const char *array, size_t unit,
               struct engine *e)
 {
-    *p = (struct pass){.engine = e, .path = tt_path(r), .name = array, .unit = unit, .handle = -1};
+    *p = (struct pass){.engine = e, .path = tt_path(r), .unit = unit, .handle = -1};
     const struct tt_array *a = tt_find(r, array);
     struct manifest m;
     const char *text = tt_manifest_json(r);
@@ -78,14 +78,21 @@ int pass_open(struct pass *p, const struct tt_reader *r, const char *array, size
     return 0;
 }
 
-void pass_close(struct pass *p)
+// Waits for what is under way to the slot, and nobody wants.
+static void dismiss(struct pass *p, int slot)
 {
     void *ignored;
+    if (p->begun[slot])
+        engine_read_end(p->engine, slot, &ignored);
+    p->begun[slot] = false;
+}
+
+void pass_close(struct pass *p)
+{
     if (!p->engine)
         return;
     for (int slot = 0; slot < ENGINE_READS; slot++)
-        if (p->begun[slot])
-            engine_read_end(p->engine, slot, &ignored);
+        dismiss(p, slot);
     struct storage *s = engine_storage(p->engine);
     if (p->handle >= 0)
         s->ops->close(s, p->handle);
@@ -163,13 +170,8 @@ int pass_move(struct pass *p, size_t i)
         return p->rc;
     assert(i >= p->first && i < p->n_units);
     const size_t stretch = i / p->each, n = (p->n_units + p->each - 1) / p->each;
-    void *ignored;
-    for (size_t passed = p->first / p->each; passed < stretch && passed < p->asked; passed++) {
-        const int slot = (int)(passed % ENGINE_READS);
-        if (p->begun[slot])
-            engine_read_end(p->engine, slot, &ignored);
-        p->begun[slot] = false;
-    }
+    for (size_t passed = p->first / p->each; passed < stretch && passed < p->asked; passed++)
+        dismiss(p, (int)(passed % ENGINE_READS));
     if (p->asked < stretch)
         p->asked = stretch;
     while (p->asked < n && p->asked < stretch + ENGINE_READS)
