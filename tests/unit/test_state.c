@@ -1245,6 +1245,12 @@ static void what_cannot_be_read_is_not_published(void **state)
                                  sizeof f.error),
                      0);
     static const char *const names[] = {"item.vector.safetensors", "user.vector.safetensors"};
+    const struct publish_options options = {.checkpoint = f.path,
+                                            .root = f.snapshots.path,
+                                            .generation = 2,
+                                            .engine = engine,
+                                            .config = &f.config};
+    struct published published;
     for (int i = 0; i < 2; i++) {
         char path[4096];
         // The other one is taken from the page cache.
@@ -1257,12 +1263,6 @@ static void what_cannot_be_read_is_not_published(void **state)
                 assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
             close(fd);
         }
-        struct published published;
-        const struct publish_options options = {.checkpoint = f.path,
-                                                .root = f.snapshots.path,
-                                                .generation = 2,
-                                                .engine = engine,
-                                                .config = &f.config};
         assert_int_equal(publish_snapshot(&options, &published, f.error, sizeof f.error), -EIO);
         assert_int_equal(published.refused, GUARD_REASONS);
         if (!strstr(f.error, names[i]) || !strstr(f.error, "cannot be read: Input/output error"))
@@ -1270,12 +1270,6 @@ static void what_cannot_be_read_is_not_published(void **state)
         assert_int_equal(count_entries(f.snapshots.path), 0);
     }
     ops = *storage_disk.ops;
-    struct published published;
-    const struct publish_options options = {.checkpoint = f.path,
-                                            .root = f.snapshots.path,
-                                            .generation = 3,
-                                            .engine = engine,
-                                            .config = &f.config};
     if (publish_snapshot(&options, &published, f.error, sizeof f.error) < 0)
         fail_msg("%s", f.error);
     engine_close(engine);
